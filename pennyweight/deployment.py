@@ -1,0 +1,74 @@
+"""Deployment: one JSON value that says what is served and how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pennyweight.errors import StorageError
+from pennyweight.model import canonical_hash
+
+DEPLOYMENT_FILE = "deployment.json"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """`model_path` is a directory (relative to the file that holds this value, when it was read from one)."""
+
+    engine: str
+    model_path: str
+    model_id: str
+    scheme: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    served_name: str = "model"
+
+    @property
+    def id(self) -> str:
+        """Depends on everything that changes what is served, and not on where it lies."""
+        return canonical_hash(
+            {"engine": self.engine, "model": self.model_id, "scheme": self.scheme, "settings": dict(self.settings)}
+        )
+
+    @property
+    def label(self) -> str:
+        """Short enough for a table row."""
+        flags = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
+        return f"{self.engine} {self.scheme}" + (f" {flags}" if flags else "")
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "engine": self.engine,
+            "model_path": self.model_path,
+            "model_id": self.model_id,
+            "scheme": self.scheme,
+            "settings": dict(self.settings),
+            "served_name": self.served_name,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Deployment:
+        return Deployment(**value)
+
+    def write(self, directory: Path) -> Path:
+        path = directory / DEPLOYMENT_FILE
+        path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        return path
+
+    @staticmethod
+    def read(path: Path) -> Deployment:
+        """From a deployment file or the directory that holds one."""
+        file = path / DEPLOYMENT_FILE if path.is_dir() else path
+        try:
+            value = json.loads(file.read_text())
+            deployment = Deployment.from_json(value)
+        except FileNotFoundError:
+            raise StorageError(f"{file} does not exist: give the directory that `pw optimize -o` wrote.") from None
+        except (ValueError, TypeError) as error:
+            raise StorageError(f"{file} is no deployment ({error}): write it again with `pw optimize`.") from None
+        model_path = Path(deployment.model_path)
+        if not model_path.is_absolute():
+            model_path = (file.parent / model_path).resolve()
+        return Deployment.from_json({**deployment.as_json(), "model_path": str(model_path)})

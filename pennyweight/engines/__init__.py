@@ -1,0 +1,155 @@
+"""Engines run a model. Each is one module; nothing heavy is imported until a worker process loads one.
+
+An engine's class is its settings: frozen, checked when it is made. `load` gives a `Runtime`, which the worker drives:
+
+    submit(generation) -> step() -> [Event, …] -> step() -> … ; cancel(id) ; score(tokens)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata, util
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pennyweight.errors import EngineMissing, EngineRefused, UsageError
+from pennyweight.hardware import Hardware
+
+ENGINES = {
+    "openvino": "pennyweight.engines.openvino:OpenVINO",
+    "onnxruntime": "pennyweight.engines.onnxruntime:ONNXRuntime",
+    "transformers": "pennyweight.engines.transformers:Transformers",
+    "scripted": "pennyweight.engines.scripted:Scripted",
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a runtime is asked for. Temperature 0 is greedy. `top_logprobs` is None when none were asked for."""
+
+    id: str
+    prompt: Sequence[int]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop_tokens: tuple[int, ...] = ()
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """New tokens of one generation. `finish` is set on the last event: stop, length or error.
+
+    `logprobs` (natural) matches `tokens`; `alternatives` holds (token, logprob) pairs per token where asked for.
+    """
+
+    id: str
+    tokens: Sequence[int] = ()
+    logprobs: Sequence[float] = ()
+    alternatives: Sequence[Sequence[tuple[int, float]]] = ()
+    finish: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Teacher forcing over one sequence of n tokens: n-1 log-probabilities of its tokens from the second on, with the
+    most likely token and its log-probability at each of these places."""
+
+    logprobs: Sequence[float]
+    top_tokens: Sequence[int]
+    top_logprobs: Sequence[float]
+
+
+class Runtime(Protocol):
+    """A loaded model in a worker. One thread drives it; `step` should release the GIL while it computes."""
+
+    def submit(self, generation: Generation) -> None: ...
+    def step(self) -> list[Event]: ...
+    def cancel(self, generation_id: str) -> None: ...
+    def score(self, tokens: Sequence[int]) -> Score: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Engine(ABC):
+    """Settings that every engine has; 0 threads means all cores. Subclasses add their own."""
+
+    max_num_seqs: int = 32
+    num_threads: int = 0
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    model_format: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]]
+    architectures: ClassVar[tuple[str, ...]]  # `model_type` values; empty means all that transformers knows
+    max_top_logprobs: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_num_seqs <= 4096:
+            raise EngineRefused(f"{self.name}: max_num_seqs={self.max_num_seqs} is not possible: use 1 to 4096.")
+        if not 0 <= self.num_threads <= 1024:
+            raise EngineRefused(f"{self.name}: num_threads={self.num_threads} is not possible: use 0 (all) to 1024.")
+
+    @abstractmethod
+    def load(self, directory: Path) -> Runtime:
+        """Load the model in this directory. Called in the worker process only."""
+
+    def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
+        """Settings worth searching on this machine: name -> values, the default first."""
+        return {}
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """The sentence that says what is not installed and mends it, or None."""
+        absent = [package for package in cls.packages if util.find_spec(package) is None]
+        if not absent:
+            return None
+        wheels = " ".join(package.replace("_", "-") for package in absent)
+        return f"{cls.name} needs {', '.join(absent)}: run `pip install {wheels}`."
+
+    @classmethod
+    def version(cls) -> str:
+        return metadata.version(cls.packages[0].replace("_", "-")) if cls.packages else "built in"
+
+    @classmethod
+    def refuse_early(cls, model_type: str, scheme: str) -> None:
+        """Raise before anything is built if this engine cannot serve such a model."""
+        if scheme not in cls.schemes:
+            raise EngineRefused(f"{cls.name} does not serve {scheme}: use one of {', '.join(cls.schemes)}.")
+        if cls.architectures and model_type not in cls.architectures:
+            raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {', '.join(cls.architectures)}.")
+
+
+def engine_class(name: str) -> type[Engine]:
+    if name not in ENGINES:
+        raise UsageError(f"Engine {name!r} is unknown: use one of {', '.join(ENGINES)}.")
+    module, _, attribute = ENGINES[name].partition(":")
+    found: type[Engine] = getattr(import_module(module), attribute)
+    return found
+
+
+def make(name: str, settings: Mapping[str, Any]) -> Engine:
+    """The engine with these settings; unknown names and wrong types are refused with what there is."""
+    cls = engine_class(name)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for setting, value in settings.items():
+        if setting not in fields:
+            raise EngineRefused(f"{name} has no setting {setting!r}: it has {', '.join(fields)}.")
+        expected = type(fields[setting].default)
+        if type(value) is not expected:
+            raise EngineRefused(f"{name}: {setting}={value!r} should be of type {expected.__name__}.")
+    return cls(**settings)
+
+
+def require(name: str) -> type[Engine]:
+    """The engine's class, or the sentence that says how to install it."""
+    cls = engine_class(name)
+    sentence = cls.missing()
+    if sentence is not None:
+        raise EngineMissing(sentence)
+    return cls

@@ -1,0 +1,155 @@
+"""An engine process: start it, wait until it is healthy, watch what it uses, stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from pennyweight import engines
+from pennyweight.deployment import Deployment
+from pennyweight.errors import EngineError, StorageError
+
+# Runtimes report home or look for updates unless they are told not to.
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+STOP_SECONDS = 10.0
+LOG_LINES = 12
+
+
+@dataclass
+class EngineProcess:
+    """A running worker. `base_url` ends before /v1."""
+
+    deployment: Deployment
+    host: str
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+    peak_bytes: int = field(default=0)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def last_words(self) -> str:
+        """The end of the log, on one line, for an error message."""
+        try:
+            lines = self.log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]
+        except OSError:
+            return ""
+        return " | ".join(line.strip() for line in lines if line.strip())
+
+    def wait_healthy(self, timeout: float, tick: Callable[[], None] = lambda: None) -> None:
+        """Return once /health answers; a process that ends or stays silent becomes an `EngineError`."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not self.alive:
+                raise EngineError(self._death())
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                with urllib.request.urlopen(f"{self.base_url}/health", timeout=2) as answer:
+                    if answer.status == 200:
+                        return
+            tick()
+            time.sleep(0.05)
+        self.stop()
+        raise EngineError(
+            f"{self.deployment.engine} did not get ready within {timeout:.0f} s: see {self.log}, "
+            "or give it longer with --start-timeout."
+        )
+
+    def _death(self) -> str:
+        code = self.process.returncode
+        words = self.last_words()
+        marker = "pennyweight: "
+        if marker in words:  # the worker said it in a sentence of its own
+            return words.rsplit(marker, 1)[1]
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
+        return f"{self.deployment.engine} {how}{hint}: {words or 'it wrote nothing'} (log: {self.log})."
+
+    def usage(self) -> tuple[int, float]:
+        """Resident bytes of the process tree now, and its CPU seconds so far. The peak is kept in `peak_bytes`."""
+        resident, seconds = 0, 0.0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self.process.pid)
+            for process in [root, *root.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    resident += process.memory_info().rss
+                    times = process.cpu_times()
+                    seconds += times.user + times.system
+        self.peak_bytes = max(self.peak_bytes, resident)
+        return resident, seconds
+
+    def stop(self) -> None:
+        """Ask, then insist. Safe to call twice."""
+        if not self.alive:
+            return
+        _signal_group(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            _signal_group(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOP_SECONDS)
+
+
+def start(deployment: Deployment, log: Path, host: str = "127.0.0.1", port: int = 0) -> EngineProcess:
+    """Launch a worker for this deployment. Settings are checked here, before a process is spent."""
+    engines.require(deployment.engine)
+    engines.make(deployment.engine, deployment.settings)
+    if not Path(deployment.model_path).is_dir():
+        raise StorageError(f"{deployment.model_path} is gone: build the deployment again.")
+    port = port or free_port(host)
+    refuse_taken_port(host, port)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "pennyweight.engines.worker", "--spec", json.dumps(deployment.as_json()),
+        "--host", host, "--port", str(port), "--parent", str(os.getpid()),
+    ]  # fmt: skip
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **QUIET},
+        )  # fmt: skip
+    return EngineProcess(deployment, host, port, log, process)
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise EngineError(f"Port {port} on {host} cannot be used ({error.strerror}): choose another with --port.") from None
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)

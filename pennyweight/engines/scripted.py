@@ -1,0 +1,92 @@
+"""The scripted engine: written answers at written speeds. It ships, so that users can time and break their own code.
+
+It needs a model directory for its tokenizer only. The answer repeats the prompt's own tokens in order (so that tests
+can predict it), one token per running request and step; a step takes `step_ms`, a prompt `prefill_ms` once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pennyweight.engines import Engine, Event, Generation, Runtime, Score
+from pennyweight.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Scripted(Engine):
+    """`fault` breaks it on purpose: `load` (refuses to load), `slow_load` (never gets ready), `die` (exits after
+    `fault_after` tokens) or `hang` (stops stepping after them)."""
+
+    step_ms: float = 0.0
+    prefill_ms: float = 0.0
+    loss: float = 0.0  # added to the negative log-probability of every scored token
+    memory_mib: int = 0
+    fault: str = ""
+    fault_after: int = 0
+
+    name: ClassVar[str] = "scripted"
+    packages: ClassVar[tuple[str, ...]] = ()
+    model_format: ClassVar[str] = "huggingface"
+    schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
+    architectures: ClassVar[tuple[str, ...]] = ()
+    max_top_logprobs: ClassVar[int] = 20
+
+    def load(self, directory: Path) -> Runtime:
+        if self.fault == "load":
+            raise EngineError("scripted: told to fail while loading: take the setting fault=load away.")
+        if self.fault == "slow_load":
+            time.sleep(3600)
+        return ScriptedRuntime(self)
+
+
+class ScriptedRuntime:
+    def __init__(self, settings: Scripted) -> None:
+        self._settings = settings
+        self._running: dict[str, tuple[Generation, int]] = {}
+        self._made = 0
+        self._ballast = bytearray(os.urandom(1) * (settings.memory_mib << 20))
+
+    def submit(self, generation: Generation) -> None:
+        if self._settings.prefill_ms:
+            time.sleep(self._settings.prefill_ms / 1000)
+        self._running[generation.id] = (generation, 0)
+
+    def step(self) -> list[Event]:
+        self._misbehave()
+        if self._settings.step_ms:
+            time.sleep(self._settings.step_ms / 1000)
+        events = []
+        for generation, position in list(self._running.values())[: self._settings.max_num_seqs]:
+            token = generation.prompt[position % len(generation.prompt)]
+            length = position + 1
+            finish = "length" if length >= generation.max_tokens else None
+            alternatives = [[(token, -0.5)]] if generation.top_logprobs else ()
+            events.append(Event(generation.id, (token,), (-0.5,), alternatives, finish))
+            if finish:
+                del self._running[generation.id]
+            else:
+                self._running[generation.id] = (generation, length)
+        self._made += len(events)
+        return events
+
+    def _misbehave(self) -> None:
+        if self._settings.fault and self._made >= self._settings.fault_after:
+            if self._settings.fault == "die":
+                os._exit(9)
+            if self._settings.fault == "hang":
+                time.sleep(3600)
+
+    def cancel(self, generation_id: str) -> None:
+        self._running.pop(generation_id, None)
+
+    def score(self, tokens: Sequence[int]) -> Score:
+        count = len(tokens) - 1
+        return Score([-0.5 - self._settings.loss] * count, list(tokens[1:]), [-0.5 - self._settings.loss] * count)
+
+    def close(self) -> None:
+        self._running.clear()

@@ -1,0 +1,54 @@
+"""Tokens to text while they arrive: whole characters only, and nothing of a stop string gets out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers.decoders import DecodeStream
+
+from pennyweight.tokenizer import Tokenizer
+
+
+class TextStream:
+    """`push` returns the text that is safe to send. After a stop string was met, `stopped` is true.
+
+    The pieces add up to the decoded answer, cut before the first stop string.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._backend = tokenizer.backend
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._stop = tuple(s for s in stop if s)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, tokens: Sequence[int]) -> str:
+        pieces = (self._decoder.step(self._backend, token) for token in tokens)
+        fresh = "".join(piece for piece in pieces if piece)
+        return fresh if not self._stop else self._cut(fresh)
+
+    def finish(self) -> str:
+        """What was held back because it could have begun a stop string."""
+        held, self._held = self._held, ""
+        return "" if self.stopped else held
+
+    def _cut(self, fresh: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + fresh
+        met = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        if met:
+            self.stopped = True
+            self._held = ""
+            return text[: min(met)]
+        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,351 @@
+"""The OpenAI face of an engine that is a library: `python -m pennyweight.engines.worker --spec … --port …`.
+
+One process, two threads: asyncio speaks HTTP, the host's thread drives the runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from pennyweight import engines
+from pennyweight.engines import Engine, Event, Generation
+from pennyweight.engines.api import Answer, Body, ChatBody, CompletionBody, error_body, scored
+from pennyweight.engines.host import Host
+from pennyweight.engines.text import TextStream
+from pennyweight.errors import EngineError, ModelError, PennyweightError
+from pennyweight.tokenizer import Tokenizer
+
+# A waiting thread gets the interpreter after this long: with the default of 5 ms every engine step would wait for it.
+SWITCH_INTERVAL = 0.0005
+
+
+class Refused(PennyweightError):
+    """A request that is answered with 400."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param, self.code = param, code
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the worker serves: everything that a request handler needs."""
+
+    engine: Engine
+    host: Host
+    tokenizer: Tokenizer
+    name: str
+    context_length: int
+
+    def prompt_of(self, body: CompletionBody | ChatBody) -> list[int]:
+        if isinstance(body, ChatBody):
+            tokens = self.tokenizer.chat([message.plain() for message in body.messages])
+        elif isinstance(body.prompt, str):
+            tokens = self.tokenizer.encode(body.prompt)
+        else:
+            tokens = body.prompt
+            if max(tokens) >= self.tokenizer.vocabulary_size or min(tokens) < 0:
+                raise Refused(f"A token id is outside the vocabulary of {self.tokenizer.vocabulary_size}.", "prompt")
+        if not tokens:
+            raise Refused("The prompt has no tokens: send some text.", "prompt")
+        return tokens
+
+    def generation(self, body: CompletionBody | ChatBody, prompt: list[int]) -> Generation:
+        room = self.context_length - len(prompt)
+        asked = body.max_tokens
+        if isinstance(body, ChatBody):
+            asked = body.max_completion_tokens or body.max_tokens or room
+        assert asked is not None
+        if room < 0 or asked > room:
+            raise Refused(
+                f"This model's context is {self.context_length} tokens, and the prompt ({len(prompt)}) with the answer "
+                f"({asked}) would be {len(prompt) + asked}: shorten the prompt or lower max_tokens.",
+                "messages" if isinstance(body, ChatBody) else "prompt",
+                "context_length_exceeded",
+            )
+        if (body.top_logprobs or 0) > self.engine.max_top_logprobs:
+            raise Refused(f"{self.engine.name} gives at most {self.engine.max_top_logprobs} top_logprobs.", "logprobs")
+        return Generation(
+            id=uuid.uuid4().hex,
+            prompt=prompt,
+            max_tokens=asked,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+            stop_tokens=() if body.ignore_eos else self.tokenizer.end_tokens,
+            top_logprobs=body.top_logprobs,
+        )
+
+
+class Generating:
+    """One generation as pairs of (text, event). Leaving the iteration early cancels it in the engine."""
+
+    def __init__(self, served: Served, generation: Generation, stops: list[str]) -> None:
+        self._served, self._generation = served, generation
+        self._text = TextStream(served.tokenizer, stops)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Event]]:
+        host, generation = self._served.host, self._generation
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        host.submit(generation, events.put_nowait)
+        try:
+            while True:
+                event = await events.get()
+                if event.finish == "error":
+                    raise EngineError(event.error or "the engine failed")
+                text = self._text.push(event.tokens)
+                if self._text.stopped:
+                    event = Event(event.id, event.tokens, event.logprobs, event.alternatives, "stop")
+                if event.finish:
+                    yield text + self._text.finish(), event
+                    return
+                yield text, event
+        finally:
+            host.cancel(generation.id)
+
+
+class EventStream(Response):
+    """Server-sent events of one generation, straight to ASGI; a client that leaves ends it."""
+
+    def __init__(self, answer: Answer, generating: Generating, *, include_usage: bool) -> None:
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self._answer, self._generating, self._include_usage = answer, generating, include_usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writing = asyncio.create_task(self._write(send))
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+
+    async def _write(self, send: Send) -> None:
+        answer = self._answer
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+        async def put(body: bytes) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        try:
+            if opening := answer.opening():
+                await put(opening)
+            async for text, event in self._generating:
+                answer.add(event, text)
+                if text or event.finish or answer.with_logprobs or answer.with_token_ids:
+                    await put(answer.chunk(text, event, event.finish))
+            if self._include_usage:
+                await put(answer.usage_chunk())
+            await put(b"data: [DONE]\n\n")
+        except EngineError as error:
+            await put(b"data: " + json.dumps(error_body(str(error), "server_error")).encode() + b"\n\n")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def application(served: Served) -> Starlette:
+    """The HTTP face. Every error has OpenAI's shape."""
+
+    async def answer_call(request: Request, shape: type[CompletionBody] | type[ChatBody]) -> Response:
+        try:
+            body = shape.model_validate_json(await request.body())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            param = ".".join(str(place) for place in first["loc"]) or None
+            raise Refused(f"{param or 'The body'}: {first['msg']}.", param) from None
+        _check_model(served, body)
+        prompt = served.prompt_of(body)
+        generation = served.generation(body, prompt)
+        answer = Answer(
+            chat=isinstance(body, ChatBody), model=served.name, prompt_tokens=prompt, tokenizer=served.tokenizer,
+            with_logprobs=body.top_logprobs is not None, with_token_ids=body.return_token_ids,
+        )  # fmt: skip
+        if isinstance(body, CompletionBody) and body.echo:
+            answer.echo = answer.text = body.prompt if isinstance(body.prompt, str) else served.tokenizer.decode(prompt)
+        if generation.max_tokens == 0:
+            return await score_prompt(answer, body)
+        if isinstance(body, CompletionBody) and body.echo and body.top_logprobs is not None:
+            raise Refused("echo with logprobs scores a prompt: set max_tokens to 0.", "max_tokens")
+        generating = Generating(served, generation, body.stops)
+        if body.stream:
+            return EventStream(answer, generating, include_usage=body.include_usage)
+        return await _whole(request, answer, generating)
+
+    async def score_prompt(answer: Answer, body: Body) -> Response:
+        if not (isinstance(body, CompletionBody) and body.echo and body.logprobs is not None):
+            raise Refused("max_tokens 0 asks for nothing: add echo and logprobs to score the prompt.", "max_tokens")
+        if len(answer.prompt_tokens) < 2:
+            raise Refused("A prompt of one token has nothing to score: send two or more.", "prompt")
+        try:
+            score = await served.host.score(answer.prompt_tokens)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{served.engine.name} could not score this prompt: {error}") from error
+        return JSONResponse(scored(answer, score))
+
+    async def chat(request: Request) -> Response:
+        return await answer_call(request, ChatBody)
+
+    async def complete(request: Request) -> Response:
+        return await answer_call(request, CompletionBody)
+
+    async def models(_: Request) -> Response:
+        card = {
+            "id": served.name, "object": "model", "created": started, "owned_by": "pennyweight",
+            "max_model_len": served.context_length,
+        }  # fmt: skip
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def health(_: Request) -> Response:
+        if served.host.failure:
+            return JSONResponse({"status": "failed", "reason": served.host.failure}, status_code=503)
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(served.host.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    started = int(time.time())
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", complete, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/health", health),
+            Route("/metrics", metrics),
+        ],
+        exception_handlers={
+            Refused: _refused,
+            ModelError: _refused,
+            EngineError: _failed,
+            HTTPException: _http_error,
+            Exception: _failed,
+        },
+    )
+
+
+def _check_model(served: Served, body: Body) -> None:
+    if body.model not in ("", served.name):
+        raise HTTPException(404, f"The model {body.model!r} is not served here: use {served.name!r}.")
+
+
+async def _whole(request: Request, answer: Answer, generating: Generating) -> Response:
+    """The answer in one piece; a client that leaves meanwhile ends the generation."""
+
+    async def gather() -> None:
+        async for text, event in generating:
+            answer.add(event, text)
+            answer.finish = event.finish
+
+    working = asyncio.create_task(gather())
+    leaving = asyncio.create_task(_left(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+    if not working.done():
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        return Response(status_code=499)
+    working.result()
+    return JSONResponse(answer.whole())
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    param, code = getattr(error, "param", None), getattr(error, "code", None)
+    return JSONResponse(error_body(str(error), "invalid_request_error", param, code), status_code=400)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return JSONResponse(error_body(str(error), "server_error"), status_code=500)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(error_body(error.detail, "invalid_request_error"), status_code=error.status_code)
+
+
+def _watch_parent(parent: int) -> None:
+    """End with the process that started us, so that a killed `pw` leaves no engine behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
+    directory = Path(spec["model_path"])
+    engine = engines.make(spec["engine"], spec["settings"])
+    tokenizer = Tokenizer(directory)
+    config = json.loads((directory / "config.json").read_text())
+    runtime = engine.load(directory)
+    served = Served(
+        engine, Host(runtime, asyncio.get_running_loop()), tokenizer, spec["served_name"],
+        int(config.get("max_position_embeddings", 2048)),
+    )  # fmt: skip
+    configuration = uvicorn.Config(
+        application(served), host=host, port=port, log_level="warning", access_log=False, http="httptools", loop="uvloop",
+        timeout_graceful_shutdown=5, ws="none", lifespan="off",
+    )  # fmt: skip
+    try:
+        await uvicorn.Server(configuration).serve()
+    finally:
+        served.host.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serve one deployment with the OpenAI API.")
+    parser.add_argument("--spec", required=True, help="the deployment as JSON")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--parent", type=int, default=0, help="end when this process does")
+    arguments = parser.parse_args()
+    if arguments.parent:
+        _watch_parent(arguments.parent)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        uvloop.run(_serve(json.loads(arguments.spec), arguments.host, arguments.port))
+    except PennyweightError as error:
+        print(f"pennyweight: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Every refusal that pennyweight can make, as one tree.
+
+    PennyweightError                  exit code 1
+    ├── UsageError                    2   the command line asks for something that does not exist or contradicts itself
+    ├── ModelError                        the checkpoint cannot be used as it is
+    ├── WorkloadError                     the requests cannot be used as they are
+    ├── EngineError                       an engine refused, died or hung
+    │   ├── EngineMissing                 its runtime is not installed
+    │   └── EngineRefused                 it was asked for something that it cannot do
+    ├── EndpointError                     a server did not answer as the OpenAI API says
+    ├── MeasurementVoid                   the measurement spoiled itself and must not be believed
+    ├── StorageError                      disk, cache or output directory
+    ├── Infeasible                    3   no candidate meets the budget
+    └── GateFailed                    4   a deployment does not hold what it was accepted for
+
+A message is one sentence that names the thing, the fault and the mend.
+"""
+
+
+class PennyweightError(Exception):
+    """The root of everything that pennyweight raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(PennyweightError):
+    """The command line asks for something that does not exist, or contradicts itself."""
+
+    exit_code = 2
+
+
+class ModelError(PennyweightError):
+    """A checkpoint is missing, damaged or of a kind that we cannot work on."""
+
+
+class WorkloadError(PennyweightError):
+    """A workload file is empty, malformed or does not fit the model."""
+
+
+class EngineError(PennyweightError):
+    """An engine did not start, died, hung or gave no answer."""
+
+
+class EngineMissing(EngineError):
+    """The engine's runtime is not installed here."""
+
+
+class EngineRefused(EngineError):
+    """The engine was asked for a lever, a scheme or a size that it does not have."""
+
+
+class EndpointError(PennyweightError):
+    """A server's answer is an error or is not what the OpenAI API promises."""
+
+
+class MeasurementVoid(PennyweightError):
+    """The run spoiled its own measurement: it is thrown away, never reported."""
+
+
+class StorageError(PennyweightError):
+    """The disk is full, a file is damaged, or a directory is in the way."""
+
+
+class Infeasible(PennyweightError):
+    """Every candidate breaks some limit of the budget."""
+
+    exit_code = 3
+
+
+class GateFailed(PennyweightError):
+    """A deployment no longer holds the gates that it was accepted under."""
+
+    exit_code = 4

@@ -1,0 +1,87 @@
+"""Hardware: what this machine is and what was measured of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Flags that decide which low-precision kernels exist.
+INTERESTING_FLAGS = (
+    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """`memory_bandwidth` is in bytes/s read by all cores; `arithmetic_rate` in operations/s by number type
+    (a multiply and an add count as two). Both are measured, and empty until somebody does."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    flags: tuple[str, ...] = ()
+    memory_bandwidth: float = 0.0
+    arithmetic_rate: Mapping[str, float] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Hardware:
+        return Hardware(**{**value, "flags": tuple(value["flags"]), "gpus": tuple(value["gpus"])})
+
+    @property
+    def measured(self) -> bool:
+        return self.memory_bandwidth > 0
+
+
+def detect() -> Hardware:
+    """Read the machine's description: container limits count, not the host's; nothing is timed."""
+    cpuinfo = _read("/proc/cpuinfo")
+    fields = dict(
+        (part.strip() for part in line.split(":", 1)) for line in cpuinfo.splitlines() if ":" in line
+    )
+    present = set(fields.get("flags", fields.get("Features", "")).split())
+    return Hardware(
+        cpu=fields.get("model name", platform.processor() or platform.machine()),
+        cores=available_cores(),
+        memory_bytes=available_memory(),
+        flags=tuple(flag for flag in INTERESTING_FLAGS if flag in present),
+        gpus=tuple(_gpu_name(p) for p in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))),
+    )
+
+
+def available_cores() -> int:
+    """Cores that this process may use: affinity mask and cgroup quota, at least one."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _read("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0] != "max":
+        cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
+    return cores
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or the cgroup's limit if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _gpu_name(information: Path) -> str:
+    for line in information.read_text().splitlines():
+        if line.startswith("Model:"):
+            return line.split(":", 1)[1].strip()
+    return information.parent.name
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,184 @@
+"""One request to an OpenAI endpoint, with the times at which its pieces came."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from pennyweight.errors import EndpointError
+from pennyweight.workload import Request
+
+REQUEST_TIMEOUT = 600.0
+
+
+@dataclass
+class Record:
+    """What happened to one request. Times are seconds of one monotonic clock; `chunks` holds content chunks only."""
+
+    id: str
+    scheduled: float
+    sent: float = 0.0
+    chunks: list[float] = field(default_factory=list)
+    finished: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    text: str = ""
+    finish_reason: str | None = None
+    error: str | None = None
+
+    @property
+    def ttft(self) -> float:
+        """Request sent to first non-empty content chunk."""
+        return self.chunks[0] - self.sent
+
+    @property
+    def e2e(self) -> float:
+        return self.finished - self.sent
+
+    @property
+    def tpot(self) -> float | None:
+        """(end-to-end - TTFT) / (output tokens - 1); a single token has none."""
+        return (self.e2e - self.ttft) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+
+    @property
+    def itl(self) -> list[float]:
+        return [later - earlier for earlier, later in zip(self.chunks, self.chunks[1:], strict=False)]
+
+    @property
+    def lag(self) -> float:
+        """How late the generator itself was."""
+        return self.sent - self.scheduled
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn. `ignore_eos` keeps the recorded output lengths of a length-only trace."""
+
+    temperature: float = 0.0
+    seed: int | None = None
+    ignore_eos: bool = False
+
+
+def body_of(request: Request, model: str, sampling: Sampling) -> tuple[str, dict[str, Any]]:
+    """The path and JSON body of a request."""
+    body: dict[str, Any] = {"model": model, "max_tokens": request.max_tokens, "temperature": sampling.temperature}
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.ignore_eos:
+        body["ignore_eos"] = True
+    if request.messages:
+        return "/v1/chat/completions", body | {"messages": [dict(m) for m in request.messages]}
+    return "/v1/completions", body | {"prompt": list(request.prompt_tokens) or request.prompt}
+
+
+class Client:
+    """A connection pool to one endpoint."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str, api_key: str | None = None) -> None:
+        self._session, self._base_url, self.model = session, base_url.rstrip("/"), model
+        self._headers = {"content-type": "application/json"}
+        if api_key:
+            self._headers["authorization"] = f"Bearer {api_key}"
+
+    async def stream(self, request: Request, sampling: Sampling, record: Record) -> Record:
+        """Fill `record` while the answer streams in. A failure is written into it, never raised."""
+        path, body = body_of(request, self.model, sampling)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        payload = json.dumps(body).encode()
+        record.sent = time.perf_counter()
+        try:
+            async with self._session.post(self._base_url + path, data=payload, headers=self._headers) as answer:
+                if answer.status != 200:
+                    record.error = f"HTTP {answer.status}: {_message(await answer.text())}"
+                else:
+                    await self._read_events(answer, record)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            record.error = f"{type(error).__name__}: {error}"
+        record.finished = record.finished or time.perf_counter()
+        if record.error is None and not record.chunks:
+            if record.output_tokens:  # an answer of special tokens only has no text: its end is its first sign
+                record.chunks.append(record.finished)
+            else:
+                record.error = "the stream ended without any content"
+        return record
+
+    async def _read_events(self, answer: aiohttp.ClientResponse, record: Record) -> None:
+        pieces: list[str] = []
+        rest = b""
+        async for data in answer.content.iter_any():
+            now = time.perf_counter()
+            *events, rest = (rest + data).split(b"\n\n")
+            for event in events:
+                if event.startswith(b"data: ") and event != b"data: [DONE]":
+                    _take_event(json.loads(event[6:]), now, record, pieces)
+        record.text = "".join(pieces)
+        record.output_tokens = record.output_tokens or len(record.chunks)  # a server without usage: one token a chunk
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A whole answer; anything but 200 is an `EndpointError`."""
+        url = self._base_url + path
+        try:
+            async with self._session.post(url, data=json.dumps(body).encode(), headers=self._headers) as answer:
+                text = await answer.text()
+                if answer.status != 200:
+                    raise EndpointError(f"{url} answered {answer.status}: {_message(text)}")
+                value: dict[str, Any] = json.loads(text)
+                return value
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise EndpointError(f"{url} did not answer ({type(error).__name__}: {error}): is it running?") from None
+        except ValueError as error:
+            raise EndpointError(f"{url} answered with no JSON ({error}): is it an OpenAI endpoint?") from None
+
+    async def models(self) -> list[dict[str, Any]]:
+        url = self._base_url + "/v1/models"
+        try:
+            async with self._session.get(url, headers=self._headers) as answer:
+                value = json.loads(await answer.text())
+                return list(value["data"])
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise EndpointError(f"{url} did not answer ({type(error).__name__}): is the server running?") from None
+        except (ValueError, KeyError, TypeError):
+            raise EndpointError(f"{url} gave no list of models: is it an OpenAI endpoint?") from None
+
+
+@asynccontextmanager
+async def connect(
+    base_url: str, model: str, *, timeout: float = REQUEST_TIMEOUT, api_key: str | None = None
+) -> AsyncIterator[Client]:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+    limits = aiohttp.ClientTimeout(total=timeout)
+    async with aiohttp.ClientSession(connector=connector, timeout=limits, read_bufsize=1 << 20) as session:
+        yield Client(session, base_url, model, api_key)
+
+
+def _take_event(event: Mapping[str, Any], now: float, record: Record, pieces: list[str]) -> None:
+    if "error" in event:
+        record.error = str(event["error"].get("message", event["error"]))
+        return
+    usage = event.get("usage")
+    if usage:
+        record.prompt_tokens = usage["prompt_tokens"]
+        record.output_tokens = usage["completion_tokens"]
+    choices: Sequence[Mapping[str, Any]] = event.get("choices") or ()
+    for choice in choices:
+        text = choice["delta"].get("content") if "delta" in choice else choice.get("text")
+        if text:
+            record.chunks.append(now)
+            pieces.append(text)
+        if choice.get("finish_reason"):
+            record.finish_reason = choice["finish_reason"]
+            record.finished = now
+
+
+def _message(text: str) -> str:
+    """OpenAI's error message, or the beginning of whatever came."""
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200]

@@ -1,0 +1,247 @@
+"""Quality, proven on what is served: task score and fidelity of a candidate against a baseline, paired per request.
+
+Fidelity teacher-forces the candidate over the *baseline's* answers. (The likelihood of the candidate's own answers
+under the baseline is no gate: loops score well.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pennyweight.budget import Budget, Outcome, Verdict
+from pennyweight.errors import EndpointError, WorkloadError
+from pennyweight.measure.client import Client, Sampling, body_of, connect
+from pennyweight.measure.replay import Progress
+from pennyweight.measure.scorers import is_right
+from pennyweight.measure.statistics import by_session, mean_interval, ratio_interval
+from pennyweight.measurement import Measurement, Quantity, collect
+from pennyweight.serve import Endpoint
+from pennyweight.workload import Request, Workload
+
+GREEDY = Sampling(temperature=0.0)
+ANSWER_CONCURRENCY = 16
+SCORE_CONCURRENCY = 2
+FIRST_LOOK = 16  # requests; each further look doubles them
+FEWEST_SESSIONS = 8  # below this a bootstrap interval says nothing
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The baseline's greedy answer to one request: token ids, log-probability of each answer token under the baseline
+    itself, and whether each was its own first choice."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...]
+    agreed: tuple[bool, ...]
+    right: bool | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "logprobs": [round(p, 6) for p in self.logprobs]}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Reference:
+        lists = ("prompt", "answer", "logprobs", "agreed")
+        return Reference(**{k: tuple(v) if k in lists else v for k, v in value.items()})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One request under both: mean added nats per answer token, share of agreeing first choices, both task scores."""
+
+    request_id: str
+    session: str
+    added_nats: float
+    agreement: float
+    baseline_right: bool | None
+    candidate_right: bool | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The pairs of all requests looked at, the quantities made of them, and the judgement of the quality limits."""
+
+    pairs: tuple[Pair, ...]
+    measurement: Measurement
+    verdict: Verdict
+
+
+def references(
+    endpoint: Endpoint, requests: Sequence[Request], progress: Progress = lambda done, total: None
+) -> list[Reference]:
+    """Let the baseline answer, then score its own answers: what candidates are held against."""
+
+    async def run() -> list[Reference]:
+        async with connect(endpoint.base_url, endpoint.model) as client:
+
+            async def one(request: Request) -> Reference:
+                prompt, answer, text = await _answer(client, request)
+                logprobs, agreed = await _score(client, prompt, answer)
+                right = is_right(text, request) if request.labelled else None
+                return Reference(request.id, prompt, answer, text, logprobs, agreed, right)
+
+            return await _gather(requests, one, ANSWER_CONCURRENCY, progress)
+
+    return asyncio.run(run())
+
+
+def pairs(
+    endpoint: Endpoint, requests: Sequence[Request], held_against: Mapping[str, Reference], *, task_score: bool,
+    progress: Progress = lambda done, total: None,
+) -> list[Pair]:  # fmt: skip
+    """The candidate over the baseline's answers; with `task_score`, its own answers to labelled requests as well."""
+
+    async def run() -> list[Pair]:
+        async with connect(endpoint.base_url, endpoint.model) as client:
+
+            async def one(request: Request) -> Pair:
+                return await _pair(client, request, held_against[request.id], task_score=task_score)
+
+            width = ANSWER_CONCURRENCY if task_score else SCORE_CONCURRENCY
+            return await _gather(requests, one, width, progress)
+
+    return asyncio.run(run())
+
+
+def evaluate(
+    endpoint: Endpoint, workload: Workload, held_against: Mapping[str, Reference], budget: Budget, *,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:  # fmt: skip
+    """Look at more and more requests until every quality limit is settled or the workload is used up.
+
+    Each look may err, so the allowed error is shared between the looks that there can be (Bonferroni).
+    """
+    requests = [r for r in workload.requests if r.id in held_against]
+    if not requests:
+        raise WorkloadError(f"No request of {workload.name!r} has a baseline answer: was it made from another workload?")
+    looks = look_sizes(len(requests))
+    confidence = 1 - (1 - budget.confidence) / len(looks)
+    with_tasks = budget.max_degradation is not None or any(r.labelled for r in requests)
+    done: list[Pair] = []
+    for size in looks:
+        fresh = requests[len(done) : size]
+        done += pairs(
+            endpoint, fresh, held_against, task_score=with_tasks,
+            progress=lambda count, _, before=len(done): progress(before + count, len(requests)),  # type: ignore[misc]
+        )  # fmt: skip
+        measurement = measure_pairs(endpoint.base_url, done, confidence)
+        verdict = budget.judge_limits(measurement, budget.quality_limits)
+        if verdict.outcome is not Outcome.INCONCLUSIVE:
+            break
+    return Evaluation(tuple(done), measurement, verdict)
+
+
+def look_sizes(count: int) -> list[int]:
+    sizes = [FIRST_LOOK]
+    while sizes[-1] * 2 < count:
+        sizes.append(sizes[-1] * 2)
+    return [*[size for size in sizes if size < count], count]
+
+
+def measure_pairs(subject: str, done: Sequence[Pair], confidence: float) -> Measurement:
+    """Mean added nats and agreement over sessions, and the loss of task score, each with its interval."""
+    sessions = [pair.session for pair in done]
+    nats = by_session(sessions, [pair.added_nats for pair in done])
+    agreement = by_session(sessions, [pair.agreement for pair in done])
+    interval_of = _wide_interval if len(nats) < FEWEST_SESSIONS else mean_interval
+    quantities = []
+    for name, values, unit, better in (
+        ("added_nats", nats, "nats/token", "lower"), ("agreement", agreement, "1", "higher"),
+    ):  # fmt: skip
+        value, interval = interval_of(values, confidence)
+        raw = tuple(round(float(v), 6) for v in values)
+        quantities.append(Quantity(name, value, unit, better, raw, interval))  # type: ignore[arg-type]
+    quantities += _task_quantities(done, confidence)
+    conditions = {"requests": len(done), "sessions": len(nats), "confidence_per_look": confidence}
+    return collect(subject, quantities, conditions)
+
+
+def _task_quantities(done: Sequence[Pair], confidence: float) -> list[Quantity]:
+    labelled = [p for p in done if p.baseline_right is not None and p.candidate_right is not None]
+    if not labelled:
+        return []
+    sessions = [p.session for p in labelled]
+    before = by_session(sessions, [float(bool(p.baseline_right)) for p in labelled])
+    after = by_session(sessions, [float(bool(p.candidate_right)) for p in labelled])
+    lost, interval = ratio_interval(before - after, before, confidence)
+    if len(before) < FEWEST_SESSIONS:
+        interval = (float("-inf"), float("inf"))
+    return [
+        Quantity("task_score", float(after.mean()), "1", "higher"),
+        Quantity("baseline_task_score", float(before.mean()), "1", "higher"),
+        Quantity("degradation", lost, "1", "lower", interval=interval),
+    ]
+
+
+def _wide_interval(values: Any, confidence: float) -> tuple[float, tuple[float, float]]:
+    del confidence
+    return float(np.mean(values)), (float("-inf"), float("inf"))
+
+
+async def _pair(client: Client, request: Request, reference: Reference, *, task_score: bool) -> Pair:
+    logprobs, agreed = await _score(client, reference.prompt, reference.answer)
+    right = None
+    if task_score and request.labelled:
+        _, _, text = await _answer(client, request)
+        right = is_right(text, request)
+    added = float(np.mean(reference.logprobs) - np.mean(logprobs)) if logprobs else 0.0
+    agreement = float(np.mean(agreed)) if agreed else 1.0
+    return Pair(request.id, request.session, added, agreement, reference.right, right)
+
+
+async def _answer(client: Client, request: Request) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+    """Prompt tokens, greedy answer tokens and answer text. The token ids need `return_token_ids`, which vLLM has too."""
+    path, body = body_of(request, client.model, GREEDY)
+    answer = await client.post(path, body | {"return_token_ids": True})
+    choice = answer["choices"][0]
+    if choice.get("token_ids") is None:
+        raise EndpointError("This server returns no token ids, so answers cannot be scored on it: serve it with `pw serve`.")
+    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    prompt = choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
+    return tuple(prompt), tuple(choice["token_ids"]), text or ""
+
+
+async def _score(
+    client: Client, prompt: Sequence[int], answer: Sequence[int]
+) -> tuple[tuple[float, ...], tuple[bool, ...]]:
+    """Log-probability of each answer token after the prompt, and whether it was the model's first choice."""
+    if not answer:
+        return (), ()
+    body = {
+        "model": client.model, "prompt": [*prompt, *answer], "echo": True, "logprobs": 1, "max_tokens": 0,
+        "temperature": 0.0,
+    }  # fmt: skip
+    scored = (await client.post("/v1/completions", body))["choices"][0]["logprobs"]
+    places = slice(len(prompt), len(prompt) + len(answer))
+    own = tuple(float(p) for p in scored["token_logprobs"][places])
+    if "top_is_own" in scored:
+        return own, tuple(bool(a) for a in scored["top_is_own"][places])
+    tops = [max(row.values()) for row in scored["top_logprobs"][places]]
+    return own, tuple(p >= top for p, top in zip(own, tops, strict=True))
+
+
+async def _gather(items: Iterable[T], work: Callable[[T], Awaitable[R]], width: int, progress: Progress) -> list[R]:
+    """Results in the order of the items, at most `width` at a time; the first failure ends all."""
+    todo = list(enumerate(items))
+    total, results = len(todo), {}
+    waiting = iter(todo)
+
+    async def run() -> None:
+        for index, item in waiting:
+            results[index] = await work(item)
+            progress(len(results), total)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(width, total)):
+            group.create_task(run())
+    return [results[index] for index in range(total)]

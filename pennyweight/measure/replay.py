@@ -1,0 +1,160 @@
+"""Replay a workload against an endpoint, and judge the generator's own part in what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from pennyweight.errors import MeasurementVoid, WorkloadError
+from pennyweight.measure.client import Client, Record, Sampling
+from pennyweight.measure.statistics import percentile
+from pennyweight.workload import Arrivals, Request, Workload
+
+LONGEST_LAG = 0.010  # seconds, 99th percentile
+HEARTBEAT = 0.005
+WARM_UP_AGREEMENT = 0.10
+WARM_UP_LIMIT = 15
+WARM_UP_TOKENS = 16
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """All records of one run and how the generator itself fared. `heartbeats` are oversleeps of its event loop."""
+
+    records: tuple[Record, ...]
+    seconds: float
+    heartbeats: tuple[float, ...]
+    generator_cpu_share: float
+
+    @property
+    def succeeded(self) -> list[Record]:
+        return [record for record in self.records if record.error is None]
+
+    @property
+    def lag_p99(self) -> float:
+        """The later of: requests sent after their time, and the loop waking after its time."""
+        lags = [record.lag for record in self.records if record.sent]
+        return max(percentile(values, 99) for values in (lags, self.heartbeats) if values)
+
+    def refuse_if_spoiled(self) -> None:
+        """Raise when nothing came back, or when the generator rather than the server set the pace."""
+        if not self.succeeded:
+            first = next((r.error for r in self.records if r.error), "no request was sent")
+            raise MeasurementVoid(f"All {len(self.records)} requests failed, the first with: {first}.")
+        if self.lag_p99 > LONGEST_LAG:
+            raise MeasurementVoid(
+                f"The load generator was late (p99 {1000 * self.lag_p99:.1f} ms, limit {1000 * LONGEST_LAG:.0f} ms): "
+                "lower the rate or the engine's threads, or run the generator on another machine."
+            )
+
+
+def schedule(requests: Sequence[Request], arrivals: Arrivals, seed: int) -> list[float]:
+    """Seconds after the start at which each request is due; a closed loop has no times of its own."""
+    if arrivals.kind == "recorded":
+        if any(request.arrival is None for request in requests):
+            raise WorkloadError("This workload has no recorded times: use --request-rate or --max-concurrency.")
+        first = requests[0].arrival or 0.0
+        return [((request.arrival or 0.0) - first) * arrivals.time_scale for request in requests]
+    generator = random.Random(seed)
+    shape = 1.0 if arrivals.kind == "poisson" else arrivals.burstiness
+    due, times = 0.0, []
+    for _ in requests:
+        times.append(due)
+        due += generator.gammavariate(shape, 1.0 / (arrivals.request_rate * shape))
+    return times
+
+
+async def replay(
+    client: Client, workload: Workload, arrivals: Arrivals, sampling: Sampling, *, seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> Replay:  # fmt: skip
+    """Send every request and wait for every answer."""
+    requests = workload.requests
+    beats: list[float] = []
+    heart = asyncio.create_task(_beat(beats))
+    gc.collect()
+    gc.disable()  # a collection would be lag that the server did not cause
+    cpu, start = time.process_time(), time.perf_counter()
+    try:
+        if arrivals.kind == "closed":
+            records = await _closed(client, requests, arrivals.max_concurrency, sampling, progress)
+        else:
+            due = [start + offset for offset in schedule(requests, arrivals, seed)]
+            records = await _open(client, requests, due, sampling, progress)
+    finally:
+        gc.enable()
+        heart.cancel()
+    seconds = max((r.finished for r in records), default=start) - start
+    share = (time.process_time() - cpu) / max(1e-9, time.perf_counter() - start)
+    return Replay(tuple(records), seconds, tuple(beats), share)
+
+
+async def _closed(
+    client: Client, requests: Sequence[Request], concurrency: int, sampling: Sampling, progress: Progress
+) -> list[Record]:
+    waiting = iter(requests)
+    records: list[Record] = []
+
+    async def stream_of_requests() -> None:
+        for request in waiting:
+            record = Record(request.id, time.perf_counter())
+            records.append(record)
+            await client.stream(request, sampling, record)
+            progress(len(records), len(requests))
+
+    await asyncio.gather(*(stream_of_requests() for _ in range(min(concurrency, len(requests)))))
+    return records
+
+
+async def _open(
+    client: Client, requests: Sequence[Request], due: Iterable[float], sampling: Sampling, progress: Progress
+) -> list[Record]:
+    records: list[Record] = []
+    tasks = []
+    done = 0
+
+    def count(_: asyncio.Task[Record]) -> None:
+        nonlocal done
+        done += 1
+        progress(done, len(requests))
+
+    for request, when in zip(requests, due, strict=True):
+        delay = when - time.perf_counter()
+        if delay > 0:
+            await asyncio.sleep(delay)
+        record = Record(request.id, when)
+        records.append(record)
+        task = asyncio.create_task(client.stream(request, sampling, record))
+        task.add_done_callback(count)
+        tasks.append(task)
+    await asyncio.gather(*tasks)
+    return records
+
+
+async def _beat(beats: list[float]) -> None:
+    while True:
+        due = time.perf_counter() + HEARTBEAT
+        await asyncio.sleep(HEARTBEAT)
+        beats.append(max(0.0, time.perf_counter() - due))
+
+
+async def warm_up(client: Client, workload: Workload, sampling: Sampling) -> int:
+    """Send one request at a time until three in a row take the same time within 10%; returns how many it took."""
+    request = min(workload.requests, key=lambda r: len(repr(r.messages or r.prompt or r.prompt_tokens)))
+    request = replace(request, max_tokens=min(WARM_UP_TOKENS, request.max_tokens))
+    times: list[float] = []
+    for _ in range(WARM_UP_LIMIT):
+        record = await client.stream(request, sampling, Record("warm-up", time.perf_counter()))
+        if record.error is not None:
+            raise MeasurementVoid(f"The first request failed already: {record.error}")
+        times.append(record.e2e)
+        last = times[-3:]
+        if len(last) == 3 and max(last) - min(last) <= WARM_UP_AGREEMENT * min(last):
+            break
+    return len(times)

@@ -1,0 +1,133 @@
+"""Latency, throughput, goodput and resources of an endpoint under a workload, as one `Measurement`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pennyweight.errors import UsageError
+from pennyweight.measure import resources
+from pennyweight.measure.client import Record, Sampling, connect
+from pennyweight.measure.replay import Progress, Replay, replay, warm_up
+from pennyweight.measure.resources import Usage
+from pennyweight.measure.statistics import PERCENTILES, percentile
+from pennyweight.measurement import Measurement, Quantity, collect
+from pennyweight.serve import Endpoint
+from pennyweight.workload import Arrivals, Workload
+
+SLO_NAMES = ("ttft", "tpot", "e2el")
+
+
+def measure_speed(
+    endpoint: Endpoint,
+    workload: Workload,
+    arrivals: Arrivals,
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+    goodput: Mapping[str, float] | None = None,
+    price_per_hour: float | None = None,
+    warm_with: Workload | None = None,
+    api_key: str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Measurement:
+    """Warm up, replay, and refuse a run that the generator spoiled. `goodput` is in milliseconds by SLO name."""
+
+    async def run() -> tuple[Replay, Usage, int]:
+        async with connect(endpoint.base_url, endpoint.model, api_key=api_key) as client:
+            warmed = await warm_up(client, warm_with or workload, sampling)
+            with resources.watch(endpoint.engine) as usage:
+                return await replay(client, workload, arrivals, sampling, seed=seed, progress=progress), usage, warmed
+
+    for name in goodput or {}:
+        if name not in SLO_NAMES:
+            raise UsageError(f"--goodput knows no {name!r}: use {', '.join(SLO_NAMES)} as name:milliseconds.")
+    run_of_requests, usage, warmed = asyncio.run(run())
+    run_of_requests.refuse_if_spoiled()
+    conditions = {
+        "workload": workload.name, "workload_id": workload.id, "requests": len(workload.requests), "seed": seed,
+        "arrivals": asdict(arrivals), "sampling": asdict(sampling), "warm_up_requests": warmed,
+    }  # fmt: skip
+    quantities = [
+        *_latencies(run_of_requests.succeeded),
+        *_throughputs(run_of_requests, goodput),
+        *_resources(run_of_requests, usage, price_per_hour),
+        *_generator(run_of_requests),
+    ]
+    return collect(endpoint.base_url, quantities, conditions)
+
+
+def _latencies(records: Sequence[Record]) -> list[Quantity]:
+    series = {
+        "ttft": [1000 * r.ttft for r in records],
+        "tpot": [1000 * r.tpot for r in records if r.tpot is not None],
+        "itl": [1000 * gap for r in records for gap in r.itl],
+        "e2e": [1000 * r.e2e for r in records],
+    }
+    found = []
+    for name, values in series.items():
+        if not values:
+            continue  # single-token answers have neither TPOT nor ITL
+        rounded = tuple(round(value, 3) for value in values) if name != "itl" else ()
+        found.append(Quantity(f"{name}_mean_ms", sum(values) / len(values), "ms", "lower", raw=rounded))
+        found.extend(Quantity(f"{name}_p{p}_ms", percentile(values, p), "ms", "lower") for p in PERCENTILES)
+    return found
+
+
+def _throughputs(run: Replay, goodput: Mapping[str, float] | None) -> list[Quantity]:
+    records, seconds = run.succeeded, run.seconds
+    output = sum(r.output_tokens for r in records)
+    prompt = sum(r.prompt_tokens for r in records)
+    found = [
+        Quantity("duration_s", seconds, "s", "lower"),
+        Quantity("output_tokens", output, "tokens", "higher", raw=tuple(r.output_tokens for r in records)),
+        Quantity("request_throughput", len(records) / seconds, "requests/s", "higher"),
+        Quantity("output_throughput", output / seconds, "tokens/s", "higher"),
+        Quantity("total_throughput", (output + prompt) / seconds, "tokens/s", "higher"),
+        Quantity("failed_requests", len(run.records) - len(records), "requests", "lower"),
+    ]
+    if goodput:
+        good = sum(_meets(record, goodput) for record in records)
+        found.append(Quantity("goodput", good / seconds, "requests/s", "higher"))
+        found.append(Quantity("goodput_share", good / len(run.records), "1", "higher"))
+    return found
+
+
+def _meets(record: Record, goodput: Mapping[str, float]) -> bool:
+    times = {"ttft": record.ttft, "tpot": record.tpot or 0.0, "e2el": record.e2e}
+    return all(1000 * times[name] <= bound for name, bound in goodput.items())
+
+
+def _resources(run: Replay, usage: Usage, price_per_hour: float | None) -> list[Quantity]:
+    tokens = sum(r.output_tokens for r in run.succeeded)
+    found = []
+    if usage.peak_memory_bytes is not None:
+        found.append(Quantity("peak_memory_bytes", usage.peak_memory_bytes, "bytes", "lower"))
+    if tokens and usage.cpu_seconds is not None:
+        found.append(Quantity("cpu_seconds_per_1k_tokens", 1000 * usage.cpu_seconds / tokens, "s", "lower"))
+    if tokens and usage.joules is not None:
+        found.append(Quantity("joules_per_1k_tokens", 1000 * usage.joules / tokens, "J", "lower"))
+    if tokens and price_per_hour is not None:
+        dollars = price_per_hour * run.seconds / 3600 / tokens * 1e6
+        found.append(Quantity("dollars_per_million_tokens", dollars, "$", "lower"))
+    return found
+
+
+def _generator(run: Replay) -> list[Quantity]:
+    return [
+        Quantity("generator_lag_p99_ms", 1000 * run.lag_p99, "ms", "lower"),
+        Quantity("generator_cpu_share", run.generator_cpu_share, "cores", "lower"),
+    ]
+
+
+def summary_rows(measurement: Measurement) -> list[tuple[str, str, Any]]:
+    """(name, unit, value) of what a person wants to read first, in reading order."""
+    order = [f"{name}_p{p}_ms" for name in ("ttft", "tpot", "itl", "e2e") for p in PERCENTILES]
+    order += [
+        "request_throughput", "output_throughput", "total_throughput", "goodput", "goodput_share", "failed_requests",
+        "peak_memory_bytes", "cpu_seconds_per_1k_tokens", "joules_per_1k_tokens", "dollars_per_million_tokens",
+        "generator_lag_p99_ms", "generator_cpu_share",
+    ]  # fmt: skip
+    return [(n, measurement.quantities[n].unit, measurement[n]) for n in order if n in measurement]

@@ -1,0 +1,47 @@
+"""Deployment -> running endpoint. What is measured is what is served: both come from here."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pennyweight.deployment import Deployment
+from pennyweight.engines import process
+from pennyweight.engines.process import EngineProcess
+
+__all__ = ["Endpoint", "EngineProcess", "serve"]
+
+START_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI endpoint. `engine` is None for a server that we did not start, whose insides we cannot watch."""
+
+    base_url: str
+    model: str
+    engine: EngineProcess | None = None
+
+
+@contextlib.contextmanager
+def serve(
+    deployment: Deployment,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    log: Path | None = None,
+    start_timeout: float = START_TIMEOUT,
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[Endpoint]:
+    """The endpoint of this deployment for as long as the context lasts."""
+    with contextlib.ExitStack() as stack:
+        if log is None:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="pennyweight-"))
+            log = Path(directory) / "engine.log"
+        engine = process.start(deployment, log, host, port)
+        stack.callback(engine.stop)
+        engine.wait_healthy(start_timeout, tick)
+        yield Endpoint(engine.base_url, deployment.served_name, engine)

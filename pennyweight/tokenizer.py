@@ -1,0 +1,116 @@
+"""A checkpoint's tokenizer and chat template, without importing transformers (which costs seconds and 200 MB).
+
+`tokenizers` does the tokens; Jinja in its sandbox does the template, with the settings and functions that templates
+on the hub rely on (transformers, `utils/chat_template_utils.py`, documents them).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from pennyweight.errors import ModelError
+
+
+class Tokenizer:
+    """Text to token ids and back, for the checkpoint in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        file = directory / "tokenizer.json"
+        if not file.exists():
+            raise ModelError(f"{directory} has no tokenizer.json: save the tokenizer beside the weights.")
+        try:
+            self.backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the binding raises bare Exception
+            raise ModelError(f"{file} is damaged ({error}): copy it again from the source.") from None
+        self._directory = directory
+        config = _json(directory / "tokenizer_config.json")
+        self.special = {n: _token_text(config.get(n)) for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        self.template = _template(directory, config)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.backend.decode(list(tokens), skip_special_tokens=True))
+
+    def token_text(self, token: int) -> str:
+        """One token on its own, as log-probability lists show it."""
+        return self.decode([token]) or self.backend.id_to_token(token) or ""
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of generation_config.json and config.json, else the tokenizer's own."""
+        found: set[int] = set()
+        for name in ("generation_config.json", "config.json"):
+            value = _json(self._directory / name).get("eos_token_id")
+            found.update([value] if isinstance(value, int) else value or [])
+        if not found and self.special["eos_token"]:
+            token = self.backend.token_to_id(self.special["eos_token"])
+            found.update([] if token is None else [token])
+        return tuple(sorted(found))
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Tokens of a chat prompt that asks for the next answer.
+
+        A checkpoint without a template (a base model) gets the messages as plain paragraphs.
+        """
+        if self._compiled is None:
+            return self.encode("\n\n".join(m["content"] for m in messages))
+        try:
+            text = self._compiled.render(messages=messages, add_generation_prompt=True, tools=None, **self.special)
+        except ModelError:
+            raise
+        except Exception as error:  # a template is foreign code: whatever it raises is about these messages
+            raise ModelError(f"The model's chat template refuses these messages ({error}): change their order.") from None
+        return self.encode(text, add_special_tokens=False)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        if not self.template:
+            return None
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise ModelError(f"The model's chat template refuses these messages: {message}.")
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        environment.globals["raise_exception"] = refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        return environment.from_string(self.template)
+
+
+def _template(directory: Path, config: Mapping[str, Any]) -> str:
+    file = directory / "chat_template.jinja"
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template") or ""
+    if isinstance(template, list):  # several named templates
+        template = next((t["template"] for t in template if t.get("name") == "default"), "")
+    return str(template)
+
+
+def _token_text(value: Any) -> str:
+    return str(value["content"]) if isinstance(value, dict) else (value or "")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON ({error}): copy it again from the source.") from None
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,35 @@
+"""The Azure 2023 trace: CSV with TIMESTAMP, ContextTokens, GeneratedTokens (Azure/AzurePublicDataset)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from pennyweight.traces.lines import Line, checked_arrivals, csv_lines
+from pennyweight.workload import PromptShape, Request, Workload
+
+
+def recognises(head: str) -> bool:
+    return head.startswith("TIMESTAMP,ContextTokens,GeneratedTokens")
+
+
+def read(path: Path) -> Workload:
+    requests: list[tuple[int, Request]] = []
+    first: datetime | None = None
+    for line in csv_lines(path):
+        time = _time(line)
+        first = first or time
+        shape = PromptShape(line.count("ContextTokens"))
+        identifier = f"azure-{line.number}"
+        seconds = (time - first).total_seconds()
+        request = Request(identifier, identifier, line.count("GeneratedTokens"), shape=shape, arrival=seconds)
+        requests.append((line.number, request))
+    return Workload(path.stem, checked_arrivals(path, requests))
+
+
+def _time(line: Line) -> datetime:
+    text = str(line.value["TIMESTAMP"])
+    try:
+        return datetime.fromisoformat(text[:26])  # the trace has a seventh digit after the point
+    except ValueError:
+        raise line.fault(f"{text!r} is no time stamp") from None

@@ -1,0 +1,33 @@
+"""OpenAI batch JSONL: {"custom_id": …, "method": "POST", "url": "/v1/chat/completions", "body": {…}} a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pennyweight.traces.lines import Line, json_lines, messages_of
+from pennyweight.workload import Request, Workload
+
+
+def recognises(head: str) -> bool:
+    first = head.splitlines()[0]
+    return '"custom_id"' in first and '"body"' in first
+
+
+def read(path: Path) -> Workload:
+    return Workload(path.stem, tuple(_request(line) for line in json_lines(path)))
+
+
+def _request(line: Line) -> Request:
+    body = line.value.get("body")
+    if not isinstance(body, dict):
+        raise line.fault("body is missing")
+    identifier = str(line.value.get("custom_id", f"line-{line.number}"))
+    limits = Line(line.file, line.number, body)
+    limit_name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    max_tokens = limits.count(limit_name) if limit_name in body else 128
+    url = line.value.get("url")
+    if url == "/v1/chat/completions":
+        return Request(identifier, identifier, max_tokens, messages=messages_of(line, body.get("messages")))
+    if url == "/v1/completions" and isinstance(body.get("prompt"), str) and body["prompt"]:
+        return Request(identifier, identifier, max_tokens, prompt=body["prompt"])
+    raise line.fault(f"url {url!r} cannot be replayed: use /v1/chat/completions, or /v1/completions with a text prompt")

@@ -1,0 +1,82 @@
+"""Our own JSONL: one request a line, the fields of `Request` by name.
+
+    {"id": "a", "messages": [{"role": "user", "content": "2+2?"}], "max_tokens": 8, "reference": "4", "scorer": "numeric"}
+
+`prompt` (text) or `prompt_tokens` may stand in place of `messages`; `id`, `session`, `arrival` (seconds), `kind` and
+`choices` are optional.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pennyweight.traces.lines import Line, checked_arrivals, json_lines, messages_of
+from pennyweight.workload import SCORERS, Request, Workload
+
+def recognises(head: str) -> bool:
+    first = head.splitlines()[0]
+    return first.startswith("{") and any(f'"{name}"' in first for name in ("messages", "prompt", "prompt_tokens"))
+
+
+def read(path: Path, name: str | None = None) -> Workload:
+    requests = [(line.number, _request(line)) for line in json_lines(path)]
+    seen: dict[str, int] = {}
+    for number, request in requests:
+        if request.id in seen:
+            raise Line(path, number, {}).fault(f"the id {request.id!r} was used on line {seen[request.id]} already")
+        seen[request.id] = number
+    return Workload(name or path.stem, checked_arrivals(path, requests))
+
+
+def _request(line: Line) -> Request:
+    value = line.value
+    identifier = str(value.get("id", f"line-{line.number}"))
+    given = [name for name in ("messages", "prompt", "prompt_tokens") if value.get(name)]
+    if len(given) != 1:
+        raise line.fault("exactly one of messages, prompt and prompt_tokens must be given")
+    arrival = value.get("arrival")
+    if arrival is not None and (isinstance(arrival, bool) or not isinstance(arrival, int | float)):
+        raise line.fault("arrival must be a number of seconds")
+    return Request(
+        id=identifier,
+        session=str(value.get("session", identifier)),
+        max_tokens=line.count("max_tokens") if "max_tokens" in value else 128,
+        messages=messages_of(line, value["messages"]) if given == ["messages"] else (),
+        prompt=_text(line, "prompt") if given == ["prompt"] else "",
+        prompt_tokens=_tokens(line) if given == ["prompt_tokens"] else (),
+        arrival=None if arrival is None else float(arrival),
+        reference=None if value.get("reference") is None else str(value["reference"]),
+        scorer=_scorer(line),
+        choices=tuple(str(choice) for choice in value.get("choices", ())),
+        kind=str(value.get("kind", "")),
+    )
+
+
+def _text(line: Line, name: str) -> str:
+    if not isinstance(line.value[name], str):
+        raise line.fault(f"{name} must be text")
+    return str(line.value[name])
+
+
+def _tokens(line: Line) -> tuple[int, ...]:
+    tokens = line.value["prompt_tokens"]
+    if not isinstance(tokens, list) or not all(isinstance(t, int) and t >= 0 for t in tokens):
+        raise line.fault("prompt_tokens must be a list of token ids")
+    return tuple(tokens)
+
+
+def _scorer(line: Line) -> str | None:
+    scorer = line.value.get("scorer")
+    if scorer is None:
+        return None
+    if scorer not in SCORERS:
+        raise line.fault(f"the scorer {scorer!r} is unknown: use one of {', '.join(SCORERS)}")
+    if line.value.get("reference") is None:
+        raise line.fault("a scorer needs a reference")
+    if scorer == "regex":
+        try:
+            re.compile(str(line.value["reference"]))
+        except re.error as error:
+            raise line.fault(f"the reference is no regular expression ({error})") from None
+    return str(scorer)

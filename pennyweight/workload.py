@@ -1,0 +1,151 @@
+"""Workload: the requests that a deployment has to serve, and when they arrive."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pennyweight.errors import UsageError, WorkloadError
+
+SCORERS = ("exact", "numeric", "contains", "choice", "regex")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. Exactly one of `messages`, `prompt` and `prompt_tokens` is set, except that a request of a
+    length-only trace has none of them but `shape` (token counts), until it is synthesised for a tokenizer.
+
+    `arrival` is in seconds after the first request. `session` ties requests that must stay in one half of a split.
+    """
+
+    id: str
+    session: str
+    max_tokens: int
+    messages: tuple[Mapping[str, str], ...] = ()
+    prompt: str = ""
+    prompt_tokens: tuple[int, ...] = ()
+    shape: PromptShape | None = None
+    arrival: float | None = None
+    reference: str | None = None
+    scorer: str | None = None
+    choices: tuple[str, ...] = ()
+    kind: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        return self.reference is not None and self.scorer is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that are set, as our own JSONL spells them."""
+        value: dict[str, Any] = {"id": self.id, "session": self.session, "max_tokens": self.max_tokens}
+        if self.messages:
+            value["messages"] = [dict(m) for m in self.messages]
+        for name in ("prompt", "arrival", "reference", "scorer", "kind"):
+            if getattr(self, name) not in (None, ""):
+                value[name] = getattr(self, name)
+        for name in ("prompt_tokens", "choices"):
+            if getattr(self, name):
+                value[name] = list(getattr(self, name))
+        return value
+
+
+@dataclass(frozen=True)
+class PromptShape:
+    """What a length-only trace knows of a prompt: its token count, and hashes of its leading blocks, which are
+    equal where prompts share a prefix. `scope` limits the hashes to a session where the trace says so."""
+
+    tokens: int
+    block_hashes: tuple[str, ...] = ()
+    block_size: int = 0
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """How requests are sent: `recorded` times (scaled), `poisson` or `gamma` at a rate, or `closed` loop.
+
+    `burstiness` is the gamma shape, as vLLM's benchmark has it: 1 is Poisson, below 1 is burstier.
+    """
+
+    kind: str = "closed"
+    max_concurrency: int = 1
+    request_rate: float = 0.0
+    burstiness: float = 1.0
+    time_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("recorded", "poisson", "gamma", "closed"):
+            raise UsageError(f"Arrivals {self.kind!r} are unknown: use recorded, poisson, gamma or closed.")
+        if self.kind == "closed" and self.max_concurrency < 1:
+            raise UsageError(f"--max-concurrency {self.max_concurrency} is not possible: use 1 or more.")
+        if self.kind in ("poisson", "gamma") and self.request_rate <= 0:
+            raise UsageError(f"--request-rate {self.request_rate} is not possible: use a rate above 0 per second.")
+        if self.burstiness <= 0 or self.time_scale <= 0:
+            raise UsageError("--burstiness and --time-scale must be above 0.")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A named list of requests."""
+
+    name: str
+    requests: tuple[Request, ...]
+
+    def __post_init__(self) -> None:
+        if not self.requests:
+            raise WorkloadError(f"Workload {self.name!r} has no requests: give a file with at least one line.")
+
+    @property
+    def id(self) -> str:
+        digest = hashlib.sha256()
+        for request in self.requests:
+            digest.update(repr(sorted(request.as_json().items())).encode())
+            digest.update(repr(request.shape).encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def labelled(self) -> tuple[Request, ...]:
+        return tuple(r for r in self.requests if r.labelled)
+
+    def take(self, count: int | None, seed: int = 0) -> Workload:
+        """`count` requests in their own order: the first ones of a seeded order over whole sessions."""
+        if count is None or count >= len(self.requests):
+            return self
+        if count < 1:
+            raise UsageError(f"--num-prompts {count} is not possible: use 1 or more.")
+        chosen: set[str] = set()
+        for session in sorted({r.session for r in self.requests}, key=lambda s: _order(s, seed)):
+            if len(chosen) >= count:
+                break
+            chosen.update(r.id for r in self.requests if r.session == session)
+        kept = tuple(r for r in self.requests if r.id in chosen)
+        return replace(self, requests=kept[:count])
+
+    def split(self, seed: int = 0) -> tuple[Workload, Workload]:
+        """The tuning half and the held-out half. A session is never cut, so no prefix leaks across."""
+        sessions = sorted({r.session for r in self.requests}, key=lambda s: _order(s, seed))
+        if len(sessions) < 2:
+            raise WorkloadError(
+                f"Workload {self.name!r} has one session only, so nothing can be held out: give at least two sessions."
+            )
+        tuning = set(sessions[: len(sessions) // 2])
+        return (
+            Workload(f"{self.name}/tuning", tuple(r for r in self.requests if r.session in tuning)),
+            Workload(f"{self.name}/held-out", tuple(r for r in self.requests if r.session not in tuning)),
+        )
+
+
+def _order(session: str, seed: int) -> bytes:
+    """A stable pseudo-random position for a session: independent of file order and of Python's hash seed."""
+    return hashlib.sha256(f"{seed}:{session}".encode()).digest()
+
+
+def texts(requests: Sequence[Request]) -> list[str]:
+    """The plain text of each request that has any: for calibration, never for serving."""
+    found = []
+    for request in requests:
+        text = "\n\n".join(m["content"] for m in request.messages) if request.messages else request.prompt
+        if text:
+            found.append(text)
+    return found
