@@ -88,7 +88,7 @@ class Served:
                 "messages" if isinstance(body, ChatBody) else "prompt",
                 "context_length_exceeded",
             )
-        if (body.top_logprobs or 0) > self.engine.max_top_logprobs:
+        if asked and (body.top_logprobs or 0) > self.engine.max_top_logprobs:
             raise Refused(f"{self.engine.name} gives at most {self.engine.max_top_logprobs} top_logprobs.", "logprobs")
         return Generation(
             id=uuid.uuid4().hex,

@@ -1,0 +1,113 @@
+"""ONNX Runtime: models from ONNX Runtime GenAI's builder, run through a plain session.
+
+GenAI's own engine forms its batch once (a request that comes later waits for all of it: measured, see
+docs/decisions/0004). The builder's graph takes each row's own length from the attention mask, so a session over one
+shared key-value store per layer decodes a dense batch of unequal rows, in place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pennyweight.engines import Engine, Runtime
+from pennyweight.engines.rows import Lengths, RowRuntime
+from pennyweight.engines.sampling import Logits
+from pennyweight.hardware import Hardware, available_cores
+
+FIRST_CAPACITY = 512  # positions a row can hold before the store grows
+
+
+@dataclass(frozen=True)
+class ONNXRuntime(Engine):
+    """`allow_spinning` keeps idle threads busy waiting: faster alone, slower when anything else needs a core."""
+
+    allow_spinning: bool = False
+
+    name: ClassVar[str] = "onnxruntime"
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime_genai")
+    model_format: ClassVar[str] = "onnx"
+    schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT4")
+    architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text")
+    max_top_logprobs: ClassVar[int] = 20
+
+    def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
+        return {"allow_spinning": (False, True)}
+
+    def load(self, directory: Path) -> Runtime:
+        return ONNXRuntimeRuntime(directory, self)
+
+
+class ONNXRuntimeRuntime(RowRuntime):
+    """The store is one array (rows, heads, positions, width) for each layer's keys and values, bound both as what the
+    graph reads and as what it writes."""
+
+    def __init__(self, directory: Path, settings: ONNXRuntime) -> None:
+        super().__init__(settings.max_num_seqs)
+        import onnxruntime
+
+        onnxruntime.disable_telemetry_events()
+        description = json.loads((directory / "genai_config.json").read_text())["model"]
+        decoder, self._vocabulary = description["decoder"], description["vocab_size"]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = settings.num_threads or available_cores()
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
+        file = str(directory / decoder["filename"])
+        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._shape = (settings.max_num_seqs + 1, decoder["num_key_value_heads"], FIRST_CAPACITY, decoder["head_size"])
+        self._names = [
+            (f"past_key_values.{layer}.{part}", f"present.{layer}.{part}")
+            for layer in range(decoder["num_hidden_layers"])
+            for part in ("key", "value")
+        ]
+        self._store = [np.zeros(self._shape, np.float32) for _ in self._names]
+
+    def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
+        return self._run(row, [list(prompt)], np.ones((1, len(prompt)), np.int64))[0, -1]
+
+    def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+        mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
+        return self._run(0, [[token] for token in tokens], mask)[:, 0]
+
+    def _logits(self, tokens: Sequence[int]) -> Logits:
+        """In the spare row after all others."""
+        return self._run(self._max_rows, [list(tokens)], np.ones((1, len(tokens)), np.int64))[0]
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        for array in self._store:
+            array[target, :, :length] = array[source, :, :length]
+
+    def _run(self, first: int, tokens: list[list[int]], mask: NDArray[np.int64]) -> Logits:
+        """Forward for the rows from `first` on; the mask's row sums are the lengths after these tokens."""
+        self._grow(mask.shape[1])
+        _, heads, positions, width = self._shape
+        rows = len(tokens)
+        binding = self._session.io_binding()
+        for array, (past, present) in zip(self._store, self._names, strict=True):
+            place, shape = array[first:].ctypes.data, (rows, heads, positions, width)
+            binding.bind_input(past, "cpu", 0, np.float32, shape, place)
+            binding.bind_output(present, "cpu", 0, np.float32, shape, place)
+        binding.bind_cpu_input("input_ids", np.asarray(tokens, np.int64))
+        binding.bind_cpu_input("attention_mask", mask)
+        logits = np.empty((rows, len(tokens[0]), self._vocabulary), np.float32)
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        return logits
+
+    def _grow(self, positions: int) -> None:
+        rows, heads, capacity, width = self._shape
+        if positions <= capacity:
+            return
+        while capacity < positions:
+            capacity *= 2
+        self._shape = (rows, heads, capacity, width)
+        for index, old in enumerate(self._store):
+            self._store[index] = np.zeros(self._shape, np.float32)
+            self._store[index][:, :, : old.shape[2]] = old

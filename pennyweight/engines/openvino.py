@@ -1,0 +1,205 @@
+"""OpenVINO GenAI: reads GGUF, batches continuously, caches prefixes. The default engine on CPUs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pennyweight.engines import Engine, Event, Generation, Runtime, Score
+from pennyweight.engines.sampling import derived_seed
+from pennyweight.errors import EngineRefused
+from pennyweight.hardware import Hardware, available_cores
+
+KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
+
+
+@dataclass(frozen=True)
+class OpenVINO(Engine):
+    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are taken in pieces between decodes."""
+
+    max_num_batched_tokens: int = 512
+    enable_prefix_caching: bool = False
+    kv_cache_dtype: str = "auto"
+
+    name: ClassVar[str] = "openvino"
+    packages: ClassVar[tuple[str, ...]] = ("openvino_genai", "openvino")
+    model_format: ClassVar[str] = "gguf"
+    schemes: ClassVar[tuple[str, ...]] = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
+    architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
+    max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise EngineRefused(
+                f"openvino: kv_cache_dtype={self.kv_cache_dtype!r} is unknown: use one of {', '.join(KV_CACHE_DTYPES)}."
+            )
+        if self.max_num_batched_tokens < 16:
+            raise EngineRefused(
+                f"openvino: max_num_batched_tokens={self.max_num_batched_tokens} is too few: use 16 or more."
+            )
+
+    def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
+        return {"enable_prefix_caching": (False, True), "max_num_batched_tokens": (512, 256)}
+
+    def load(self, directory: Path) -> Runtime:
+        return OpenVINORuntime(directory, self)
+
+
+class OpenVINORuntime:
+    def __init__(self, directory: Path, settings: OpenVINO) -> None:
+        import openvino
+        import openvino_genai
+
+        self._openvino, self._genai = openvino, openvino_genai
+        self._file = directory / "model.gguf"
+        self._properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": settings.num_threads or available_cores()}
+        if settings.kv_cache_dtype != "auto":
+            self._properties["KV_CACHE_PRECISION"] = settings.kv_cache_dtype
+        schedule = openvino_genai.SchedulerConfig()
+        schedule.max_num_seqs = settings.max_num_seqs
+        schedule.max_num_batched_tokens = settings.max_num_batched_tokens
+        schedule.enable_prefix_caching = settings.enable_prefix_caching
+        schedule.cache_size = 0  # grow with use: a preallocated cache would be reported as memory that is needed
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+            str(self._file), schedule, "CPU", self._properties
+        )
+        self._handles: dict[str, tuple[Any, Generation]] = {}
+        self._numbers = 0
+        self._scorer: Scorer | None = None
+
+    def submit(self, generation: Generation) -> None:
+        settings: dict[str, Any] = {"max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0}
+        if generation.temperature > 0:
+            settings |= {
+                "temperature": generation.temperature, "top_p": generation.top_p, "rng_seed": derived_seed(generation),
+            }  # fmt: skip
+        if generation.stop_tokens:
+            settings |= {"eos_token_id": generation.stop_tokens[0], "stop_token_ids": set(generation.stop_tokens)}
+        else:
+            settings["ignore_eos"] = True
+        if generation.top_logprobs is not None:
+            settings["logprobs"] = 1
+        self._numbers += 1
+        prompt = self._openvino.Tensor(np.asarray([generation.prompt], dtype=np.int64))
+        handle = self._pipeline.add_request(self._numbers, prompt, self._genai.GenerationConfig(**settings))
+        self._handles[generation.id] = (handle, generation)
+
+    def step(self) -> list[Event]:
+        self._pipeline.step()
+        events = []
+        for handle, generation in list(self._handles.values()):
+            event = self._read(handle, generation)
+            if event is not None:
+                events.append(event)
+                if event.finish:
+                    del self._handles[generation.id]
+        return events
+
+    def _read(self, handle: Any, generation: Generation) -> Event | None:
+        statuses = self._genai.GenerationStatus
+        status = handle.get_status()  # before the reading, so that nothing falls between the two
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        reason = None
+        while status not in (statuses.CANCEL, statuses.STOP) and handle.can_read():
+            for output in handle.read().values():
+                tokens.extend(output.generated_ids)
+                logprobs.extend(output.generated_log_probs)
+                reason = output.finish_reason
+        if status == statuses.RUNNING:
+            return Event(generation.id, tokens, _matching(logprobs, tokens)) if tokens else None
+        if status != statuses.FINISHED:
+            return Event(generation.id, finish="error", error=f"OpenVINO ended the request as {status.name}")
+        finish = "length" if reason == self._genai.GenerationFinishReason.LENGTH else "stop"
+        if tokens and tokens[-1] in generation.stop_tokens:
+            tokens, finish = tokens[:-1], "stop"
+        return Event(generation.id, tokens, _matching(logprobs, tokens), finish=finish)
+
+    def cancel(self, generation_id: str) -> None:
+        handle, _ = self._handles.pop(generation_id, (None, None))
+        if handle is not None:
+            handle.cancel()
+
+    def score(self, tokens: Sequence[int]) -> Score:
+        if self._scorer is None:
+            self._scorer = Scorer(self._file, self._properties)
+        return self._scorer.score(tokens)
+
+    def close(self) -> None:
+        self._handles.clear()
+
+
+class Scorer:
+    """The same weights and kernels as a plain stateful model, which tells the first choice at every place; the
+    pipeline's own `echo` tells only the log-probability of the token that stands there.
+
+    The graph is extended to return the two numbers per place instead of a vocabulary's worth of logits.
+    """
+
+    def __init__(self, file: Path, properties: Mapping[str, Any]) -> None:
+        import openvino
+
+        core = openvino.Core()
+        with tempfile.TemporaryDirectory(prefix="pennyweight-ov-") as directory:
+            model = core.read_model(_saved_graph(file, Path(directory), properties))
+            _return_scores(model)
+            self._request = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
+
+    def score(self, tokens: Sequence[int]) -> Score:
+        ids = np.asarray([tokens], dtype=np.int64)
+        self._request.reset_state()
+        self._request.infer({
+            "input_ids": ids[:, :-1], "attention_mask": np.ones_like(ids[:, :-1]),
+            "position_ids": np.arange(ids.shape[1] - 1)[None], "beam_idx": np.zeros(1, dtype=np.int32),
+            "targets": ids[:, 1:],
+        })  # fmt: skip
+        own, top, top_logprob = (self._request.get_tensor(n).data[0] for n in ("own", "top", "top_logprob"))
+        return Score(own.tolist(), top.tolist(), top_logprob.tolist())
+
+
+def _saved_graph(file: Path, directory: Path, properties: Mapping[str, Any]) -> str:
+    """OpenVINO's own form of the GGUF. GenAI writes it beside the file it reads, so it is given a link elsewhere."""
+    import openvino_genai
+
+    link = directory / "model.gguf"
+    link.symlink_to(file)
+    small = openvino_genai.SchedulerConfig()
+    small.num_kv_blocks = 16
+    openvino_genai.ContinuousBatchingPipeline(str(link), small, "CPU", {**properties, "enable_save_ov_model": True})
+    return str(directory / "openvino_model.xml")
+
+
+def _return_scores(model: Any) -> None:
+    """Replace the logits by: log-probability of `targets`, first choice, and its log-probability; each (1, n)."""
+    import openvino.opset13 as op
+
+    result = model.output("logits").get_node()
+    logits = result.input_value(0)
+    targets = op.parameter([-1, -1], np.int64, name="targets")
+    targets.output(0).set_names({"targets"})
+    last = op.constant(np.array([-1], np.int64))
+    best = op.topk(logits, op.constant(np.int64(1)), -1, "max", "value", index_element_type="i64")
+    peak = best.output(0)
+    spread = op.log(op.reduce_sum(op.exp(op.subtract(logits, peak)), last, True))  # log-sum-exp above the peak
+    chosen = op.gather_elements(logits, op.unsqueeze(targets, last), 2)
+    own = op.squeeze(op.subtract(op.subtract(chosen, peak), spread), last)
+    top = op.squeeze(best.output(1), last)
+    top_logprob = op.squeeze(op.negative(spread), last)
+    for node, name in ((own, "own"), (top, "top"), (top_logprob, "top_logprob")):
+        node.output(0).set_names({name})
+    model.remove_result(result)
+    model.add_parameters([targets])
+    model.add_outputs([own.output(0), top.output(0), top_logprob.output(0)])
+    model.validate_nodes_and_infer_types()
+
+
+def _matching(logprobs: list[float], tokens: list[int]) -> Sequence[float]:
+    return logprobs[: len(tokens)] if len(logprobs) >= len(tokens) else [0.0] * len(tokens)
+
+

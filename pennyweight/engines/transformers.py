@@ -1,0 +1,39 @@
+"""transformers: the reference engine. It serves what the checkpoint says, in the checkpoint's own precision."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pennyweight.engines import Engine, Runtime
+from pennyweight.errors import EngineRefused
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Transformers(Engine):
+    """`dtype` auto is the checkpoint's own."""
+
+    dtype: str = "auto"
+
+    name: ClassVar[str] = "transformers"
+    packages: ClassVar[tuple[str, ...]] = ("transformers", "torch")
+    model_format: ClassVar[str] = "huggingface"
+    schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
+    # full attention in every layer: the batch's mask is made for that
+    architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
+    max_top_logprobs: ClassVar[int] = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in DTYPES:
+            raise EngineRefused(f"transformers: dtype={self.dtype!r} is unknown: use one of {', '.join(DTYPES)}.")
+
+    def load(self, directory: Path) -> Runtime:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        from pennyweight.engines.transformers_runtime import TransformersRuntime
+
+        return TransformersRuntime(directory, self)

@@ -1,0 +1,115 @@
+"""Any transformers decoder with full attention, on the row loop. (`generate` forms a batch once and keeps it.)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from pennyweight.engines.rows import Lengths, RowRuntime
+from pennyweight.engines.sampling import Logits
+from pennyweight.hardware import available_cores
+
+if TYPE_CHECKING:
+    from pennyweight.engines.transformers import Transformers
+
+GROWTH = 128  # positions by which the store grows
+
+
+class RowLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values: (rows, heads, positions, width)."""
+
+    is_compileable = False
+    is_sliding = False
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self._capacity = rows
+        self.lengths = torch.zeros(0, dtype=torch.long)
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.keys = key_states.new_zeros(self._capacity, key_states.shape[1], GROWTH, key_states.shape[3])
+        self.values = value_states.new_zeros(self._capacity, value_states.shape[1], GROWTH, value_states.shape[3])
+        self.is_initialized = True
+
+    def fill(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put the (1, heads, n, width) of a prompt into a row."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self._grow(keys.shape[2])
+        self.keys[row, :, : keys.shape[2]] = keys[0]
+        self.values[row, :, : values.shape[2]] = values[0]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        self.keys[target, :, :length] = self.keys[source, :, :length]
+        self.values[target, :, :length] = self.values[source, :, :length]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """One position more for each of the first rows; keys and values up to the longest row."""
+        count, longest = len(self.lengths), int(self.lengths.max()) + 1
+        self._grow(longest)
+        rows = torch.arange(count)
+        self.keys[rows, :, self.lengths] = key_states[:, :, 0]
+        self.values[rows, :, self.lengths] = value_states[:, :, 0]
+        return self.keys[:count, :, :longest], self.values[:count, :, :longest]
+
+    def _grow(self, positions: int) -> None:
+        missing = positions - self.keys.shape[2]
+        if missing > 0:
+            extra = -(-missing // GROWTH) * GROWTH
+            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
+            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return int(self.lengths.max()) if len(self.lengths) else 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class TransformersRuntime(RowRuntime):
+    def __init__(self, directory: Path, settings: Transformers) -> None:
+        super().__init__(settings.max_num_seqs)
+        torch.set_num_threads(settings.num_threads or available_cores())
+        torch.set_grad_enabled(False)
+        dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
+        self._layers = [RowLayer(settings.max_num_seqs) for _ in range(self._model.config.num_hidden_layers)]
+        self._store = Cache(layers=self._layers)
+
+    def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
+        cache = DynamicCache()
+        output = self._model(torch.tensor([list(prompt)]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        for layer, filled in zip(self._layers, cache.layers, strict=True):
+            layer.fill(row, filled.keys, filled.values)
+        return _numpy(output.logits[0, -1])
+
+    def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+        held = torch.from_numpy(lengths)
+        for layer in self._layers:
+            layer.lengths = held
+        seen = torch.arange(int(held.max()) + 1)[None, :] <= held[:, None]
+        output = self._model(
+            torch.tensor(tokens)[:, None], attention_mask=seen[:, None, None, :], position_ids=held[:, None],
+            past_key_values=self._store, use_cache=True,
+        )  # fmt: skip
+        return _numpy(output.logits[:, 0])
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        for layer in self._layers:
+            layer.move(source, target, length)
+
+    def _logits(self, tokens: Sequence[int]) -> Logits:
+        return _numpy(self._model(torch.tensor([list(tokens)]), use_cache=False).logits[0])
+
+
+def _numpy(logits: torch.Tensor) -> Logits:
+    result: Logits = logits.float().numpy()
+    return result

@@ -1,0 +1,170 @@
+"""Quantization: GGUF through AutoRound (Cheng et al. 2023, arxiv.org/abs/2309.05516) and its converters, ONNX through
+ONNX Runtime GenAI's model builder.
+
+F16, BF16 and Q8_0 are conversions. Q4_0 and Q4_K_M search their scales on calibration text, and with `iterations`
+above 0 tune the rounding of every block by signed gradient descent. The text should be the user's own: tuned on
+foreign text, SmolLM2's perplexity improved while its chat got worse (DESIGN, section 6).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pennyweight import checkpoint
+from pennyweight.errors import ModelError, UsageError
+from pennyweight.model import Model
+from pennyweight.techniques import Technique
+
+CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
+TUNED = {"Q4_K_M": "gguf:q4_k_m", "Q4_0": "gguf:q4_0"}
+ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4"}
+SCHEMES = (*CONVERSIONS, *TUNED, *ONNX)
+
+WINDOW = 256  # tokens of one calibration sample
+MOST_WINDOWS = 32
+BATCH = 4
+SEARCH_ROWS = 8192  # rows of a weight whose scales are searched at a time: what fits into the cache
+
+
+@dataclass(frozen=True)
+class Quantize(Technique):
+    """`calibration` is text of the tuning half; only the schemes that search their scales use it."""
+
+    scheme: str = "Q8_0"
+    iterations: int = 0
+    calibration: tuple[str, ...] = ()
+
+    name: ClassVar[str] = "quantize"
+    packages: ClassVar[tuple[str, ...]] = ("auto-round", "onnxruntime-genai", "gguf")
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise UsageError(f"Scheme {self.scheme!r} is unknown: use one of {', '.join(SCHEMES)}.")
+        if self.iterations < 0:
+            raise UsageError(f"--iterations {self.iterations} is not possible: use 0 (no tuning) or more.")
+        if self.iterations and self.scheme not in TUNED:
+            raise UsageError(f"{self.scheme} has nothing to tune: leave --iterations away, or use {', '.join(TUNED)}.")
+
+    def settings(self) -> dict[str, Any]:
+        if self.scheme not in TUNED:
+            return {"scheme": self.scheme}
+        digest = hashlib.sha256("\0".join(self.calibration).encode()).hexdigest()[:16]
+        return {
+            "scheme": self.scheme, "iterations": self.iterations,
+            "calibration": {"sha256": digest, "texts": len(self.calibration)},
+        }  # fmt: skip
+
+    def result_kind(self, model: Model) -> tuple[str, str]:
+        if model.format != "huggingface":
+            raise ModelError(f"{model.path} is {model.format}: quantize the Hugging Face directory it was made from.")
+        if self.scheme in TUNED and not self.calibration:
+            raise UsageError(f"{self.scheme} needs text to calibrate on: name a workload.")
+        return ("onnx" if self.scheme in ONNX else "gguf"), self.scheme
+
+    def build(self, source: Path, target: Path) -> None:
+        if self.scheme in CONVERSIONS:
+            convert_to_gguf(source, target / "model.gguf", CONVERSIONS[self.scheme])
+        elif self.scheme in TUNED:
+            self._autoround(source, target)
+        else:
+            build_onnx(source, target, ONNX[self.scheme])
+        checkpoint.copy_tokenizer(source, target)
+
+    def _autoround(self, source: Path, target: Path) -> None:
+        from auto_round import AutoRound
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        windows, length = self._windows(tokenizer, source)
+        scheme = TUNED[self.scheme]
+        with scale_search_by_rows():
+            AutoRound(
+                str(source), tokenizer=tokenizer, scheme=scheme, iters=self.iterations, dataset=windows,
+                nsamples=sum(len(w) for w in windows), seqlen=length, batch_size=BATCH, enable_torch_compile=False,
+                device_map="cpu", low_cpu_mem_usage=False,
+            ).quantize_and_save(str(target / "autoround"), format=scheme)  # fmt: skip
+        made = sorted((target / "autoround").rglob("*.gguf"))
+        if len(made) != 1:
+            raise ModelError(f"AutoRound wrote {len(made)} GGUF files for {self.scheme} where one was expected.")
+        made[0].rename(target / "model.gguf")
+        shutil.rmtree(target / "autoround")
+
+    def _windows(self, tokenizer: Any, source: Path) -> tuple[list[Any], int]:
+        """All texts as one stream of tokens, cut into batches of equal windows."""
+        import torch
+
+        context = json.loads((source / "config.json").read_text()).get("max_position_embeddings", WINDOW)
+        length = min(WINDOW, context)
+        stream: list[int] = []
+        for text in self.calibration:
+            stream += tokenizer(text)["input_ids"]
+        count = min(MOST_WINDOWS, len(stream) // length)
+        if count < BATCH:
+            raise ModelError(
+                f"The calibration text has {len(stream)} tokens, {BATCH * length} are needed: give a longer workload."
+            )
+        rows = torch.tensor(stream[: count * length]).reshape(count, length)
+        return [rows[start : start + BATCH] for start in range(0, count, BATCH)], length
+
+
+def convert_to_gguf(source: Path, target: Path, file_type: str) -> None:
+    """The llama.cpp converters that AutoRound carries along, without any quantizer of its own."""
+    import gguf
+    import torch
+    from auto_round.export.export_to_gguf.config import ModelType
+    from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
+
+    conversion = get_conversion(str(source), model_type=ModelType.TEXT)
+    try:
+        parameters = conversion.ModelBase.load_hparams(source, False)
+        architecture = conversion.get_model_architecture(parameters, conversion.model_type(ModelType.TEXT))
+        converter = conversion.get_model_class(architecture)
+    except NotImplementedError as error:
+        raise ModelError(f"llama.cpp's converters do not know this architecture ({error}): use another engine.") from None
+    with torch.inference_mode():
+        converter(source, getattr(gguf.LlamaFileType, file_type), target, hparams=parameters).write()
+
+
+@contextlib.contextmanager
+def scale_search_by_rows() -> Iterator[None]:
+    """AutoRound 0.16 searches the scales of a whole weight at once, some 200 passes over memory. In pieces that fit
+    into the cache the same search gives the same scales, seven times faster. Undone when the context ends."""
+    import torch
+    from auto_round.data_type import int as integers
+
+    whole = integers.search_scales
+
+    def by_rows(data: torch.Tensor, bits: int, qw: Any = None) -> torch.Tensor:
+        flat = data.reshape(-1, data.shape[-1])
+        weights = qw.expand_as(data).reshape(flat.shape) if isinstance(qw, torch.Tensor) else None
+        pieces = []
+        for start in range(0, len(flat), SEARCH_ROWS):
+            rows = slice(start, start + SEARCH_ROWS)
+            pieces.append(whole(flat[rows], bits, weights[rows] if weights is not None else qw))
+        return torch.cat(pieces).reshape(*data.shape[:-1], 1)
+
+    integers.search_scales = by_rows
+    try:
+        yield
+    finally:
+        integers.search_scales = whole
+
+
+def build_onnx(source: Path, target: Path, precision: str) -> None:
+    """ONNX Runtime GenAI's builder, for its CPU provider, on full-precision or GPTQ weights."""
+    from onnxruntime_genai.models import builder
+
+    with tempfile.TemporaryDirectory(prefix="pennyweight-onnx-") as cache:
+        options = builder.parse_extra_options(None, str(source), str(target), precision, "cpu", cache, ["hf_token=false"])
+        try:
+            builder.create_model(None, str(source), str(target), precision, "cpu", cache, **options)
+        except NotImplementedError as error:
+            raise ModelError(f"ONNX Runtime's builder cannot build this model ({error}): use another engine.") from None
