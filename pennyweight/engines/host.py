@@ -1,19 +1,23 @@
-"""The thread that drives a runtime, and its counters. Requests come in from asyncio; events go back in one hop a step."""
+"""The worker's side of an engine: starts its driver process, sends it requests, hands events to whoever waits."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
+import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from pennyweight.engines import Event, Generation, Runtime, Score
+from pennyweight.engines import Event, Generation, Score, driver
+from pennyweight.errors import EngineError
 
 LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+CLOSE_SECONDS = 3.0
 
 
 class Metrics:
@@ -42,118 +46,120 @@ class _Running:
 
 
 class Host:
-    """Owns the runtime: only its thread ever touches it."""
+    """Everything but `start` belongs to the asyncio thread. `on_death` is called once if the driver ends by itself."""
 
-    def __init__(self, runtime: Runtime, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_death: Callable[[], None] = lambda: None) -> None:
         self.metrics = Metrics()
         self.failure: str | None = None
-        self._runtime = runtime
-        self._loop = loop
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._running: dict[str, _Running] = {}  # belongs to the asyncio thread
-        self._active: set[str] = set()  # belongs to the engine thread
-        self._closing = False
-        self._thread = threading.Thread(target=self._drive, name="engine", daemon=True)
-        self._thread.start()
+        self._loop, self._on_death = loop, on_death
+        self._running: dict[str, _Running] = {}
+        self._scores: dict[int, asyncio.Future[Score]] = {}
+        self._keys = count()
 
-    # -- called from asyncio --
+    def start(self, engine: str, settings: Mapping[str, Any], directory: str) -> None:
+        """Load the model in a new process; returns when it is ready, raises the sentence that says why not."""
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        arguments = (theirs, engine, dict(settings), directory)
+        self._process = context.Process(target=driver.run, args=arguments, name=f"{engine}-driver", daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            first = self._connection.recv()
+        except EOFError:
+            self._process.join(CLOSE_SECONDS)
+            raise EngineError(f"{engine} ended while it loaded{_by_signal(self._process.exitcode)}.") from None
+        if first[0] == "failed":
+            raise EngineError(first[1])
+        threading.Thread(target=self._listen, name="driver-messages", daemon=True).start()
 
     def submit(self, generation: Generation, sink: Callable[[Event], None]) -> None:
+        if self.failure:
+            raise EngineError(self.failure)
         self._running[generation.id] = _Running(sink)
         self.metrics.running.inc()
         self.metrics.prompt_tokens.inc(len(generation.prompt))
-        self._inbox.put(lambda: self._begin(generation))
+        self._connection.send(("submit", generation))
 
     def cancel(self, generation_id: str) -> None:
         """Stop a generation whose client has left or has enough; its sink hears nothing more."""
         if self._running.pop(generation_id, None) is not None:
             self.metrics.running.dec()
             self.metrics.finished.labels("abort").inc()
-            self._inbox.put(lambda: self._end(generation_id))
+            if not self.failure:
+                self._connection.send(("cancel", generation_id))
 
     async def score(self, tokens: Sequence[int]) -> Score:
-        answer: asyncio.Future[Score] = self._loop.create_future()
-
-        def work() -> None:
-            try:
-                score = self._runtime.score(tokens)
-            except Exception as error:  # whatever the library raises is this request's answer
-                self._loop.call_soon_threadsafe(_settle, answer, None, error)
-            else:
-                self._loop.call_soon_threadsafe(_settle, answer, score, None)
-
-        self._inbox.put(work)
+        if self.failure:
+            raise EngineError(self.failure)
+        key = next(self._keys)
+        answer = self._scores[key] = self._loop.create_future()
+        self._connection.send(("score", key, list(tokens)))
         return await answer
 
     def close(self) -> None:
-        self._closing = True
-        self._inbox.put(lambda: None)
-        self._thread.join(timeout=10)
-
-    # -- the engine thread --
-
-    def _drive(self) -> None:
-        while not self._closing:
-            self._drain(wait=not self._active)
-            if not self._active:
-                continue
+        if self._process.is_alive():
             try:
-                events = self._runtime.step()
-            except Exception as error:  # a step that failed fails every request in its batch
-                self.failure = f"{type(error).__name__}: {error}"
-                events = [Event(i, finish="error", error=self.failure) for i in self._active]
-            self._active.difference_update(event.id for event in events if event.finish)
-            if events:
-                self._loop.call_soon_threadsafe(self._deliver, events)
-        self._runtime.close()
+                self._connection.send(("close",))
+            except OSError:
+                pass  # it ended between the two lines
+            self._process.join(CLOSE_SECONDS)
+            self._process.kill()  # a step can take longer than anybody wants to wait
 
-    def _drain(self, *, wait: bool) -> None:
-        if wait:
-            self._inbox.get()()
-        while True:
-            try:
-                self._inbox.get_nowait()()
-            except queue.Empty:
-                return
+    # -- messages from the driver --
 
-    def _begin(self, generation: Generation) -> None:
+    def _listen(self) -> None:
         try:
-            self._runtime.submit(generation)
-        except Exception as error:  # the library's refusal belongs to this request alone
-            event = Event(generation.id, finish="error", error=f"{type(error).__name__}: {error}")
-            self._loop.call_soon_threadsafe(self._deliver, [event])
-        else:
-            self._active.add(generation.id)
+            while True:
+                message = self._connection.recv()
+                self._loop.call_soon_threadsafe(self._take, message)
+        except (EOFError, OSError):
+            self._process.join(CLOSE_SECONDS)
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._die)
 
-    def _end(self, generation_id: str) -> None:
-        if generation_id in self._active:
-            self._active.discard(generation_id)
-            self._runtime.cancel(generation_id)
+    def _take(self, message: tuple[Any, ...]) -> None:
+        if message[0] == "events":
+            for event in message[1]:
+                self._deliver(event)
+            return
+        _, key, score, fault = message
+        answer = self._scores.pop(key)
+        if not answer.done():  # else the client has left
+            if fault is None:
+                answer.set_result(score)
+            else:
+                answer.set_exception(EngineError(f"The prompt could not be scored: {fault}"))
 
-    # -- back in asyncio --
+    def _deliver(self, event: Event) -> None:
+        running = self._running.get(event.id)
+        if running is None:
+            return  # cancelled meanwhile
+        if event.tokens:
+            self.metrics.generation_tokens.inc(len(event.tokens))
+            if not running.begun:
+                running.begun = True
+                self.metrics.first_token.observe(time.perf_counter() - running.arrived)
+        if event.finish:
+            del self._running[event.id]
+            self.metrics.running.dec()
+            self.metrics.finished.labels(event.finish).inc()
+            self.metrics.end_to_end.observe(time.perf_counter() - running.arrived)
+        running.sink(event)
 
-    def _deliver(self, events: Sequence[Event]) -> None:
-        for event in events:
-            running = self._running.get(event.id)
-            if running is None:
-                continue  # cancelled meanwhile
-            if event.tokens:
-                self.metrics.generation_tokens.inc(len(event.tokens))
-                if not running.begun:
-                    running.begun = True
-                    self.metrics.first_token.observe(time.perf_counter() - running.arrived)
-            if event.finish:
-                del self._running[event.id]
-                self.metrics.running.dec()
-                self.metrics.finished.labels(event.finish).inc()
-                self.metrics.end_to_end.observe(time.perf_counter() - running.arrived)
-            running.sink(event)
+    def _die(self) -> None:
+        """The driver is gone: everyone who waits hears of it."""
+        self.failure = f"The engine's process ended{_by_signal(self._process.exitcode)}."
+        for generation_id, running in list(self._running.items()):
+            running.sink(Event(generation_id, finish="error", error=self.failure))
+        self._running.clear()
+        for answer in self._scores.values():
+            if not answer.done():
+                answer.set_exception(EngineError(self.failure))
+        self._on_death()
 
 
-def _settle(answer: asyncio.Future[Score], score: Score | None, error: Exception | None) -> None:
-    if answer.done():
-        return  # the client left
-    if error is not None:
-        answer.set_exception(error)
-    elif score is not None:
-        answer.set_result(score)
+def _by_signal(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f" with exit code {code}"
+    return f", killed by signal {-code}" + (" (often: out of memory)" if code == -9 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pennyweight.errors import EngineRefused
 from pennyweight.hardware import Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
+PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class OpenVINO(Engine):
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = False
     kv_cache_dtype: str = "auto"
+    inference_precision: str = "auto"
 
     name: ClassVar[str] = "openvino"
     packages: ClassVar[tuple[str, ...]] = ("openvino_genai", "openvino")
@@ -35,17 +38,24 @@ class OpenVINO(Engine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
-            raise EngineRefused(
-                f"openvino: kv_cache_dtype={self.kv_cache_dtype!r} is unknown: use one of {', '.join(KV_CACHE_DTYPES)}."
-            )
+        for setting, known in (("kv_cache_dtype", KV_CACHE_DTYPES), ("inference_precision", PRECISIONS)):
+            value = getattr(self, setting)
+            if value not in known:
+                raise EngineRefused(f"openvino: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
         if self.max_num_batched_tokens < 16:
             raise EngineRefused(
                 f"openvino: max_num_batched_tokens={self.max_num_batched_tokens} is too few: use 16 or more."
             )
 
     def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
-        return {"enable_prefix_caching": (False, True), "max_num_batched_tokens": (512, 256)}
+        choices: dict[str, tuple[Any, ...]] = {
+            "kv_cache_dtype": ("auto", "bf16"),
+            "enable_prefix_caching": (False, True),
+            "max_num_batched_tokens": (512, 256),
+        }
+        if "avx512_bf16" in hardware.flags or "amx_bf16" in hardware.flags:
+            choices["inference_precision"] = ("auto", "f32")  # auto is bf16 where the machine has it
+        return choices
 
     def load(self, directory: Path) -> Runtime:
         return OpenVINORuntime(directory, self)
@@ -59,8 +69,11 @@ class OpenVINORuntime:
         self._openvino, self._genai = openvino, openvino_genai
         self._file = directory / "model.gguf"
         self._properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": settings.num_threads or available_cores()}
-        if settings.kv_cache_dtype != "auto":
-            self._properties["KV_CACHE_PRECISION"] = settings.kv_cache_dtype
+        for name, value in (
+            ("KV_CACHE_PRECISION", settings.kv_cache_dtype), ("INFERENCE_PRECISION_HINT", settings.inference_precision),
+        ):  # fmt: skip
+            if value != "auto":
+                self._properties[name] = value
         schedule = openvino_genai.SchedulerConfig()
         schedule.max_num_seqs = settings.max_num_seqs
         schedule.max_num_batched_tokens = settings.max_num_batched_tokens
@@ -69,11 +82,16 @@ class OpenVINORuntime:
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(self._file), schedule, "CPU", self._properties
         )
+        self._max_num_seqs = settings.max_num_seqs  # the pipeline does not hold its own limit while it splits prompts
+        self._waiting: deque[Generation] = deque()
         self._handles: dict[str, tuple[Any, Generation]] = {}
         self._numbers = 0
         self._scorer: Scorer | None = None
 
     def submit(self, generation: Generation) -> None:
+        self._waiting.append(generation)
+
+    def _admit(self, generation: Generation) -> None:
         settings: dict[str, Any] = {"max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0}
         if generation.temperature > 0:
             settings |= {
@@ -91,6 +109,8 @@ class OpenVINORuntime:
         self._handles[generation.id] = (handle, generation)
 
     def step(self) -> list[Event]:
+        while self._waiting and len(self._handles) < self._max_num_seqs:
+            self._admit(self._waiting.popleft())
         self._pipeline.step()
         events = []
         for handle, generation in list(self._handles.values()):
@@ -122,6 +142,7 @@ class OpenVINORuntime:
         return Event(generation.id, tokens, _matching(logprobs, tokens), finish=finish)
 
     def cancel(self, generation_id: str) -> None:
+        self._waiting = deque(g for g in self._waiting if g.id != generation_id)
         handle, _ = self._handles.pop(generation_id, (None, None))
         if handle is not None:
             handle.cancel()

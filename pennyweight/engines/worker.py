@@ -1,6 +1,6 @@
 """The OpenAI face of an engine that is a library: `python -m pennyweight.engines.worker --spec … --port …`.
 
-One process, two threads: asyncio speaks HTTP, the host's thread drives the runtime.
+This process speaks HTTP; a driver process of its own (see driver.py) holds the runtime.
 """
 
 from __future__ import annotations
@@ -39,9 +39,6 @@ from pennyweight.engines.host import Host
 from pennyweight.engines.text import TextStream
 from pennyweight.errors import EngineError, ModelError, PennyweightError
 from pennyweight.tokenizer import Tokenizer
-
-# A waiting thread gets the interpreter after this long: with the default of 5 ms every engine step would wait for it.
-SWITCH_INTERVAL = 0.0005
 
 
 class Refused(PennyweightError):
@@ -208,13 +205,7 @@ def application(served: Served) -> Starlette:
             raise Refused("max_tokens 0 asks for nothing: add echo and logprobs to score the prompt.", "max_tokens")
         if len(answer.prompt_tokens) < 2:
             raise Refused("A prompt of one token has nothing to score: send two or more.", "prompt")
-        try:
-            score = await served.host.score(answer.prompt_tokens)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise EngineError(f"{served.engine.name} could not score this prompt: {error}") from error
-        return JSONResponse(scored(answer, score))
+        return JSONResponse(scored(answer, await served.host.score(answer.prompt_tokens)))
 
     async def chat(request: Request) -> Response:
         return await answer_call(request, ChatBody)
@@ -314,19 +305,21 @@ async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
     engine = engines.make(spec["engine"], spec["settings"])
     tokenizer = Tokenizer(directory)
     config = json.loads((directory / "config.json").read_text())
-    runtime = engine.load(directory)
+    hosted = Host(asyncio.get_running_loop(), on_death=lambda: setattr(server, "should_exit", True))
     served = Served(
-        engine, Host(runtime, asyncio.get_running_loop()), tokenizer, spec["served_name"],
-        int(config.get("max_position_embeddings", 2048)),
-    )  # fmt: skip
-    configuration = uvicorn.Config(
+        engine, hosted, tokenizer, spec["served_name"], int(config.get("max_position_embeddings", 2048))
+    )
+    server = uvicorn.Server(uvicorn.Config(
         application(served), host=host, port=port, log_level="warning", access_log=False, http="httptools", loop="uvloop",
         timeout_graceful_shutdown=5, ws="none", lifespan="off",
-    )  # fmt: skip
+    ))  # fmt: skip
+    await asyncio.to_thread(hosted.start, spec["engine"], spec["settings"], str(directory))
     try:
-        await uvicorn.Server(configuration).serve()
+        await server.serve()
     finally:
-        served.host.close()
+        hosted.close()
+    if hosted.failure:
+        raise EngineError(hosted.failure)
 
 
 def main() -> None:
@@ -338,7 +331,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.parent:
         _watch_parent(arguments.parent)
-    sys.setswitchinterval(SWITCH_INTERVAL)
     logging.basicConfig(level=logging.WARNING)
     try:
         uvloop.run(_serve(json.loads(arguments.spec), arguments.host, arguments.port))
