@@ -51,7 +51,6 @@ class OpenVINO(Engine):
         choices: dict[str, tuple[Any, ...]] = {
             "kv_cache_dtype": ("auto", "bf16"),
             "enable_prefix_caching": (False, True),
-            "max_num_batched_tokens": (512, 256),
         }
         if "avx512_bf16" in hardware.flags or "amx_bf16" in hardware.flags:
             choices["inference_precision"] = ("auto", "f32")  # auto is bf16 where the machine has it

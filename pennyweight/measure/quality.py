@@ -24,7 +24,7 @@ from pennyweight.serve import Endpoint
 from pennyweight.workload import Request, Workload
 
 GREEDY = Sampling(temperature=0.0)
-ANSWER_CONCURRENCY = 16
+ANSWER_CONCURRENCY = 32
 SCORE_CONCURRENCY = 2
 FIRST_LOOK = 16  # requests; each further look doubles them
 FEWEST_SESSIONS = 8  # below this a bootstrap interval says nothing

@@ -1,0 +1,64 @@
+"""The command line: one module a verb, found by its name. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import re
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from pennyweight.errors import PennyweightError
+
+NOT_VERBS = ("console", "options", "targets")
+PAIR = re.compile(r"^[a-z0-9]+:[0-9.]+$")
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="pw", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="A model, a workload and a budget go in; the cheapest deployment proven to hold the budget comes out, and is "
+    "served. Exit codes: 0 proven, 1 error, 2 usage, 3 infeasible, 4 quality gate failed.",
+)  # fmt: skip
+
+for _module in sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in NOT_VERBS):
+    app.command(name=_module.replace("_", "-"))(getattr(import_module(f"{__name__}.{_module}"), _module))
+
+
+def main() -> None:
+    """Run the command line; whatever goes wrong ends as one sentence and an exit code."""
+    try:
+        code = app(args=spread_pairs(sys.argv[1:]), standalone_mode=False)
+    except PennyweightError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Interrupted. What was measured is kept: --resume goes on from there.", INTERRUPTED)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the argument parser's own: unknown option, missing argument
+            _fail(f"{error.format_message()} See `pw --help`.", 2)
+        if os.environ.get("PENNYWEIGHT_DEBUG"):
+            raise
+        _fail(f"Internal error ({type(error).__name__}: {error}): set PENNYWEIGHT_DEBUG=1 for where, and report it.", 1)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def spread_pairs(arguments: list[str]) -> list[str]:
+    """`--goodput ttft:500 tpot:60`, as vLLM spells it, into one value that the parser takes."""
+    spread: list[Any] = []
+    for argument in arguments:
+        previous = spread[-1] if spread else ""
+        if PAIR.match(argument) and len(spread) > 1 and spread[-2] in ("--goodput", "--slo") and ":" in previous:
+            spread[-1] = f"{previous},{argument}"
+        else:
+            spread.append(argument)
+    return spread
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"pw: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,64 @@
+"""`pw bench`: replay a workload against a deployment or a URL."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pennyweight.cli import options
+
+
+def bench(
+    target: Annotated[str, typer.Argument(help="A deployment's directory or file, a URL, or with --engine a model.")],
+    workload: options.WorkloadName = "chat",
+    engine: Annotated[str | None, typer.Option(help="Serve the model directory TARGET with this engine.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="An engine setting, name=value.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name at a URL that serves several.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Directory of the tokenizer, for length-only traces.")] = None,
+    max_concurrency: options.MaxConcurrency = options.CONCURRENCY,
+    request_rate: Annotated[float | None, typer.Option(help="Requests per second, Poisson.")] = None,
+    burstiness: Annotated[float, typer.Option(help="Gamma shape of the arrivals; 1 is Poisson.")] = 1.0,
+    as_recorded: Annotated[bool, typer.Option(help="Send at the times that the trace recorded.")] = False,
+    time_scale: Annotated[float, typer.Option(help="Stretch recorded times; below 1 is faster.")] = 1.0,
+    ignore_eos: Annotated[bool, typer.Option(help="Always answer with max_tokens tokens.")] = False,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    goodput: Annotated[str | None, typer.Option(help="SLOs of good requests in ms: ttft:500 tpot:60 (also e2el).")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(help="What the machine costs, in dollars.")] = None,
+    num_prompts: options.NumPrompts = None,
+    seed: options.Seed = 0,
+    trace_format: options.TraceFormat = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the measurement here as JSON.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure latency, throughput, goodput and resources of TARGET under a workload."""
+    from contextlib import ExitStack
+
+    from pennyweight.cli.console import Live
+    from pennyweight.cli.targets import parse
+    from pennyweight.measure.client import Sampling
+    from pennyweight.measure.speed import measure_speed, summary_rows
+
+    times = options.arrivals(max_concurrency, request_rate, burstiness, as_recorded, time_scale)
+    slos = options.pairs(goodput, "--goodput")
+    parsed = parse(target, engine, options.settings(setting))
+    requests = options.workload(workload, trace_format, num_prompts, seed, tokenizer or parsed.tokenizer)
+    api_key = os.environ.get("OPENAI_API_KEY")
+    with Live() as live, ExitStack() as stack:
+        live.stage(f"Starting {parsed.label}")
+        endpoint = parsed.open(stack, model, api_key)
+        live.stage(f"Replaying {requests.name}: {len(requests.requests)} requests")
+        synthetic = any(request.prompt_tokens for request in requests.requests)
+        measurement = measure_speed(
+            endpoint, requests, times, Sampling(temperature, seed, ignore_eos or synthetic), seed=seed, goodput=slos,
+            price_per_hour=price_per_hour, api_key=api_key, progress=live.progress,
+        )  # fmt: skip
+    for name, unit, value in summary_rows(measurement):
+        typer.echo(f"{name:<28}{value:>16,.3f} {unit}")
+    if output is not None:
+        output.write_text(json.dumps(measurement.as_json(), indent=1) + "\n")
+    if as_json:
+        print(json.dumps({name: value for name, _, value in summary_rows(measurement)}))

@@ -1,0 +1,38 @@
+"""`pw doctor`: this machine, the engines, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import typer
+
+from pennyweight.cli import options
+
+
+def doctor(as_json: options.AsJson = False) -> None:
+    """Show the hardware with its measured rates, the engines, and the command that mends what is missing."""
+    from pennyweight.checkpoint import cache_directory
+    from pennyweight.cli.console import Live
+    from pennyweight.plan.machine import measured_hardware
+    from pennyweight.serve import catalogue
+
+    with Live() as live:
+        live.stage("Measuring this machine")
+        hardware = measured_hardware(fresh=True)
+    offers = [catalogue.offer(name) for name in catalogue.names()]
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    typer.echo(f"CPU        {hardware.cpu}, {hardware.cores} cores, {' '.join(hardware.flags) or 'no special instructions'}")
+    typer.echo(f"Memory     {hardware.memory_bytes / 2**30:.1f} GiB, read at {hardware.memory_bandwidth / 2**30:.1f} GiB/s")
+    rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in hardware.arithmetic_rate.items())
+    typer.echo(f"Arithmetic {rates} billion operations/s")
+    typer.echo(f"GPU        {', '.join(hardware.gpus) or 'none'}")
+    typer.echo(f"Cache      {cache}, {free / 2**30:.0f} GiB free")
+    for offer in offers:
+        state = offer.missing or f"{offer.version}, {offer.model_format}: {', '.join(offer.schemes)}"
+        typer.echo(f"{offer.engine:<13}{state}")
+    if as_json:
+        engines = {o.engine: {"version": o.version, "missing": o.missing, "schemes": o.schemes} for o in offers}
+        print(json.dumps({"hardware": hardware.as_json(), "engines": engines, "cache": str(cache), "free_bytes": free}))

@@ -1,0 +1,137 @@
+"""Words of the command line to values: pairs, shares, sizes, settings; and options that several verbs have."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pennyweight.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pennyweight.model import Model
+    from pennyweight.workload import Arrivals, Workload
+
+SIZES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+SLO_QUANTITIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e"}
+CONCURRENCY = 32
+
+WorkloadName = Annotated[
+    str, typer.Option("--workload", "-w", help="chat, extract or tasks (built in), or a workload or trace file.")
+]
+NumPrompts = Annotated[int | None, typer.Option(help="Use only so many requests of the workload.")]
+Seed = Annotated[int, typer.Option(help="For the split, the order, arrivals and synthetic prompts.")]
+MaxConcurrency = Annotated[int, typer.Option(help="Requests at once in a closed loop.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one last line of JSON, for programs.")]
+TraceFormat = Annotated[str | None, typer.Option(help="The trace's format, where it is not recognised.")]
+
+
+def pairs(text: str | None, option: str) -> dict[str, float]:
+    """`ttft:500,tpot:60` -> {"ttft": 500.0, "tpot": 60.0}."""
+    found: dict[str, float] = {}
+    for part in filter(None, re.split(r"[,\s]+", text or "")):
+        name, _, value = part.partition(":")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise UsageError(f"{option} {part!r} is no name:milliseconds, as in ttft:500.") from None
+    return found
+
+
+def slo(text: str | None, percentile: int) -> dict[str, float]:
+    """SLO words to the quantities that they limit."""
+    if percentile not in (50, 90, 95, 99):
+        raise UsageError(f"--percentile {percentile} is not measured: use 50, 90, 95 or 99.")
+    limits = {}
+    for name, bound in pairs(text, "--slo").items():
+        if name not in SLO_QUANTITIES:
+            raise UsageError(f"--slo knows no {name!r}: use {', '.join(SLO_QUANTITIES)}.")
+        limits[f"{SLO_QUANTITIES[name]}_p{percentile}_ms"] = bound
+    return limits
+
+
+def share(text: str | None, option: str) -> float | None:
+    """`1%` or `0.01` -> 0.01."""
+    if text is None:
+        return None
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no share: write 1% or 0.01.") from None
+
+
+def size(text: str | None, option: str) -> float | None:
+    """`2GiB` -> bytes."""
+    if text is None:
+        return None
+    matched = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
+    if matched is None or matched[2].lower() not in SIZES:
+        raise UsageError(f"{option} {text!r} is no size: write it as 2GiB or 800MB.")
+    return float(matched[1]) * SIZES[matched[2].lower()]
+
+
+def settings(words: list[str] | None) -> dict[str, Any]:
+    """`name=value` words to engine settings; true, false and numbers are taken as such."""
+    found: dict[str, Any] = {}
+    for word in words or []:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"--set {word!r} is no name=value.")
+        value: Any = {"true": True, "false": False}.get(text.lower(), text)
+        for number in (int, float):
+            if isinstance(value, str):
+                try:
+                    value = number(value)
+                except ValueError:
+                    continue
+        found[name.replace("-", "_")] = value
+    return found
+
+
+def arrivals(
+    max_concurrency: int, request_rate: float | None, burstiness: float, recorded: bool, time_scale: float
+) -> Arrivals:
+    """One of: recorded times, a rate, a closed loop."""
+    from pennyweight.workload import Arrivals
+
+    if recorded and request_rate is not None:
+        raise UsageError("--as-recorded and --request-rate contradict each other: use one of them.")
+    if recorded:
+        return Arrivals("recorded", time_scale=time_scale)
+    if request_rate is not None:
+        kind = "poisson" if burstiness == 1.0 else "gamma"
+        return Arrivals(kind, request_rate=request_rate, burstiness=burstiness)
+    return Arrivals("closed", max_concurrency=max_concurrency)
+
+
+def workload(name: str, trace_format: str | None, num_prompts: int | None, seed: int, model: Path | None) -> Workload:
+    """The workload, cut and, where it has lengths only, filled with prompts for the model's tokenizer."""
+    from pennyweight import traces
+    from pennyweight.traces.synthesize import synthesize
+
+    found = traces.load(name, trace_format).take(num_prompts, seed)
+    if any(request.shape is not None for request in found.requests):
+        if model is None:
+            raise UsageError("A length-only trace needs a tokenizer: add --tokenizer with the model's directory.")
+        from pennyweight.tokenizer import Tokenizer
+
+        encode = Tokenizer(model).encode
+        found = synthesize(found, lambda text: encode(text, add_special_tokens=False), seed)
+    return found
+
+
+def open_model(reference: str, progress: Callable[[int, int], None]) -> Model:
+    """The user's model as a Hugging Face directory, de-quantised from GGUF where it is one."""
+    from pennyweight import checkpoint, techniques
+    from pennyweight.techniques.dequantize import Dequantize
+
+    model = checkpoint.open_model(reference)
+    if model.format == "gguf" and model.path.is_file():
+        return techniques.apply(Dequantize(), model, progress)
+    if model.format != "huggingface":
+        raise UsageError(f"{reference} is a {model.scheme} artifact: give the model that it was made from.")
+    return model

@@ -1,0 +1,52 @@
+"""`pw quantize`: one technique on one model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pennyweight.cli import options
+from pennyweight.errors import StorageError
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="A Hub id, a Hugging Face directory, a .gguf file, or `demo`.")],
+    scheme: Annotated[str, typer.Option(help="F16, BF16, Q8_0, Q4_K_M, Q4_0 (GGUF); FP32, INT8, INT4 (ONNX).")],
+    workload: options.WorkloadName = "chat",
+    iterations: Annotated[int, typer.Option(help="Tuning iterations; 0 searches scales only.")] = 0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Copy the artifact here as well.")] = None,
+    seed: options.Seed = 0,
+    trace_format: options.TraceFormat = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Quantize MODEL, calibrated on the workload's tuning half."""
+    import shutil
+
+    from pennyweight import techniques
+    from pennyweight.cli.console import Live
+    from pennyweight.techniques.quantize import TUNED, Quantize
+    from pennyweight.workload import texts
+
+    if output is not None and output.exists():
+        raise StorageError(f"{output} is already there: choose another directory with -o.")
+    Quantize(scheme, iterations)  # refuse a wrong scheme before the model is opened
+    with Live() as live:
+        live.stage(f"Opening {model}")
+        opened = options.open_model(model, live.progress)
+        calibration: tuple[str, ...] = ()
+        if scheme in TUNED:
+            tuning, _ = options.workload(workload, trace_format, None, seed, opened.path).split(seed)
+            calibration = tuple(texts(tuning.requests))
+        live.stage(f"Quantizing {opened.name} to {scheme}")
+        made = techniques.apply(Quantize(scheme, iterations, calibration), opened, live.progress)
+    if output is not None:
+        shutil.copytree(made.path, output)
+    place = output or made.path
+    ratio = opened.weight_bytes / made.weight_bytes
+    typer.echo(f"{scheme}: {made.weight_bytes / 1e6:.0f} MB, {ratio:.2f} times smaller than {opened.scheme}, in {place}")
+    if as_json:
+        row = {"scheme": scheme, "id": made.id, "path": str(place), "bytes": made.weight_bytes, "smaller": ratio}
+        print(json.dumps(row))

@@ -1,0 +1,31 @@
+"""`pw verify DIR`: does a deployment still hold what it was accepted with?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pennyweight.cli import options
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="What `pw optimize -o` wrote.")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Check the artifact's checksums and run every gate of DIRECTORY again."""
+    from pennyweight.cli.console import Live, figures
+    from pennyweight.search.verify import verify as run
+
+    with Live() as live:
+        result = run(directory, live.stage, live.progress)
+    typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}")
+    for limit in result.verdict.limits:
+        typer.echo(f"  {limit.reason}: {limit.outcome}")
+    if result.skipped:
+        typer.echo(f"  Not held here, since this is another machine: {', '.join(result.skipped)}")
+    if as_json:
+        row = {**result.verdict.as_json(), **result.measurement.as_json(), "skipped": list(result.skipped)}
+        print(json.dumps(row))

@@ -1,0 +1,109 @@
+"""What could be tried: engine x scheme x settings, without what is illegal, in the order of what it promises."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pennyweight.errors import UsageError
+from pennyweight.hardware import Hardware
+from pennyweight.measurement import Measurement
+from pennyweight.model import Model
+from pennyweight.plan import cost
+from pennyweight.serve import catalogue
+
+# Schemes that change no weight beyond its last bits: "the unmodified model".
+UNMODIFIED = ("F32", "FP32", "BF16", "F16")
+# Per family, from the finest to the coarsest: what a finer scheme loses already, a coarser one loses too.
+LADDERS = (("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine with a scheme (its group) and settings."""
+
+    engine: str
+    scheme: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> tuple[str, str]:
+        return (self.engine, self.scheme)
+
+    @property
+    def unmodified(self) -> bool:
+        return self.scheme in UNMODIFIED
+
+    @property
+    def label(self) -> str:
+        flags = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
+        return f"{self.engine} {self.scheme} {flags}".strip()
+
+
+@dataclass(frozen=True)
+class Space:
+    """All legal candidates by group, defaults first, and what was refused with the reason."""
+
+    groups: Mapping[tuple[str, str], tuple[Candidate, ...]]
+    refused: tuple[tuple[str, str], ...]
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return [candidate for group in self.groups.values() for candidate in group]
+
+
+def propose(
+    model: Model, hardware: Hardware, streams: int, engines: Sequence[str] | None, schemes: Sequence[str] | None
+) -> Space:
+    """Every engine with every scheme that it serves and that can be made of this model."""
+    model_type = str(model.config.get("model_type"))
+    groups: dict[tuple[str, str], tuple[Candidate, ...]] = {}
+    refused: list[tuple[str, str]] = []
+    known = {scheme for name in catalogue.names() for scheme in catalogue.offer(name).schemes}
+    for scheme in schemes or ():
+        if scheme not in known:
+            raise UsageError(f"Scheme {scheme!r} is unknown: use some of {', '.join(sorted(known))}.")
+    for engine in engines or catalogue.names():
+        offer = catalogue.offer(engine)
+        offered = [model.scheme] if offer.model_format == "huggingface" else list(offer.schemes)
+        for scheme in offered:
+            if schemes and scheme not in schemes and scheme not in UNMODIFIED:
+                continue
+            reason = catalogue.refusal(engine, scheme, model_type)
+            if reason:
+                refused.append((f"{engine} {scheme}", reason))
+                continue
+            choices = catalogue.settings_to_search(engine, hardware, streams)
+            groups[(engine, scheme)] = tuple(
+                Candidate(engine, scheme, dict(zip(choices, values, strict=True)))
+                for values in itertools.product(*choices.values())
+            )
+    return Space(groups, tuple(refused))
+
+
+def neighbours(candidate: Candidate, group: Sequence[Candidate]) -> list[Candidate]:
+    """Those of its group that differ from it in one setting."""
+
+    def distance(other: Candidate) -> int:
+        return sum(candidate.settings[name] != other.settings[name] for name in candidate.settings)
+
+    return [other for other in group if distance(other) == 1]
+
+
+def finer_than(scheme: str) -> tuple[str, ...]:
+    """The schemes of its family that lose less."""
+    for ladder in LADDERS:
+        if scheme in ladder:
+            return ladder[: ladder.index(scheme)]
+    return ()
+
+
+def predicted(
+    candidate: Candidate, model: Model, hardware: Hardware, load: cost.Load, corrections: Mapping[str, float]
+) -> Measurement:
+    correction = corrections.get(candidate.engine, 1.0)
+    return cost.predict(
+        candidate.label, model.config, candidate.scheme, candidate.engine, hardware, load, correction
+    )

@@ -1,0 +1,154 @@
+"""What a deployment was accepted with: enough to serve it, to re-run its gates, and to be believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pennyweight.checkpoint import read_artifact
+from pennyweight.deployment import Deployment
+from pennyweight.hardware import Hardware
+from pennyweight.measure.compare import Comparison
+from pennyweight.model import LINEAGE_FILE
+from pennyweight.search import Answer, Question
+from pennyweight.serve import catalogue
+
+EVIDENCE_FILE = "evidence.json"
+ARTIFACT = "artifact"
+PACKAGES = ("torch", "transformers", "auto-round", "openvino-genai", "onnxruntime", "onnxruntime-genai")
+
+
+def gather(question: Question, answer: Answer, hardware: Hardware, trials: int) -> dict[str, Any]:
+    """The evidence as one JSON value."""
+    return {
+        "verdict": verdict_word(answer),
+        "model": {"id": question.model.id, "name": question.model.name, "lineage": question.model.lineage.as_json()},
+        "question": question.as_json(),
+        "workload": {"name": question.workload.name, "id": question.workload.id, "requests": len(question.workload.requests)},
+        "chosen": answer.chosen.as_json() if answer.chosen else None,
+        "baseline": answer.baseline.as_json(),
+        "fastest_unmodified": answer.fastest_unmodified.as_json() if answer.fastest_unmodified else None,
+        "unmodified_wins": answer.unmodified_wins,
+        "limits": answer.verdict.as_json(),
+        "quality": answer.evaluation.measurement.as_json() if answer.evaluation else None,
+        "speed": answer.speed.as_json() if answer.speed else None,
+        "speedup": {
+            "baseline": _comparison(answer.against_baseline, answer.baseline),
+            "fastest_unmodified": _comparison(answer.against_unmodified, answer.fastest_unmodified),
+        },
+        "nearest": answer.nearest.as_json() if answer.nearest else None,
+        "refused": [list(row) for row in answer.refused],
+        "hardware": hardware.as_json(),
+        "versions": versions(),
+        "trials": trials,
+        "seconds": answer.seconds,
+        "held_out": [request.as_json() for request in answer.held_out.requests],
+        "references": [reference.as_json() for reference in answer.references.values()],
+    }  # fmt: skip
+
+
+def verdict_word(answer: Answer) -> str:
+    return "ACCEPT" if answer.chosen else "INFEASIBLE"
+
+
+def summary(evidence: Mapping[str, Any], report: Path) -> dict[str, Any]:
+    """The one line that `--json` prints."""
+    quality = evidence["quality"]["quantities"] if evidence["quality"] else {}
+    comparison = evidence["speedup"]["baseline"]
+
+    def value(name: str) -> float | None:
+        return quality[name]["value"] if name in quality else None
+
+    return {
+        "verdict": evidence["verdict"],
+        "chosen": evidence["chosen"],
+        "baseline": evidence["baseline"],
+        "speedup": {
+            "ratio": comparison["ratio"] if comparison else None,
+            "ci95": comparison["ci95"] if comparison else None,
+            "against": comparison["against"] if comparison else None,
+        },
+        "quality": {
+            "agreement": value("agreement"),
+            "added_nats": value("added_nats"),
+            "task_score": value("task_score"),
+            "degradation": value("degradation"),
+            "ci95": quality["added_nats"].get("interval") if "added_nats" in quality else None,
+        },
+        "trials": evidence["trials"],
+        "seconds": round(evidence["seconds"], 1),
+        "report": str(report),
+    }
+
+
+def write(directory: Path, evidence: Mapping[str, Any], chosen: Deployment | None) -> None:
+    """evidence.json, and for a chosen deployment its artifact, deployment.json and DEPLOY.md."""
+    (directory / EVIDENCE_FILE).write_text(json.dumps(evidence, indent=1) + "\n")
+    if chosen is None:
+        return
+    source = Path(chosen.model_path)
+    if (source / LINEAGE_FILE).exists():
+        read_artifact(source)  # never ship what was damaged since it was measured
+    target = directory / ARTIFACT
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=_link_or_copy)
+    shipped = Deployment.from_json({**chosen.as_json(), "model_path": ARTIFACT})
+    shipped.write(directory)
+    (directory / "DEPLOY.md").write_text(_deploy_page(evidence, chosen))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """A hard link where the cache is on the same disk; both names hold the bytes, and neither is ever written again."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _comparison(comparison: Comparison | None, against: Deployment | None) -> dict[str, Any] | None:
+    if comparison is None or against is None:
+        return None
+    return {**comparison.as_json(), "against": against.label}
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a number here depends on."""
+    found = {"python": platform.python_version(), "kernel": platform.release()}
+    for package in ("pennyweight", *PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _deploy_page(evidence: Mapping[str, Any], chosen: Deployment) -> str:
+    limits = "\n".join(f"* {row['reason']}: {row['outcome']}" for row in evidence["limits"]["limits"])
+    version = catalogue.offer(chosen.engine).version
+    return f"""# {evidence["model"]["name"]} on {chosen.label}
+
+Chosen by pennyweight for the workload `{evidence["workload"]["name"]}` and accepted with:
+
+{limits}
+
+## Serve
+
+    pw serve . --port 8000
+
+Then point any OpenAI client at `http://127.0.0.1:8000/v1`, model `{chosen.served_name}`.
+It needs {chosen.engine} {version}; `pip install pennyweight=={evidence["versions"].get("pennyweight")}` brings it.
+
+## Verify
+
+    pw verify .
+
+checks the artifact's checksums and re-runs the gates above on this machine. It ends with exit code 4 if one fails.
+
+`artifact/` is in {chosen.scheme}; how it was made is in `artifact/{LINEAGE_FILE}`. All numbers are in `{EVIDENCE_FILE}`.
+"""
