@@ -122,6 +122,13 @@ class Workload:
         kept = tuple(r for r in self.requests if r.id in chosen)
         return replace(self, requests=kept[:count])
 
+    def at_least(self, count: int) -> Workload:
+        """Repeated until there are so many requests. Each copy's text begins differently, so that no copy finds
+        another's prompt in a prefix cache."""
+        copies = -(-count // len(self.requests))
+        repeated = [_copy(request, number) for number in range(copies) for request in self.requests]
+        return replace(self, requests=tuple(repeated[: max(count, len(self.requests))]))
+
     def split(self, seed: int = 0) -> tuple[Workload, Workload]:
         """The tuning half and the held-out half. A session is never cut, so no prefix leaks across."""
         sessions = sorted({r.session for r in self.requests}, key=lambda s: _order(s, seed))
@@ -134,6 +141,18 @@ class Workload:
             Workload(f"{self.name}/tuning", tuple(r for r in self.requests if r.session in tuning)),
             Workload(f"{self.name}/held-out", tuple(r for r in self.requests if r.session not in tuning)),
         )
+
+
+def _copy(request: Request, number: int) -> Request:
+    if number == 0:
+        return request
+    mark = f"({number}) "
+    messages = tuple({**m, "content": mark + m["content"]} for m in request.messages)
+    tokens = (request.prompt_tokens[number % len(request.prompt_tokens)], *request.prompt_tokens[1:]) if request.prompt_tokens else ()
+    return replace(
+        request, id=f"{request.id}+{number}", session=f"{request.session}+{number}", messages=messages,
+        prompt=mark + request.prompt if request.prompt else "", prompt_tokens=tokens,
+    )  # fmt: skip
 
 
 def _order(session: str, seed: int) -> bytes:

@@ -39,11 +39,15 @@ from pennyweight.study import Study, Trial
 from pennyweight.techniques.quantize import TUNED, Quantize
 from pennyweight.workload import Arrivals, Workload, texts
 
+SCREEN_LOOK = 32  # requests of a first look at quality
 HOPELESS = 0.85  # a candidate that promises less than this share of the best one found is not built
 WORTH_TUNING = 0.90  # groups within this share of the best have their settings tuned
 WORTH_KEEPING = 1.01  # a setting must gain this much to be kept
 SCREEN_SLACK = 1.25  # how far a short run may miss a limit and stay in
 SPOILED_RETRIES = 2
+# Waves of requests in a run: in the last one streams fall idle, and one wave would measure little else.
+SCREEN_WAVES = 2
+FULL_WAVES = 3
 # What ends a trial and not the search. A full disk ends the search: every later trial would meet it too.
 TRIAL_FAULTS = (EngineError, EndpointError, MeasurementVoid, ModelError, WorkloadError)
 
@@ -161,7 +165,7 @@ class Search:
             return
         started = time.perf_counter()
         with self._serve(self.baseline) as endpoint:
-            speed = self._speed(endpoint, self.tuning)
+            speed = self._speed(endpoint, self._screen_load())
             for name, half in halves.items():
                 self.listener.stage(f"Baseline: answers to the {name} half")
                 made = quality.references(endpoint, half.requests, self.listener.progress)
@@ -204,13 +208,11 @@ class Search:
         if hopeless:
             self._record(Trial("skip", self._deployment(candidate, None), failure=hopeless))
             return
-        sample = self.tuning.take(min(self.question.streams, len(self.tuning.requests)), self.question.seed)
-
         def measure(endpoint: Endpoint) -> Measurement:
-            speed = self._speed(endpoint, sample)
+            speed = self._speed(endpoint, self._screen_load())
             self._correct(candidate, speed)
             look = quality.evaluate(
-                endpoint, sample, self.references["tuning"], self.question.budget, progress=self.listener.progress
+                endpoint, self.tuning.take(SCREEN_LOOK, self.question.seed), self.references["tuning"], self.question.budget, progress=self.listener.progress
             )
             return speed.joined(look.measurement)
 
@@ -252,7 +254,7 @@ class Search:
 
     def _measured(self, candidate: Candidate) -> float | None:
         """Its score over the whole tuning half; None when it failed or broke a limit."""
-        trial = self._try("tune", candidate, lambda endpoint: self._speed(endpoint, self.tuning))
+        trial = self._try("tune", candidate, lambda endpoint: self._speed(endpoint, self._full(self.tuning)))
         if trial.measurement is None:
             return None
         return self._score(trial) if self._speed_verdict(trial.measurement).outcome is Outcome.ACCEPT else None
@@ -287,7 +289,7 @@ class Search:
         started = time.perf_counter()
         try:
             with self._serve(deployment) as endpoint:
-                speed = self._speed(endpoint, self.held_out, warm_with=self.tuning)
+                speed = self._speed(endpoint, self._full(self.held_out), warm_with=self.tuning)
                 evaluation = quality.evaluate(
                     endpoint, self.held_out, self.references["held-out"], self.question.budget,
                     progress=self.listener.progress,
@@ -317,7 +319,7 @@ class Search:
 
         try:
             comparison = comparing.compare(
-                opener(chosen), opener(other), self.held_out, self.arrivals, rounds=self.question.rounds,
+                opener(chosen), opener(other), self._full(self.held_out), self.arrivals, rounds=self.question.rounds,
                 seed=self.question.seed, warm_with=self.tuning, progress=self.listener.progress,
             )  # fmt: skip
         except TRIAL_FAULTS as error:
@@ -411,6 +413,13 @@ class Search:
         return trial
 
     # -- small questions --
+
+    def _screen_load(self) -> Workload:
+        streams = self.question.streams
+        return self.tuning.take(SCREEN_WAVES * streams, self.question.seed).at_least(SCREEN_WAVES * streams)
+
+    def _full(self, half: Workload) -> Workload:
+        return half.at_least(FULL_WAVES * self.question.streams)
 
     def _deployment(self, candidate: Candidate, model: Model | None) -> Deployment:
         path, model_id = (str(model.path), model.id) if model else ("", "")
