@@ -47,9 +47,7 @@ def direct(directory: str, streams: int) -> float:
 
 
 def through_face(model: Path, model_id: str, streams: int) -> float:
-    requests = tuple(
-        Request(str(i), str(i), OUTPUT, prompt_tokens=tuple(p)) for i, p in enumerate(prompts(REQUESTS))
-    )
+    requests = tuple(Request(str(i), str(i), OUTPUT, prompt_tokens=tuple(p)) for i, p in enumerate(prompts(REQUESTS)))
     deployment = Deployment("openvino", str(model), model_id, "Q8_0", {"max_num_seqs": streams})
     with serve(deployment) as endpoint:
         arrivals = Arrivals("closed", max_concurrency=streams)
@@ -74,7 +72,10 @@ def main() -> None:
         bares.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]))
         faces.append(through_face(artifact.path, artifact.id, arguments.streams))
         ratios.append(faces[-1] / bares[-1])
-        print(f"library {bares[-1]:.0f} tokens/s, OpenAI face {faces[-1]:.0f} tokens/s, ratio {ratios[-1]:.3f}", flush=True)
+        print(
+            f"library {bares[-1]:.0f} tokens/s, OpenAI face {faces[-1]:.0f} tokens/s, ratio {ratios[-1]:.3f}",
+            flush=True,
+        )
     print(json.dumps({"library": median(bares), "face": median(faces), "ratio": median(ratios), "ratios": ratios}))
 
 

@@ -182,7 +182,9 @@ def _judge(limit: Limit, measurement: Measurement) -> LimitVerdict:
         reason = f"{limit.quantity} is {value:.4g} where {limit.bound:.4g} {quantity.unit} is the limit"
         return LimitVerdict(limit, value, Outcome.ACCEPT if held else Outcome.REJECT, reason)
     margins = sorted(limit.margin(end) for end in interval)
-    shown = f"{limit.quantity} is {value:.4g} (interval {interval[0]:.4g} to {interval[1]:.4g}), limit {limit.bound:.4g}"
+    shown = (
+        f"{limit.quantity} is {value:.4g} (interval {interval[0]:.4g} to {interval[1]:.4g}), limit {limit.bound:.4g}"
+    )
     if margins[0] >= 0:
         return LimitVerdict(limit, value, Outcome.ACCEPT, shown)
     if margins[1] < 0:

@@ -91,7 +91,9 @@ def _open_gguf(file: Path, name: str) -> Model:
 
 def _open_directory(path: Path, name: str | None = None) -> Model:
     check_directory(path)
-    files = {f.name: file_checksum(f) for f in sorted(path.iterdir()) if f.suffix in (".safetensors", ".json", ".jinja")}
+    files = {
+        f.name: file_checksum(f) for f in sorted(path.iterdir()) if f.suffix in (".safetensors", ".json", ".jinja")
+    }
     scheme = weights_dtype(path)
     return Model(path, "huggingface", scheme, Lineage(name or path.resolve().name, files))
 
@@ -121,7 +123,9 @@ def weight_files(path: Path) -> list[Path]:
         names = ["model.safetensors"]
     missing = [name for name in names if not (path / name).exists()]
     if missing:
-        raise ModelError(f"{path} lacks {', '.join(missing)}: copy the whole checkpoint (safetensors files are needed).")
+        raise ModelError(
+            f"{path} lacks {', '.join(missing)}: copy the whole checkpoint (safetensors files are needed)."
+        )
     return [path / name for name in names]
 
 

@@ -44,9 +44,10 @@ class Hardware:
 def detect() -> Hardware:
     """Read the machine's description: container limits count, not the host's; nothing is timed."""
     cpuinfo = _read("/proc/cpuinfo")
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in cpuinfo.splitlines() if ":" in line
-    )
+    fields: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        fields[name.strip()] = value.strip()
     present = set(fields.get("flags", fields.get("Features", "")).split())
     return Hardware(
         cpu=fields.get("model name", platform.processor() or platform.machine()),

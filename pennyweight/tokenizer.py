@@ -72,7 +72,9 @@ class Tokenizer:
         except ModelError:
             raise
         except Exception as error:  # a template is foreign code: whatever it raises is about these messages
-            raise ModelError(f"The model's chat template refuses these messages ({error}): change their order.") from None
+            raise ModelError(
+                f"The model's chat template refuses these messages ({error}): change their order."
+            ) from None
         return self.encode(text, add_special_tokens=False)
 
     @cached_property

@@ -148,7 +148,11 @@ def _copy(request: Request, number: int) -> Request:
         return request
     mark = f"({number}) "
     messages = tuple({**m, "content": mark + m["content"]} for m in request.messages)
-    tokens = (request.prompt_tokens[number % len(request.prompt_tokens)], *request.prompt_tokens[1:]) if request.prompt_tokens else ()
+    tokens = (
+        (request.prompt_tokens[number % len(request.prompt_tokens)], *request.prompt_tokens[1:])
+        if request.prompt_tokens
+        else ()
+    )
     return replace(
         request, id=f"{request.id}+{number}", session=f"{request.session}+{number}", messages=messages,
         prompt=mark + request.prompt if request.prompt else "", prompt_tokens=tokens,

@@ -26,7 +26,9 @@ def bench(
     time_scale: Annotated[float, typer.Option(help="Stretch recorded times; below 1 is faster.")] = 1.0,
     ignore_eos: Annotated[bool, typer.Option(help="Always answer with max_tokens tokens.")] = False,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    goodput: Annotated[str | None, typer.Option(help="SLOs of good requests in ms: ttft:500 tpot:60 (also e2el).")] = None,
+    goodput: Annotated[
+        str | None, typer.Option(help="SLOs of good requests in ms: ttft:500 tpot:60 (also e2el).")
+    ] = None,
     price_per_hour: Annotated[float | None, typer.Option(help="What the machine costs, in dollars.")] = None,
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,

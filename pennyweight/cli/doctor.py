@@ -24,8 +24,12 @@ def doctor(as_json: options.AsJson = False) -> None:
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
-    typer.echo(f"CPU        {hardware.cpu}, {hardware.cores} cores, {' '.join(hardware.flags) or 'no special instructions'}")
-    typer.echo(f"Memory     {hardware.memory_bytes / 2**30:.1f} GiB, read at {hardware.memory_bandwidth / 2**30:.1f} GiB/s")
+    typer.echo(
+        f"CPU        {hardware.cpu}, {hardware.cores} cores, {' '.join(hardware.flags) or 'no special instructions'}"
+    )
+    typer.echo(
+        f"Memory     {hardware.memory_bytes / 2**30:.1f} GiB, read at {hardware.memory_bandwidth / 2**30:.1f} GiB/s"
+    )
     rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in hardware.arithmetic_rate.items())
     typer.echo(f"Arithmetic {rates} billion operations/s")
     typer.echo(f"GPU        {', '.join(hardware.gpus) or 'none'}")

@@ -16,8 +16,12 @@ def evaluate(
     candidate: Annotated[str, typer.Argument(help="A deployment's directory or file, or a URL.")],
     against: Annotated[str, typer.Option(help="The baseline: likewise.")],
     workload: options.WorkloadName = "chat",
-    max_added_nats: Annotated[float, typer.Option(help="Cross-entropy per token that may be added; 0: no gate.")] = 0.02,
-    max_degradation: Annotated[str | None, typer.Option(help="Share of the task score that may be lost, as 1%.")] = None,
+    max_added_nats: Annotated[
+        float, typer.Option(help="Cross-entropy per token that may be added; 0: no gate.")
+    ] = 0.02,
+    max_degradation: Annotated[
+        str | None, typer.Option(help="Share of the task score that may be lost, as 1%.")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Of the gates.")] = 0.95,
     held_out: Annotated[bool, typer.Option(help="Look at the held-out half only, as a proof does.")] = True,
     num_prompts: options.NumPrompts = None,

@@ -25,7 +25,8 @@ def optimize(
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the result.")] = Path("pennyweight-out"),
     objective: Annotated[str, typer.Option(help="throughput, latency, ttft, memory or cost.")] = "throughput",
     max_added_nats: Annotated[
-        float, typer.Option(help="Cross-entropy per token that may be added over the baseline's answers; 0: no such gate.")
+        float,
+        typer.Option(help="Cross-entropy per token that may be added over the baseline's answers; 0: no such gate."),
     ] = 0.02,
     max_degradation: Annotated[
         str | None, typer.Option(help="Share of the baseline's task score that may be lost, as 1%.")

@@ -46,7 +46,9 @@ def quantize(
         shutil.copytree(made.path, output)
     place = output or made.path
     ratio = opened.weight_bytes / made.weight_bytes
-    typer.echo(f"{scheme}: {made.weight_bytes / 1e6:.0f} MB, {ratio:.2f} times smaller than {opened.scheme}, in {place}")
+    typer.echo(
+        f"{scheme}: {made.weight_bytes / 1e6:.0f} MB, {ratio:.2f} times smaller than {opened.scheme}, in {place}"
+    )
     if as_json:
         row = {"scheme": scheme, "id": made.id, "path": str(place), "bytes": made.weight_bytes, "smaller": ratio}
         print(json.dumps(row))

@@ -101,6 +101,7 @@ class Engine(ABC):
 
     def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
         """Settings worth searching on this machine: name -> values, the default first."""
+        del hardware
         return {}
 
     @classmethod
@@ -117,12 +118,14 @@ class Engine(ABC):
         return metadata.version(cls.packages[0].replace("_", "-")) if cls.packages else "built in"
 
     @classmethod
-    def refuse_early(cls, model_type: str, scheme: str) -> None:
-        """Raise before anything is built if this engine cannot serve such a model."""
+    def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
+        """Raise before anything is built if this engine cannot serve a model with this config.json."""
+        model_type = config.get("model_type")
         if scheme not in cls.schemes:
             raise EngineRefused(f"{cls.name} does not serve {scheme}: use one of {', '.join(cls.schemes)}.")
         if cls.architectures and model_type not in cls.architectures:
-            raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {', '.join(cls.architectures)}.")
+            known = ", ".join(cls.architectures)
+            raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {known}.")
 
 
 def engine_class(name: str) -> type[Engine]:

@@ -202,7 +202,9 @@ def scored(answer: Answer, score: Score) -> dict[str, Any]:
     agreed: list[bool | None] = [None]
     for place, own in enumerate(answer.prompt_tokens[1:]):
         agreed.append(score.top_tokens[place] == own)
-        rows.append({name(score.top_tokens[place]): score.top_logprobs[place], tokens[place + 1]: score.logprobs[place]})
+        rows.append(
+            {name(score.top_tokens[place]): score.top_logprobs[place], tokens[place + 1]: score.logprobs[place]}
+        )
     logprobs = {
         "tokens": tokens,
         "token_logprobs": [None, *score.logprobs],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import threading
 import time
@@ -25,7 +26,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        make = {"registry": self.registry}
+        make: dict[str, Any] = {"registry": self.registry}
         self.running = Gauge("pennyweight:num_requests_running", "Requests in the batch or waiting for it", **make)
         self.prompt_tokens = Counter("pennyweight:prompt_tokens", "Prompt tokens of accepted requests", **make)
         self.generation_tokens = Counter("pennyweight:generation_tokens", "Tokens generated", **make)
@@ -93,16 +94,15 @@ class Host:
         if self.failure:
             raise EngineError(self.failure)
         key = next(self._keys)
-        answer = self._scores[key] = self._loop.create_future()
+        answer: asyncio.Future[Score] = self._loop.create_future()
+        self._scores[key] = answer
         self._connection.send(("score", key, list(tokens)))
         return await answer
 
     def close(self) -> None:
         if self._process.is_alive():
-            try:
+            with contextlib.suppress(OSError):  # it may end between the two lines
                 self._connection.send(("close",))
-            except OSError:
-                pass  # it ended between the two lines
             self._process.join(CLOSE_SECONDS)
             self._process.kill()  # a step can take longer than anybody wants to wait
 

@@ -38,6 +38,7 @@ class ONNXRuntime(Engine):
     max_top_logprobs: ClassVar[int] = 20
 
     def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
+        del hardware
         return {"allow_spinning": (False, True)}
 
     def load(self, directory: Path) -> Runtime:
@@ -70,7 +71,8 @@ class ONNXRuntimeRuntime(RowRuntime):
         self._store = [np.zeros(self._shape, np.float32) for _ in self._names]
 
     def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
-        return self._run(row, [list(prompt)], np.ones((1, len(prompt)), np.int64))[0, -1]
+        logits: Logits = self._run(row, [list(prompt)], np.ones((1, len(prompt)), np.int64))[0, -1]
+        return logits
 
     def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
@@ -78,7 +80,8 @@ class ONNXRuntimeRuntime(RowRuntime):
 
     def _logits(self, tokens: Sequence[int]) -> Logits:
         """In the spare row after all others."""
-        return self._run(self._max_rows, [list(tokens)], np.ones((1, len(tokens)), np.int64))[0]
+        logits: Logits = self._run(self._max_rows, [list(tokens)], np.ones((1, len(tokens)), np.int64))[0]
+        return logits
 
     def _move(self, source: int, target: int, length: int) -> None:
         for array in self._store:

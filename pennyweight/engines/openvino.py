@@ -17,6 +17,7 @@ from pennyweight.errors import EngineRefused
 from pennyweight.hardware import Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
+SUPERBLOCK = 256  # weights of one K-quant block
 PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 
@@ -45,6 +46,16 @@ class OpenVINO(Engine):
         if self.max_num_batched_tokens < 16:
             raise EngineRefused(
                 f"openvino: max_num_batched_tokens={self.max_num_batched_tokens} is too few: use 16 or more."
+            )
+
+    @classmethod
+    def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
+        super().refuse_early(config, scheme)
+        widths = [config.get(name) or SUPERBLOCK for name in ("hidden_size", "intermediate_size")]
+        if scheme == "Q4_K_M" and any(width % SUPERBLOCK for width in widths):
+            raise EngineRefused(
+                f"openvino cannot read Q4_K_M of widths {widths}: what is no multiple of {SUPERBLOCK} falls back to Q5_0 "
+                "there, which it does not know; use Q8_0 or Q4_0."
             )
 
     def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
@@ -78,9 +89,7 @@ class OpenVINORuntime:
         schedule.max_num_batched_tokens = settings.max_num_batched_tokens
         schedule.enable_prefix_caching = settings.enable_prefix_caching
         schedule.cache_size = 0  # grow with use: a preallocated cache would be reported as memory that is needed
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(self._file), schedule, "CPU", self._properties
-        )
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(self._file), schedule, "CPU", self._properties)
         self._max_num_seqs = settings.max_num_seqs  # the pipeline does not hold its own limit while it splits prompts
         self._waiting: deque[Generation] = deque()
         self._handles: dict[str, tuple[Any, Generation]] = {}
@@ -221,5 +230,3 @@ def _return_scores(model: Any) -> None:
 
 def _matching(logprobs: list[float], tokens: list[int]) -> Sequence[float]:
     return logprobs[: len(tokens)] if len(logprobs) >= len(tokens) else [0.0] * len(tokens)
-
-

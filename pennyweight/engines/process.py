@@ -67,10 +67,8 @@ class EngineProcess:
         while time.monotonic() < deadline:
             if not self.alive:
                 raise EngineError(self._death())
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                with urllib.request.urlopen(f"{self.base_url}/health", timeout=2) as answer:
-                    if answer.status == 200:
-                        return
+            if self._healthy():
+                return
             tick()
             time.sleep(0.05)
         self.stop()
@@ -78,6 +76,13 @@ class EngineProcess:
             f"{self.deployment.engine} did not get ready within {timeout:.0f} s: see {self.log}, "
             "or give it longer with --start-timeout."
         )
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.base_url}/health", timeout=2) as answer:
+                return int(answer.status) == 200
+        except (urllib.error.URLError, OSError):
+            return False
 
     def _death(self) -> str:
         code = self.process.returncode
@@ -147,7 +152,9 @@ def refuse_taken_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise EngineError(f"Port {port} on {host} cannot be used ({error.strerror}): choose another with --port.") from None
+            raise EngineError(
+                f"Port {port} on {host} cannot be used ({error.strerror}): choose another with --port."
+            ) from None
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -37,6 +37,7 @@ class Scripted(Engine):
     max_top_logprobs: ClassVar[int] = 20
 
     def load(self, directory: Path) -> Runtime:
+        del directory  # the tokenizer is the worker's business
         if self.fault == "load":
             raise EngineError("scripted: told to fail while loading: take the setting fault=load away.")
         if self.fault == "slow_load":

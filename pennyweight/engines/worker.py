@@ -135,6 +135,7 @@ class EventStream(Response):
         self._answer, self._generating, self._include_usage = answer, generating, include_usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
         writing = asyncio.create_task(self._write(send))
         leaving = asyncio.create_task(_left(receive))
         try:
@@ -306,9 +307,7 @@ async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
     tokenizer = Tokenizer(directory)
     config = json.loads((directory / "config.json").read_text())
     hosted = Host(asyncio.get_running_loop(), on_death=lambda: setattr(server, "should_exit", True))
-    served = Served(
-        engine, hosted, tokenizer, spec["served_name"], int(config.get("max_position_embeddings", 2048))
-    )
+    served = Served(engine, hosted, tokenizer, spec["served_name"], int(config.get("max_position_embeddings", 2048)))
     server = uvicorn.Server(uvicorn.Config(
         application(served), host=host, port=port, log_level="warning", access_log=False, http="httptools", loop="uvloop",
         timeout_graceful_shutdown=5, ws="none", lifespan="off",

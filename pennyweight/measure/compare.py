@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from pennyweight.measure.client import Sampling
-from pennyweight.measure.replay import Progress
+from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.speed import measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.serve import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
-
-class Opener(Protocol):
-    """Makes an endpoint ready for one run; it is closed after it, so that two engines never share the machine."""
-
-    def __call__(self, stack: ExitStack) -> Endpoint: ...
+# Makes an endpoint ready for one run; it is closed after it, so that two engines never share the machine.
+Opener = Callable[[ExitStack], Endpoint]
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Comparison:
 
 def compare(
     open_a: Opener, open_b: Opener, workload: Workload, arrivals: Arrivals, *, rounds: int = 3, seed: int = 0,
-    warm_with: Workload | None = None, confidence: float = 0.95, progress: Progress = lambda done, total: None,
+    warm_with: Workload | None = None, confidence: float = 0.95, progress: Progress = unwatched,
 ) -> Comparison:  # fmt: skip
     """A B, B A, A B, … The order turns each round, so that a drifting machine favours neither."""
     runs: Mapping[str, list[Measurement]] = {"a": [], "b": []}
@@ -75,5 +72,3 @@ def summarise(runs_a: Sequence[Measurement], runs_b: Sequence[Measurement], conf
         return Comparison(ratio, (0.0, float("inf")), tuple(runs_a), tuple(runs_b))
     half = float(stats.t.ppf(0.5 + confidence / 2, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
     return Comparison(ratio, (ratio * np.exp(-half), ratio * np.exp(half)), tuple(runs_a), tuple(runs_b))
-
-

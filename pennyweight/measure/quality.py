@@ -16,7 +16,7 @@ import numpy as np
 from pennyweight.budget import Budget, Outcome, Verdict
 from pennyweight.errors import EndpointError, WorkloadError
 from pennyweight.measure.client import Client, Sampling, body_of, connect
-from pennyweight.measure.replay import Progress
+from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.scorers import is_right
 from pennyweight.measure.statistics import by_session, mean_interval, ratio_interval
 from pennyweight.measurement import Measurement, Quantity, collect
@@ -51,8 +51,10 @@ class Reference:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Reference:
-        lists = ("prompt", "answer", "logprobs", "agreed")
-        return Reference(**{k: tuple(v) if k in lists else v for k, v in value.items()})
+        return Reference(
+            value["request_id"], tuple(value["prompt"]), tuple(value["answer"]), value["text"],
+            tuple(value["logprobs"]), tuple(value["agreed"]), value["right"],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,7 @@ class Evaluation:
     verdict: Verdict
 
 
-def references(
-    endpoint: Endpoint, requests: Sequence[Request], progress: Progress = lambda done, total: None
-) -> list[Reference]:
+def references(endpoint: Endpoint, requests: Sequence[Request], progress: Progress = unwatched) -> list[Reference]:
     """Let the baseline answer, then score its own answers: what candidates are held against."""
 
     async def run() -> list[Reference]:
@@ -97,7 +97,7 @@ def references(
 
 def pairs(
     endpoint: Endpoint, requests: Sequence[Request], held_against: Mapping[str, Reference], *, task_score: bool,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = unwatched,
 ) -> list[Pair]:  # fmt: skip
     """The candidate over the baseline's answers; with `task_score`, its own answers to labelled requests as well."""
 
@@ -115,7 +115,7 @@ def pairs(
 
 def evaluate(
     endpoint: Endpoint, workload: Workload, held_against: Mapping[str, Reference], budget: Budget, *,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = unwatched,
 ) -> Evaluation:  # fmt: skip
     """Look at more and more requests until every quality limit is settled or the workload is used up.
 
@@ -123,7 +123,9 @@ def evaluate(
     """
     requests = [r for r in workload.requests if r.id in held_against]
     if not requests:
-        raise WorkloadError(f"No request of {workload.name!r} has a baseline answer: was it made from another workload?")
+        raise WorkloadError(
+            f"No request of {workload.name!r} has a baseline answer: was it made from another workload?"
+        )
     looks = look_sizes(len(requests))
     confidence = 1 - (1 - budget.confidence) / len(looks)
     with_tasks = budget.max_degradation is not None or any(r.labelled for r in requests)
@@ -132,13 +134,17 @@ def evaluate(
         fresh = requests[len(done) : size]
         done += pairs(
             endpoint, fresh, held_against, task_score=with_tasks,
-            progress=lambda count, _, before=len(done): progress(before + count, len(requests)),  # type: ignore[misc]
+            progress=_shifted(progress, len(done), len(requests)),
         )  # fmt: skip
         measurement = measure_pairs(endpoint.base_url, done, confidence)
         verdict = budget.judge_limits(measurement, budget.quality_limits)
         if verdict.outcome is not Outcome.INCONCLUSIVE:
             break
     return Evaluation(tuple(done), measurement, verdict)
+
+
+def _shifted(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: progress(before + done, total)
 
 
 def look_sizes(count: int) -> list[int]:
@@ -205,9 +211,11 @@ async def _answer(client: Client, request: Request) -> tuple[tuple[int, ...], tu
     answer = await client.post(path, body | {"return_token_ids": True})
     choice = answer["choices"][0]
     if choice.get("token_ids") is None:
-        raise EndpointError("This server returns no token ids, so answers cannot be scored on it: serve it with `pw serve`.")
+        raise EndpointError(
+            "This server returns no token ids, so answers cannot be scored on it: serve it with `pw serve`."
+        )
     text = choice["message"]["content"] if "message" in choice else choice["text"]
-    prompt = choice.get("prompt_token_ids") or answer.get("prompt_token_ids")
+    prompt: list[int] = choice.get("prompt_token_ids") or answer.get("prompt_token_ids") or []
     return tuple(prompt), tuple(choice["token_ids"]), text or ""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pennyweight.errors import UsageError
 from pennyweight.measure import resources
 from pennyweight.measure.client import Record, Sampling, connect
-from pennyweight.measure.replay import Progress, Replay, replay, warm_up
+from pennyweight.measure.replay import Progress, Replay, replay, unwatched, warm_up
 from pennyweight.measure.resources import Usage
 from pennyweight.measure.statistics import PERCENTILES, percentile
 from pennyweight.measurement import Measurement, Quantity, collect
@@ -31,7 +31,7 @@ def measure_speed(
     price_per_hour: float | None = None,
     warm_with: Workload | None = None,
     api_key: str | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = unwatched,
 ) -> Measurement:
     """Warm up, replay, and refuse a run that the generator spoiled. `goodput` is in milliseconds by SLO name."""
 

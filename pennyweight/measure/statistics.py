@@ -55,6 +55,7 @@ def ratio_interval(above: Floats, below: Floats, confidence: float, seed: int = 
     def ratio(columns: Mapping[str, Floats]) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
             quotient = np.mean(columns["above"], axis=-1) / np.mean(columns["below"], axis=-1)
-        return np.nan_to_num(quotient, nan=np.inf, posinf=np.inf)
+        finite: Floats = np.nan_to_num(quotient, nan=np.inf, posinf=np.inf)
+        return finite
 
     return paired_bootstrap({"above": above, "below": below}, ratio, confidence, seed)

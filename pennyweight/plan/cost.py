@@ -27,19 +27,21 @@ ARITHMETIC = {"BF16": "bf16", "F16": "bf16", "Q8_0": "int8", "Q4_K_M": "int8", "
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of the machine's limits that an engine reaches, and what each step and each layer cost it besides."""
+    """Shares of the machine's limits that an engine reaches, and what each layer of a step costs it besides.
+    `arithmetic` is by number type: an engine whose integer kernels gain little over its float ones has a low share."""
 
     memory: float
-    arithmetic: float
+    arithmetic: Mapping[str, float]
     layer_seconds: float
 
 
+# SmolLM2 on 2 cores of an AMD EPYC with AVX-512 BF16 and VNNI, 2026-11-21: docs/log.md.
 EFFICIENCY = {
-    "transformers": Efficiency(memory=0.5, arithmetic=0.35, layer_seconds=0.00060),
-    "openvino": Efficiency(memory=0.55, arithmetic=0.20, layer_seconds=0.00015),
-    "onnxruntime": Efficiency(memory=0.5, arithmetic=0.15, layer_seconds=0.00015),
+    "transformers": Efficiency(0.5, {"f32": 0.5, "bf16": 0.25}, layer_seconds=0.00060),
+    "openvino": Efficiency(0.55, {"f32": 0.5, "bf16": 0.40, "int8": 0.40}, layer_seconds=0.00015),
+    "onnxruntime": Efficiency(0.5, {"f32": 0.60, "int8": 0.18}, layer_seconds=0.00015),
 }
-UNKNOWN = Efficiency(memory=0.5, arithmetic=0.2, layer_seconds=0.0003)
+UNKNOWN = Efficiency(0.5, {"f32": 0.5, "bf16": 0.25, "int8": 0.2}, layer_seconds=0.0003)
 PROCESS_BYTES = 300e6  # Python and the runtime's libraries
 
 
@@ -114,5 +116,8 @@ def predict(
 
 
 def _rate(scheme: str, hardware: Hardware, efficiency: Efficiency) -> float:
-    rates = hardware.arithmetic_rate
-    return rates.get(ARITHMETIC.get(scheme, "f32"), rates["f32"]) * efficiency.arithmetic
+    """Operations/s in the number type that this scheme is multiplied in, f32 where the machine or engine lacks it."""
+    kind = ARITHMETIC.get(scheme, "f32")
+    if kind not in hardware.arithmetic_rate or kind not in efficiency.arithmetic:
+        kind = "f32"
+    return hardware.arithmetic_rate[kind] * efficiency.arithmetic[kind]

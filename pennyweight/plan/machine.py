@@ -29,7 +29,11 @@ def measured_hardware(*, fresh: bool = False) -> Hardware:
     file = cache_directory() / "machine.json"
     if not fresh:
         known = _known(file)
-        if known is not None and (known.cpu, known.cores, known.memory_bytes) == (here.cpu, here.cores, here.memory_bytes):
+        if known is not None and (known.cpu, known.cores, known.memory_bytes) == (
+            here.cpu,
+            here.cores,
+            here.memory_bytes,
+        ):
             return known
     command = [sys.executable, "-m", "pennyweight.plan.machine"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -62,7 +62,9 @@ def _speedup(evidence: Mapping[str, Any]) -> str:
     for name, what in (("baseline", "unmodified baseline"), ("fastest_unmodified", "fastest unmodified engine")):
         c = evidence["speedup"][name]
         if c is not None:
-            runs = " / ".join(f"{a:.0f} : {b:.0f}" for a, b in zip(c["a_tokens_per_s"], c["b_tokens_per_s"], strict=True))
+            runs = " / ".join(
+                f"{a:.0f} : {b:.0f}" for a, b in zip(c["a_tokens_per_s"], c["b_tokens_per_s"], strict=True)
+            )
             interval = f"{c['ci95'][0]:.2f} to {c['ci95'][1]:.2f}" + (" (within noise)" if c["within_noise"] else "")
             rows.append((f"{what}: {c['against']}", f"{c['ratio']:.2f}", interval, runs))
     if not rows:
@@ -85,7 +87,17 @@ def _trials(trials: Sequence[Trial]) -> str:
         promise = f"{trial.predicted['output_throughput']:.0f}" if trial.predicted else ""
         what = trial.failure or (f"ratio {trial.notes['ratio']:.2f}" if "ratio" in trial.notes else "")
         rows.append((trial.stage, label(trial.deployment.as_json()), *cells, promise, f"{trial.seconds:.0f}", what))
-    head = ("stage", "deployment", "tokens/s", "TTFT p95 ms", "added nats", "MiB", "predicted tokens/s", "seconds", "note")
+    head = (
+        "stage",
+        "deployment",
+        "tokens/s",
+        "TTFT p95 ms",
+        "added nats",
+        "MiB",
+        "predicted tokens/s",
+        "seconds",
+        "note",
+    )
     return _table(head, rows)
 
 
@@ -94,7 +106,10 @@ def _machine(evidence: Mapping[str, Any]) -> str:
     rows = [
         ("CPU", f"{hardware['cpu']}, {hardware['cores']} cores"),
         ("instructions", " ".join(hardware["flags"])),
-        ("memory", f"{hardware['memory_bytes'] / 2**30:.1f} GiB, read at {hardware['memory_bandwidth'] / 2**30:.1f} GiB/s"),
+        (
+            "memory",
+            f"{hardware['memory_bytes'] / 2**30:.1f} GiB, read at {hardware['memory_bandwidth'] / 2**30:.1f} GiB/s",
+        ),
         ("arithmetic", ", ".join(f"{n} {r / 1e9:.0f} G/s" for n, r in hardware["arithmetic_rate"].items())),
         *evidence["versions"].items(),
     ]

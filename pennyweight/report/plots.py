@@ -47,7 +47,9 @@ def pareto(trials: Sequence[Trial], chosen_id: str | None, limit: float | None) 
     buttons = []
     for name in ("output_throughput", "ttft_p95_ms", "peak_memory_bytes"):
         columns = [[_shown(t, name) for t in runs if t.deployment.engine == engine] for engine in engines]
-        buttons.append({"label": AXES[name], "method": "update", "args": [{"x": columns}, {"xaxis.title.text": AXES[name]}]})
+        buttons.append(
+            {"label": AXES[name], "method": "update", "args": [{"x": columns}, {"xaxis.title.text": AXES[name]}]}
+        )
     figure.update_layout(
         updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "top", "showactive": True}]
     )

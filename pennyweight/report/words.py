@@ -75,7 +75,9 @@ def nearest_sentence(evidence: Evidence) -> str:
         elif value > bound:
             missed.append(f"{name} is {value:.4g} where {bound:.4g} is the limit")
         elif "interval" in quantities[name] and quantities[name]["interval"][1] > bound:
-            missed.append(f"{name} is {value:.4g}, but only {quantities[name]['interval'][1]:.4g} is proven of the limit {bound:.4g}")
+            missed.append(
+                f"{name} is {value:.4g}, but only {quantities[name]['interval'][1]:.4g} is proven of the limit {bound:.4g}"
+            )
         else:
             held.append(name)
     what = "; ".join(missed) or "its limits hold here, but not on the held-out half"

@@ -58,7 +58,7 @@ def propose(
     model: Model, hardware: Hardware, streams: int, engines: Sequence[str] | None, schemes: Sequence[str] | None
 ) -> Space:
     """Every engine with every scheme that it serves and that can be made of this model."""
-    model_type = str(model.config.get("model_type"))
+    config = model.config
     groups: dict[tuple[str, str], tuple[Candidate, ...]] = {}
     refused: list[tuple[str, str]] = []
     known = {scheme for name in catalogue.names() for scheme in catalogue.offer(name).schemes}
@@ -71,7 +71,7 @@ def propose(
         for scheme in offered:
             if schemes and scheme not in schemes and scheme not in UNMODIFIED:
                 continue
-            reason = catalogue.refusal(engine, scheme, model_type)
+            reason = catalogue.refusal(engine, scheme, config)
             if reason:
                 refused.append((f"{engine} {scheme}", reason))
                 continue
@@ -104,6 +104,4 @@ def predicted(
     candidate: Candidate, model: Model, hardware: Hardware, load: cost.Load, corrections: Mapping[str, float]
 ) -> Measurement:
     correction = corrections.get(candidate.engine, 1.0)
-    return cost.predict(
-        candidate.label, model.config, candidate.scheme, candidate.engine, hardware, load, correction
-    )
+    return cost.predict(candidate.label, model.config, candidate.scheme, candidate.engine, hardware, load, correction)

@@ -43,7 +43,10 @@ def plan(question: Question, hardware: Hardware) -> Plan:
         rows.append((rate, f"{group[0]} {group[1]}: {len(members)} settings, predicted {rate:.0f} tokens/s, "
                            f"{promise['peak_memory_bytes'] / 2**20:.0f} MiB"))  # fmt: skip
     runs = 4 + 4 * question.rounds  # tuning, and both comparisons
-    seconds += runs * (START_SECONDS + tokens / 2 / max(best, 1.0)) + question.rounds * tokens / 2 / baseline["output_throughput"]
+    seconds += (
+        runs * (START_SECONDS + tokens / 2 / max(best, 1.0))
+        + question.rounds * tokens / 2 / baseline["output_throughput"]
+    )
     ordered = [text for _, text in sorted(rows, reverse=True)]
     refused = [f"refused: {label}: {reason}" for label, reason in space.refused]
     return Plan((*ordered, *refused), seconds)

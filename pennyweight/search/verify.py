@@ -17,7 +17,7 @@ from pennyweight.hardware import detect
 from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.quality import Reference
-from pennyweight.measure.replay import Progress
+from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.speed import measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
@@ -37,8 +37,8 @@ class Verification:
 
 
 def verify(
-    directory: Path, stage: Callable[[str], None] = lambda text: None,
-    progress: Progress = lambda done, total: None,
+    directory: Path, stage: Callable[[str], None] = print,
+    progress: Progress = unwatched,
 ) -> Verification:  # fmt: skip
     """Raise `GateFailed` with the reason if anything that was accepted no longer holds."""
     evidence = read_evidence(directory)

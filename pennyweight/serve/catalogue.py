@@ -33,10 +33,10 @@ def offer(engine: str) -> Offer:
     return Offer(engine, cls.model_format, cls.schemes, None if missing else cls.version(), missing)
 
 
-def refusal(engine: str, scheme: str, model_type: str) -> str | None:
+def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:
     """The sentence that says why this engine cannot serve such a model, before anything is built."""
     try:
-        engines.require(engine).refuse_early(model_type, scheme)
+        engines.require(engine).refuse_early(config, scheme)
     except (EngineMissing, EngineRefused) as error:
         return str(error)
     return None

@@ -63,7 +63,12 @@ class Technique(ABC):
         return Step(self.name, {**self.settings(), "revision": self.revision}, made_with)
 
 
-def apply(technique: Technique, model: Model, progress: Progress = lambda done, total: None) -> Model:
+def unwatched(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+    del done, total
+
+
+def apply(technique: Technique, model: Model, progress: Progress = unwatched) -> Model:
     """The model after the technique, from the cache or built now."""
     model_format, scheme = technique.result_kind(model)
     lineage = model.lineage.then(technique.step())
@@ -98,9 +103,10 @@ def _run_job(technique: Technique, source: Path, target: Path, progress: Progres
 def _follow(process: subprocess.Popen[bytes], progress: Progress) -> list[str]:
     """Read the job's output to its end, passing on progress; returns the last lines."""
     assert process.stdout is not None
+    output = process.stdout.fileno()
     last: list[str] = []
     rest = ""
-    for data in iter(lambda: process.stdout.read1(4096), b""):  # type: ignore[union-attr]
+    while data := os.read(output, 4096):
         *lines, rest = re.split(r"[\r\n]+", rest + data.decode(errors="replace"))
         for line in filter(str.strip, lines):
             counted = COUNTED.search(line)

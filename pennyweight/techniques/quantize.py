@@ -128,7 +128,9 @@ def convert_to_gguf(source: Path, target: Path, file_type: str) -> None:
         architecture = conversion.get_model_architecture(parameters, conversion.model_type(ModelType.TEXT))
         converter = conversion.get_model_class(architecture)
     except NotImplementedError as error:
-        raise ModelError(f"llama.cpp's converters do not know this architecture ({error}): use another engine.") from None
+        raise ModelError(
+            f"llama.cpp's converters do not know this architecture ({error}): use another engine."
+        ) from None
     with torch.inference_mode():
         converter(source, getattr(gguf.LlamaFileType, file_type), target, hparams=parameters).write()
 
@@ -163,7 +165,9 @@ def build_onnx(source: Path, target: Path, precision: str) -> None:
     from onnxruntime_genai.models import builder
 
     with tempfile.TemporaryDirectory(prefix="pennyweight-onnx-") as cache:
-        options = builder.parse_extra_options(None, str(source), str(target), precision, "cpu", cache, ["hf_token=false"])
+        options = builder.parse_extra_options(
+            None, str(source), str(target), precision, "cpu", cache, ["hf_token=false"]
+        )
         try:
             builder.create_model(None, str(source), str(target), precision, "cpu", cache, **options)
         except NotImplementedError as error:

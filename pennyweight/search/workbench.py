@@ -1,0 +1,226 @@
+"""Where trials are made: build, serve, measure, judge and record one candidate. The loop stands in `search`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from pennyweight import techniques
+from pennyweight.budget import Limit, Outcome, Verdict
+from pennyweight.deployment import Deployment
+from pennyweight.errors import EndpointError, EngineError, MeasurementVoid, ModelError, WorkloadError
+from pennyweight.hardware import Hardware
+from pennyweight.measure.client import Sampling
+from pennyweight.measure.quality import Reference
+from pennyweight.measure.speed import measure_speed
+from pennyweight.measurement import Measurement
+from pennyweight.model import Model
+from pennyweight.plan.cost import Load
+from pennyweight.search.candidates import Candidate, predicted
+from pennyweight.search.question import Listener, Question, baseline_of, space_of
+from pennyweight.serve import Endpoint, serve
+from pennyweight.study import Study, Trial
+from pennyweight.techniques.quantize import TUNED, Quantize
+from pennyweight.workload import Arrivals, Workload, texts
+
+SCREEN_SLACK = 1.25  # how far a short run may miss a limit and stay in
+SPOILED_RETRIES = 2
+# Waves of requests in a run: in the last one streams fall idle, and one wave would measure little else.
+SCREEN_WAVES = 2
+FULL_WAVES = 3
+# What ends a trial and not the search. A full disk ends the search: every later trial would meet it too.
+TRIAL_FAULTS = (EngineError, EndpointError, MeasurementVoid, ModelError, WorkloadError)
+
+
+@dataclass
+class Workbench:
+    """One search's directory, study and machine, and the baseline's answers by half."""
+
+    question: Question
+    directory: Path
+    hardware: Hardware
+    listener: Listener
+    resume: bool = False
+    corrections: dict[str, float] = field(default_factory=dict)  # engine -> measured time over predicted time
+    references: dict[str, dict[str, Reference]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        question = self.question
+        self.tuning, self.held_out = question.workload.split(question.seed)
+        self.study = Study(self.directory / "study.jsonl", question.as_json(), resume=self.resume)
+        self.arrivals = Arrivals("closed", max_concurrency=question.streams)
+        self.space = space_of(question, self.hardware)
+        self.baseline = self.deployment(baseline_of(question), question.model)
+        self.load = Load(100.0, float(np.mean([r.max_tokens for r in self.tuning.requests])), question.streams)
+
+    def references_file(self, half: str) -> Path:
+        return self.directory / f"baseline-{half}.jsonl"
+
+    def read_references(self, half: str) -> dict[str, Reference]:
+        file = self.references_file(half)
+        if not (self.resume and file.exists()):
+            return {}
+        made = (Reference.from_json(json.loads(line)) for line in file.read_text().splitlines())
+        return {reference.request_id: reference for reference in made}
+
+    def write_references(self, half: str) -> None:
+        lines = [json.dumps(reference.as_json()) for reference in self.references[half].values()]
+        partial = self.references_file(half).with_suffix(".partial")
+        partial.write_text("\n".join(lines) + "\n")
+        partial.rename(self.references_file(half))
+
+    def attempt(self, stage: str, candidate: Candidate, measure: Callable[[Endpoint], Measurement]) -> Trial:
+        """Build, serve, measure, record; what is in the study already is not done again."""
+        known = self.find(stage, candidate)
+        if known is not None:
+            if known.measurement is not None and stage == "screen":
+                self.correct(candidate, known.measurement)
+            return known
+        self.listener.stage(f"{stage.capitalize()}: {candidate.label}")
+        started = time.perf_counter()
+        promise = self.predicted(candidate)
+        deployment = self.deployment(candidate, None)
+        try:
+            deployment = self.deployment(candidate, self.build(candidate))
+            with self.serve(deployment) as endpoint:
+                measurement = measure(endpoint)
+        except TRIAL_FAULTS as error:
+            seconds = time.perf_counter() - started
+            return self.record(Trial(stage, deployment, None, promise, str(error), seconds))
+        return self.record(Trial(stage, deployment, measurement, promise, None, time.perf_counter() - started))
+
+    def build(self, candidate: Candidate) -> Model:
+        return build_scheme(
+            self.question.model, candidate.scheme, self.question.iterations, self.calibration(), self.listener.progress
+        )
+
+    def calibration(self) -> tuple[str, ...]:
+        """The tuning half's prompts, each with what the baseline answered."""
+        answers = self.references.get("tuning", {})
+        pairs = ((texts([r]), answers.get(r.id)) for r in self.tuning.requests)
+        return tuple("\n\n".join([*text, answer.text if answer else ""]) for text, answer in pairs if text)
+
+    def speed(self, endpoint: Endpoint, workload: Workload, warm_with: Workload | None = None) -> Measurement:
+        """One run; a run that spoiled itself is repeated before it is given up."""
+        for attempt in range(SPOILED_RETRIES + 1):
+            try:
+                return measure_speed(
+                    endpoint, workload, self.arrivals, Sampling(), seed=self.question.seed, warm_with=warm_with,
+                    price_per_hour=self.question.budget.price_per_hour, progress=self.listener.progress,
+                )  # fmt: skip
+            except MeasurementVoid:
+                if attempt == SPOILED_RETRIES:
+                    raise
+        raise AssertionError("unreachable")
+
+    def serve(self, deployment: Deployment) -> AbstractContextManager[Endpoint]:
+        log = self.directory / "logs" / f"{deployment.engine}-{deployment.id}.log"
+        return serve(deployment, log=log, start_timeout=self.question.start_timeout)
+
+    def record(self, trial: Trial) -> Trial:
+        self.study.append(trial)
+        self.listener.trial(trial)
+        return trial
+
+    def screen_load(self) -> Workload:
+        streams = self.question.streams
+        return self.tuning.take(SCREEN_WAVES * streams, self.question.seed).at_least(SCREEN_WAVES * streams)
+
+    def full_load(self, half: Workload) -> Workload:
+        return half.at_least(FULL_WAVES * self.question.streams)
+
+    def deployment(self, candidate: Candidate, model: Model | None) -> Deployment:
+        path, model_id = (str(model.path), model.id) if model else ("", "")
+        return Deployment(candidate.engine, path, model_id, candidate.scheme, candidate.settings)
+
+    def find(self, stage: str, candidate: Candidate | None) -> Trial | None:
+        if candidate is None:
+            return None
+        wanted = self.deployment(candidate, None)
+        for trial in reversed(self.study.trials):
+            if trial.stage == stage and replace(trial.deployment, model_path="", model_id="") == wanted:
+                return trial
+        return None
+
+    def predicted(self, candidate: Candidate) -> Measurement:
+        return predicted(candidate, self.question.model, self.hardware, self.load, self.corrections)
+
+    def correct(self, candidate: Candidate, measurement: Measurement) -> None:
+        """Learn from a measured run how far the cost model is off for this engine."""
+        tokens = measurement.quantities["output_tokens"]
+        self.load = Load(self.load.prompt_tokens, tokens.value / max(1, len(tokens.raw)), self.load.streams)
+        uncorrected = predicted(candidate, self.question.model, self.hardware, self.load, {})
+        self.corrections[candidate.engine] = uncorrected["output_throughput"] / measurement["output_throughput"]
+
+    def survivors(self, stage: str) -> list[Trial]:
+        """Trials of this stage that ran and broke no limit for certain."""
+        return [t for t in self.study.trials if t.stage == stage and t.measurement and self.holds(t)]
+
+    def holds(self, trial: Trial) -> bool:
+        assert trial.measurement is not None
+        screened = self.find("screen", self.space.groups[(trial.deployment.engine, trial.deployment.scheme)][0])
+        if screened is None or screened.measurement is None:
+            return False
+        if self.quality_verdict(screened.measurement).outcome is Outcome.REJECT:
+            return False
+        slack = SCREEN_SLACK if trial.stage == "screen" else 1.0
+        limits = tuple(Limit(x.quantity, x.bound * slack, x.floor) for x in self.question.budget.speed_limits)
+        return self.question.budget.judge_limits(trial.measurement, limits).outcome is Outcome.ACCEPT
+
+    def quality_verdict(self, measurement: Measurement) -> Verdict:
+        return self.question.budget.judge_limits(measurement, self.question.budget.quality_limits)
+
+    def speed_verdict(self, measurement: Measurement) -> Verdict:
+        return self.question.budget.judge_limits(measurement, self.question.budget.speed_limits)
+
+    def score(self, trial: Trial) -> float:
+        return self.question.budget.score(trial.measurement) if trial.measurement else float("-inf")
+
+    def fastest_unmodified(self) -> Deployment | None:
+        """Of all unmodified candidates that ran, the one with the highest throughput in the screen."""
+        runs = [
+            t for t in self.study.trials
+            if t.stage == "screen" and t.measurement is not None
+            and (t.deployment.engine, t.deployment.scheme) in self.space.groups
+            and self.space.groups[(t.deployment.engine, t.deployment.scheme)][0].unmodified
+        ]  # fmt: skip
+        if not runs:
+            return None
+        best = max(runs, key=lambda t: t.measurement["output_throughput"] if t.measurement else 0.0).deployment
+        tuned = [
+            t
+            for t in self.survivors("tune")
+            if (t.deployment.engine, t.deployment.scheme) == (best.engine, best.scheme)
+        ]
+        return max(tuned, key=self.score).deployment if tuned else best
+
+    def nearest(self) -> Trial | None:
+        """The measured trial that misses its limits by the least, counted in shares of the bounds."""
+        budget = self.question.budget
+
+        def miss(trial: Trial) -> float:
+            total = 0.0
+            for limit in (*budget.quality_limits, *budget.speed_limits):
+                value = trial.measurement.get(limit.quantity) if trial.measurement else None
+                total += max(0.0, -limit.margin(value)) if value is not None else 10.0
+            return total
+
+        tried = [t for t in self.study.trials if t.measurement is not None and t.stage in ("screen", "prove")]
+        return min(tried, key=miss, default=None)
+
+
+def build_scheme(
+    model: Model, scheme: str, iterations: int, calibration: Sequence[str], progress: techniques.Progress
+) -> Model:
+    """The model in this scheme: itself, or an artifact from the cache or built now."""
+    if scheme == model.scheme:
+        return model
+    tuned = scheme in TUNED
+    technique = Quantize(scheme, iterations if tuned else 0, tuple(calibration) if tuned else ())
+    return techniques.apply(technique, model, progress)

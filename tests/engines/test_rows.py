@@ -1,0 +1,176 @@
+"""RowRuntime: whatever else is running, a request gets exactly the tokens that it would get alone."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pennyweight.engines import Generation
+from pennyweight.engines.rows import Lengths, RowRuntime
+from pennyweight.engines.sampling import Logits, log_softmax
+
+VOCABULARY = 12
+END = 0
+
+
+def logits_after(history: Sequence[int]) -> Logits:
+    seed = zlib.crc32(repr([int(token) for token in history]).encode())
+    return np.random.default_rng(seed).normal(size=VOCABULARY).astype(np.float32)
+
+
+class Fake(RowRuntime):
+    """A model whose next token depends on all that its row of the store holds; it checks what the loop tells it."""
+
+    def __init__(self, max_rows: int) -> None:
+        super().__init__(max_rows)
+        self.limit = max_rows
+        self.store: dict[int, list[int]] = {}
+        self.widths: list[int] = []
+
+    def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
+        assert 0 <= row < self.limit
+        self.store[row] = list(prompt)
+        return logits_after(self.store[row])
+
+    def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+        assert len(tokens) == len(lengths) <= self.limit
+        self.widths.append(len(tokens))
+        for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
+            assert len(self.store[row]) == length
+            self.store[row].append(token)
+        return np.stack([logits_after(self.store[row]) for row in range(len(tokens))])
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        self.store[target] = self.store[source][:length]
+
+    def _logits(self, tokens: Sequence[int]) -> Logits:
+        return np.stack([logits_after(tokens[: n + 1]) for n in range(len(tokens))])
+
+
+def collect(runtime: Fake, into: dict[str, list[int]], finished: dict[str, str]) -> None:
+    for event in runtime.step():
+        assert event.id not in finished, "nothing may follow the last event"
+        into.setdefault(event.id, []).extend(event.tokens)
+        if event.finish:
+            finished[event.id] = event.finish
+
+
+def alone(generation: Generation) -> tuple[list[int], str]:
+    runtime, tokens, finished = Fake(1), {generation.id: []}, {}
+    runtime.submit(generation)
+    while not finished:
+        collect(runtime, tokens, finished)
+    return tokens[generation.id], finished[generation.id]
+
+
+def generation(name: str, prompt: Sequence[int] = (1, 2), max_tokens: int = 5, **more: object) -> Generation:
+    return Generation(name, tuple(prompt), max_tokens, **more)  # type: ignore[arg-type]
+
+
+asked = st.builds(
+    lambda prompt, length, seed, stops: (prompt, length, seed, stops),
+    st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=6),
+    st.integers(1, 12),
+    st.one_of(st.none(), st.integers(0, 99)),
+    st.booleans(),
+)
+
+
+@given(
+    requests=st.lists(st.tuples(asked, st.integers(0, 8), st.one_of(st.none(), st.integers(0, 10))), min_size=1, max_size=8),
+    max_rows=st.integers(1, 4),
+)
+def test_every_request_gets_the_tokens_it_would_get_alone(requests: list, max_rows: int) -> None:
+    wanted = []
+    for number, ((prompt, length, seed, stops), arrives, cancelled_after) in enumerate(requests):
+        made = generation(
+            str(number), prompt, length, seed=seed, temperature=0.0 if seed is None else 1.0,
+            stop_tokens=(END,) if stops else (),
+        )  # fmt: skip
+        leaves = None if cancelled_after is None else arrives + cancelled_after
+        wanted.append((made, arrives, leaves))
+    runtime, tokens, finished, cancelled = Fake(max_rows), {}, {}, set()
+    for now in range(200):
+        for made, arrives, leaves in wanted:
+            if arrives == now:
+                runtime.submit(made)
+            if leaves == now and made.id not in finished:
+                runtime.cancel(made.id)
+                cancelled.add(made.id)
+        before = {name: len(got) for name, got in tokens.items() if name in cancelled}
+        collect(runtime, tokens, finished)
+        assert all(len(tokens[name]) == count for name, count in before.items())
+    for made, _, _ in wanted:
+        expected, how = alone(made)
+        got = tokens.get(made.id, [])
+        if made.id in cancelled:
+            assert got == expected[: len(got)] and made.id not in finished
+        else:
+            assert (got, finished[made.id]) == (expected, how)
+
+
+def test_a_request_that_comes_later_joins_the_running_batch() -> None:
+    runtime, tokens, finished = Fake(4), {}, {}
+    runtime.submit(generation("first", max_tokens=10))
+    collect(runtime, tokens, finished)
+    runtime.submit(generation("second", (3,), max_tokens=2))
+    collect(runtime, tokens, finished)
+    assert "second" in tokens and "first" not in finished
+    assert runtime.widths[-1] == 2
+
+
+def test_no_more_rows_run_than_allowed_and_the_rest_wait_their_turn() -> None:
+    runtime, tokens, finished = Fake(2), {}, {}
+    for number in range(5):
+        runtime.submit(generation(str(number), (number + 1,), max_tokens=4))
+    for _ in range(40):
+        collect(runtime, tokens, finished)
+    assert max(runtime.widths) == 2
+    assert {name: len(got) for name, got in tokens.items()} == dict.fromkeys("01234", 4)
+
+
+def test_a_waiting_request_can_be_cancelled() -> None:
+    runtime, tokens, finished = Fake(1), {}, {}
+    runtime.submit(generation("running"))
+    runtime.submit(generation("waiting"))
+    runtime.cancel("waiting")
+    for _ in range(20):
+        collect(runtime, tokens, finished)
+    assert "waiting" not in tokens and finished == {"running": "length"}
+
+
+def test_cancelling_a_running_request_makes_room_at_once() -> None:
+    runtime, tokens, finished = Fake(1), {}, {}
+    runtime.submit(generation("long", max_tokens=1000))
+    runtime.submit(generation("next", (5,)))
+    collect(runtime, tokens, finished)
+    assert "next" not in tokens
+    runtime.cancel("long")
+    collect(runtime, tokens, finished)
+    assert "next" in tokens
+
+
+def test_cancelling_what_is_not_there_does_nothing() -> None:
+    runtime = Fake(1)
+    runtime.cancel("nobody")
+    assert runtime.step() == []
+
+
+def test_an_end_token_ends_the_answer_and_is_no_part_of_it() -> None:
+    prompt = next((n,) for n in range(1, 500) if int(logits_after((n,)).argmax()) == END)
+    assert alone(generation("g", prompt, stop_tokens=(END,))) == ([], "stop")
+    assert alone(generation("g", prompt))[0][0] == END
+
+
+def test_a_score_is_the_log_softmax_at_the_tokens_own_places() -> None:
+    tokens = [4, 7, 2, 9]
+    score = Fake(1).score(tokens)
+    expected = [log_softmax(logits_after(tokens[: n + 1])) for n in range(3)]
+    assert score.logprobs == pytest.approx([float(row[t]) for row, t in zip(expected, tokens[1:], strict=True)])
+    assert list(score.top_tokens) == [int(row.argmax()) for row in expected]
+    assert score.top_logprobs == pytest.approx([float(row.max()) for row in expected])
