@@ -63,8 +63,14 @@ def main() -> None:
         made = weights(model, scheme, iterations, tuple(texts(tuning.requests)))
         built = time.perf_counter() - started
         value = perplexity(made.path, text, arguments.tokens)
-        print(json.dumps({"scheme": scheme, "iterations": iterations, "perplexity": round(value, 3),
-                          "build_seconds": round(built, 1), "seconds": round(time.perf_counter() - started, 1)}), flush=True)  # fmt: skip
+        row = {
+            "scheme": scheme,
+            "iterations": iterations,
+            "perplexity": round(value, 3),
+            "build_seconds": round(built, 1),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,10 @@ class Workload:
         repeated = [_copy(request, number) for number in range(copies) for request in self.requests]
         return replace(self, requests=tuple(repeated[: max(count, len(self.requests))]))
 
+    def variant(self, number: int) -> Workload:
+        """The same requests with texts that begin differently: for another run against a server that still runs."""
+        return replace(self, requests=tuple(_copy(request, number) for request in self.requests))
+
     def split(self, seed: int = 0) -> tuple[Workload, Workload]:
         """The tuning half and the held-out half. A session is never cut, so no prefix leaks across."""
         sessions = sorted({r.session for r in self.requests}, key=lambda s: _order(s, seed))
@@ -148,11 +152,9 @@ def _copy(request: Request, number: int) -> Request:
         return request
     mark = f"({number}) "
     messages = tuple({**m, "content": mark + m["content"]} for m in request.messages)
-    tokens = (
-        (request.prompt_tokens[number % len(request.prompt_tokens)], *request.prompt_tokens[1:])
-        if request.prompt_tokens
-        else ()
-    )
+    tokens = request.prompt_tokens
+    if tokens:
+        tokens = (tokens[number % len(tokens)], *tokens[1:])
     return replace(
         request, id=f"{request.id}+{number}", session=f"{request.session}+{number}", messages=messages,
         prompt=mark + request.prompt if request.prompt else "", prompt_tokens=tokens,

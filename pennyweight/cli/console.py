@@ -21,7 +21,8 @@ class Live:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"),
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True,
             disable=not self.console.is_terminal,
         )  # fmt: skip
@@ -76,7 +77,9 @@ def figures(measurement: Measurement) -> str:
     """The few numbers that a line has room for."""
     shown = []
     for name, form in (
-        ("output_throughput", "{:.0f} tokens/s"), ("ttft_p95_ms", "TTFT p95 {:.0f} ms"), ("tpot_p95_ms", "TPOT p95 {:.0f} ms"),
+        ("output_throughput", "{:.0f} tokens/s"),
+        ("ttft_p95_ms", "TTFT p95 {:.0f} ms"),
+        ("tpot_p95_ms", "TPOT p95 {:.0f} ms"),
         ("added_nats", "{:+.4f} nats"), ("agreement", "agreement {:.3f}"), ("task_score", "task score {:.3f}"),
     ):  # fmt: skip
         if name in measurement:

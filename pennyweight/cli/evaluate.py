@@ -55,7 +55,8 @@ def evaluate(
             live.stage(f"Candidate: {a.label}")
             held_against = {reference.request_id: reference for reference in made}
             result = quality.evaluate(a.open(stack), half, held_against, budget, progress=live.progress)
-    typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}, {len(result.pairs)} requests")
+    looked_at = result.measurement.conditions["requests"]
+    typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}, {looked_at} requests")
     for limit in result.verdict.limits:
         typer.echo(f"  {limit.reason}: {limit.outcome}")
     if as_json:

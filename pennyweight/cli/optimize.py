@@ -109,8 +109,8 @@ def check_workload(question: Question) -> None:
             length = len(request.prompt_tokens) or len(tokenizer.encode(request.prompt))
         if length + request.max_tokens > context:
             raise WorkloadError(
-                f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the model's context is {context}: "
-                "shorten it, or lower its max_tokens."
+                f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the model's context is "
+                f"{context}: shorten it, or lower its max_tokens."
             )
 
 

@@ -54,8 +54,8 @@ class OpenVINO(Engine):
         widths = [config.get(name) or SUPERBLOCK for name in ("hidden_size", "intermediate_size")]
         if scheme == "Q4_K_M" and any(width % SUPERBLOCK for width in widths):
             raise EngineRefused(
-                f"openvino cannot read Q4_K_M of widths {widths}: what is no multiple of {SUPERBLOCK} falls back to Q5_0 "
-                "there, which it does not know; use Q8_0 or Q4_0."
+                f"openvino cannot read Q4_K_M of widths {widths}: what is no multiple of {SUPERBLOCK} falls back to "
+                "Q5_0 there, which it does not know; use Q8_0 or Q4_0."
             )
 
     def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:

@@ -33,7 +33,7 @@ class Sampler:
         return token, float(logprobs[token]), [(int(t), float(logprobs[t])) for t in best]
 
     def _sample(self, logits: Logits) -> int:
-        """Nucleus sampling (Holtzman et al. 2020, arxiv.org/abs/1904.09751) by inverting the cumulative distribution."""
+        """Nucleus sampling (Holtzman et al. 2020, arxiv.org/abs/1904.09751): the cumulative distribution, inverted."""
         logprobs = log_softmax(logits / max(self._temperature, 1e-5))
         order = np.argsort(-logprobs)
         cumulative = np.cumsum(np.exp(logprobs[order], dtype=np.float64))

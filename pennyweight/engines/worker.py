@@ -187,9 +187,13 @@ def application(served: Served) -> Starlette:
         prompt = served.prompt_of(body)
         generation = served.generation(body, prompt)
         answer = Answer(
-            chat=isinstance(body, ChatBody), model=served.name, prompt_tokens=prompt, tokenizer=served.tokenizer,
-            with_logprobs=body.top_logprobs is not None, with_token_ids=body.return_token_ids,
-        )  # fmt: skip
+            chat=isinstance(body, ChatBody),
+            model=served.name,
+            prompt_tokens=prompt,
+            tokenizer=served.tokenizer,
+            with_logprobs=body.top_logprobs is not None,
+            with_token_ids=body.return_token_ids,
+        )
         if isinstance(body, CompletionBody) and body.echo:
             answer.echo = answer.text = body.prompt if isinstance(body.prompt, str) else served.tokenizer.decode(prompt)
         if generation.max_tokens == 0:
@@ -216,9 +220,12 @@ def application(served: Served) -> Starlette:
 
     async def models(_: Request) -> Response:
         card = {
-            "id": served.name, "object": "model", "created": started, "owned_by": "pennyweight",
+            "id": served.name,
+            "object": "model",
+            "created": started,
+            "owned_by": "pennyweight",
             "max_model_len": served.context_length,
-        }  # fmt: skip
+        }
         return JSONResponse({"object": "list", "data": [card]})
 
     async def health(_: Request) -> Response:
@@ -308,10 +315,20 @@ async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
     config = json.loads((directory / "config.json").read_text())
     hosted = Host(asyncio.get_running_loop(), on_death=lambda: setattr(server, "should_exit", True))
     served = Served(engine, hosted, tokenizer, spec["served_name"], int(config.get("max_position_embeddings", 2048)))
-    server = uvicorn.Server(uvicorn.Config(
-        application(served), host=host, port=port, log_level="warning", access_log=False, http="httptools", loop="uvloop",
-        timeout_graceful_shutdown=5, ws="none", lifespan="off",
-    ))  # fmt: skip
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(served),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            http="httptools",
+            loop="uvloop",
+            timeout_graceful_shutdown=5,
+            ws="none",
+            lifespan="off",
+        )
+    )
     await asyncio.to_thread(hosted.start, spec["engine"], spec["settings"], str(directory))
     try:
         await server.serve()

@@ -12,11 +12,10 @@ import numpy as np
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.speed import measure_speed
-from pennyweight.measurement import Measurement
 from pennyweight.serve import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
-# Makes an endpoint ready for one run; it is closed after it, so that two engines never share the machine.
+# Makes an endpoint ready for one run. What it puts on the stack ends with the run.
 Opener = Callable[[ExitStack], Endpoint]
 
 
@@ -26,20 +25,26 @@ class Comparison:
 
     ratio: float
     interval: tuple[float, float]
-    runs_a: tuple[Measurement, ...]
-    runs_b: tuple[Measurement, ...]
+    a_tokens_per_s: tuple[float, ...]
+    b_tokens_per_s: tuple[float, ...]
 
     @property
     def within_noise(self) -> bool:
         return self.interval[0] <= 1.0 <= self.interval[1]
 
     def as_json(self) -> dict[str, Any]:
-        quantity = "output_throughput"
         return {
-            "ratio": self.ratio, "ci95": list(self.interval), "within_noise": self.within_noise,
-            "a_tokens_per_s": [run[quantity] for run in self.runs_a],
-            "b_tokens_per_s": [run[quantity] for run in self.runs_b],
-        }  # fmt: skip
+            "ratio": self.ratio,
+            "ci95": list(self.interval),
+            "within_noise": self.within_noise,
+            "a_tokens_per_s": list(self.a_tokens_per_s),
+            "b_tokens_per_s": list(self.b_tokens_per_s),
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Comparison:
+        low, high = value["ci95"]
+        return Comparison(value["ratio"], (low, high), tuple(value["a_tokens_per_s"]), tuple(value["b_tokens_per_s"]))
 
 
 def compare(
@@ -47,28 +52,26 @@ def compare(
     warm_with: Workload | None = None, confidence: float = 0.95, progress: Progress = unwatched,
 ) -> Comparison:  # fmt: skip
     """A B, B A, A B, … The order turns each round, so that a drifting machine favours neither."""
-    runs: Mapping[str, list[Measurement]] = {"a": [], "b": []}
+    speeds: Mapping[str, list[float]] = {"a": [], "b": []}
     for number in range(rounds):
+        fresh = workload.variant(number)  # the openers may keep their servers running, with their prefix caches
         order = [("a", open_a), ("b", open_b)]
         for name, opener in order if number % 2 == 0 else reversed(order):
             with ExitStack() as stack:
                 endpoint = opener(stack)
-                runs[name].append(
-                    measure_speed(endpoint, workload, arrivals, Sampling(), seed=seed + number, warm_with=warm_with)
-                )
-            progress(len(runs["a"]) + len(runs["b"]), 2 * rounds)
-    return summarise(runs["a"], runs["b"], confidence)
+                run = measure_speed(endpoint, fresh, arrivals, Sampling(), seed=seed + number, warm_with=warm_with)
+                speeds[name].append(run["output_throughput"])
+            progress(len(speeds["a"]) + len(speeds["b"]), 2 * rounds)
+    return summarise(speeds["a"], speeds["b"], confidence)
 
 
-def summarise(runs_a: Sequence[Measurement], runs_b: Sequence[Measurement], confidence: float = 0.95) -> Comparison:
-    """Ratio of the mean throughputs. Its spread comes from the log ratios of the pairs (Student's t: pairs are few)."""
+def summarise(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Comparison:
+    """Ratio of the throughputs. Its spread comes from the log ratios of the pairs (Student's t: pairs are few)."""
     from scipy import stats
 
-    a = np.array([run["output_throughput"] for run in runs_a])
-    b = np.array([run["output_throughput"] for run in runs_b])
-    logs = np.log(a / b)
+    logs = np.log(np.array(a) / np.array(b))
     ratio = float(np.exp(logs.mean()))
     if len(logs) < 2:
-        return Comparison(ratio, (0.0, float("inf")), tuple(runs_a), tuple(runs_b))
+        return Comparison(ratio, (0.0, float("inf")), tuple(a), tuple(b))
     half = float(stats.t.ppf(0.5 + confidence / 2, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
-    return Comparison(ratio, (ratio * np.exp(-half), ratio * np.exp(half)), tuple(runs_a), tuple(runs_b))
+    return Comparison(ratio, (float(ratio * np.exp(-half)), float(ratio * np.exp(half))), tuple(a), tuple(b))

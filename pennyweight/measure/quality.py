@@ -71,9 +71,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The pairs of all requests looked at, the quantities made of them, and the judgement of the quality limits."""
+    """What was made of all requests looked at, and the judgement of the quality limits."""
 
-    pairs: tuple[Pair, ...]
     measurement: Measurement
     verdict: Verdict
 
@@ -140,7 +139,7 @@ def evaluate(
         verdict = budget.judge_limits(measurement, budget.quality_limits)
         if verdict.outcome is not Outcome.INCONCLUSIVE:
             break
-    return Evaluation(tuple(done), measurement, verdict)
+    return Evaluation(measurement, verdict)
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:
@@ -206,7 +205,7 @@ async def _pair(client: Client, request: Request, reference: Reference, *, task_
 
 
 async def _answer(client: Client, request: Request) -> tuple[tuple[int, ...], tuple[int, ...], str]:
-    """Prompt tokens, greedy answer tokens and answer text. The token ids need `return_token_ids`, which vLLM has too."""
+    """Prompt tokens, greedy answer tokens and text. The token ids need `return_token_ids`, which vLLM has too."""
     path, body = body_of(request, client.model, GREEDY)
     answer = await client.post(path, body | {"return_token_ids": True})
     choice = answer["choices"][0]

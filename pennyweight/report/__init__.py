@@ -81,7 +81,10 @@ def _trials(trials: Sequence[Trial]) -> str:
             cells = [
                 f"{m[name] / scale:.{digits}f}" if name in m else ""
                 for name, scale, digits in (
-                    ("output_throughput", 1, 0), ("ttft_p95_ms", 1, 0), ("added_nats", 1, 4), ("peak_memory_bytes", 2**20, 0),
+                    ("output_throughput", 1, 0),
+                    ("ttft_p95_ms", 1, 0),
+                    ("added_nats", 1, 4),
+                    ("peak_memory_bytes", 2**20, 0),
                 )
             ]  # fmt: skip
         promise = f"{trial.predicted['output_throughput']:.0f}" if trial.predicted else ""

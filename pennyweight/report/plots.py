@@ -73,8 +73,8 @@ def margins(evidence: Mapping[str, Any]) -> Figure:
         used.append(max(0.0, 100 * value / bound))
         texts.append(f"{_number(name, value)} of {_number(name, bound)}")
     figure = go.Figure()
-    figure.add_bar(y=names, x=used, orientation="h", text=texts, textposition="auto", marker={"color": COLOURS["openvino"]},
-                   hoverinfo="text", hovertext=texts)  # fmt: skip
+    bar = {"color": COLOURS["openvino"]}
+    figure.add_bar(y=names, x=used, orientation="h", text=texts, textposition="auto", marker=bar, hovertext=texts)
     figure.add_vline(x=100, line={"color": "#d03b3b", "width": 2})
     return _styled(figure, "% of the limit used", "", 120 + 46 * len(names))
 
@@ -122,7 +122,9 @@ def _hover(trial: Trial) -> str:
     m = trial.measurement
     rows = [f"<b>{label(trial.deployment.as_json())}</b>"]
     for name, form in (
-        ("output_throughput", "{:.0f} tokens/s"), ("ttft_p95_ms", "TTFT p95 {:.0f} ms"), ("tpot_p95_ms", "TPOT p95 {:.1f} ms"),
+        ("output_throughput", "{:.0f} tokens/s"),
+        ("ttft_p95_ms", "TTFT p95 {:.0f} ms"),
+        ("tpot_p95_ms", "TPOT p95 {:.1f} ms"),
         ("added_nats", "{:+.4f} nats/token"), ("agreement", "agreement {:.3f}"),
     ):  # fmt: skip
         if name in m:

@@ -50,7 +50,8 @@ def _loss(evidence: Evidence) -> str:
     nats = quality["added_nats"]
     low, high = nats["interval"]
     text = (
-        f"Measured loss over {evidence['quality']['conditions']['requests']} held-out requests: {nats['value']:+.4f} nats per token "
+        f"Measured loss over {evidence['quality']['conditions']['requests']} held-out requests: "
+        f"{nats['value']:+.4f} nats per token "
         f"(interval {low:+.4f} to {high:+.4f}), {quality['agreement']['value']:.1%} of first choices agree"
     )
     if "degradation" in quality:
@@ -75,9 +76,8 @@ def nearest_sentence(evidence: Evidence) -> str:
         elif value > bound:
             missed.append(f"{name} is {value:.4g} where {bound:.4g} is the limit")
         elif "interval" in quantities[name] and quantities[name]["interval"][1] > bound:
-            missed.append(
-                f"{name} is {value:.4g}, but only {quantities[name]['interval'][1]:.4g} is proven of the limit {bound:.4g}"
-            )
+            proven = quantities[name]["interval"][1]
+            missed.append(f"{name} is {value:.4g}, but only {proven:.4g} is proven of the limit {bound:.4g}")
         else:
             held.append(name)
     what = "; ".join(missed) or "its limits hold here, but not on the held-out half"

@@ -10,7 +10,6 @@ compare    interleaved with the baseline and with the fastest unmodified engine
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -30,11 +29,14 @@ from pennyweight.study import Trial
 __all__ = ["Answer", "Listener", "Question", "Search", "baseline_of", "space_of"]
 
 SCREEN_LOOK = 32  # requests of a first look at quality
-HOPELESS = 0.85  # a candidate that promises less than this share of the best one found is not built
+# A candidate that promises less than this share of the best one found is not built; of an engine that was not measured
+# yet, the promise is worth less.
+HOPELESS = 0.85
+HOPELESS_UNSEEN = 0.40
 # What a coarser scheme must promise of a finer one's score to be built.
 WORTH_QUANTIZING = 0.97
 WORTH_LOSING = 1.03
-WORTH_TUNING = 0.90  # groups within this share of the best have their settings tuned
+WORTH_TUNING = 0.95  # groups within this share of the best have their settings tuned
 WORTH_KEEPING = 1.01  # a setting must gain this much to be kept
 
 
@@ -68,7 +70,7 @@ class Search(Workbench):
         """Speed of the baseline, and its answers to both halves. Without it there is nothing to hold anything against,
         so its faults end the search."""
         self.listener.stage(f"Baseline: {self.baseline.label}")
-        halves = {"tuning": self.tuning, "held-out": self.held_out}
+        halves = {"tuning": self.tuning.take(SCREEN_LOOK, self.question.seed), "held-out": self.held_out}
         self.references = {name: self.read_references(name) for name in halves}
         done = self.study.find("baseline", self.baseline.id)
         if done is not None and done.measurement is not None and all(self.references.values()):
@@ -121,11 +123,15 @@ class Search(Workbench):
         """Why this group is not worth building, from what was measured so far."""
         for scheme in finer_than(candidate.scheme):
             trial = self.find("screen", self.space.groups.get((candidate.engine, scheme), (None,))[0])
-            if trial and trial.measurement and self.quality_verdict(trial.measurement).outcome is Outcome.REJECT:
-                return f"{scheme} on {candidate.engine} loses too much already ({self.quality_verdict(trial.measurement).reason})"
+            if trial is None or trial.measurement is None:
+                continue
+            verdict = self.quality_verdict(trial.measurement)
+            if verdict.outcome is Outcome.REJECT:
+                return f"{scheme} on {candidate.engine} loses too much already ({verdict.reason})"
         survivors = self.survivors("screen")
-        if not survivors or candidate.engine not in self.corrections:
+        if not survivors:
             return None
+        share = HOPELESS if candidate.engine in self.corrections else HOPELESS_UNSEEN
         best = max(self.score(t) for t in survivors)
         promised = self.question.budget.score(self.predicted(candidate))
         for trial in survivors:
@@ -134,7 +140,7 @@ class Search(Workbench):
                 continue
             if _worse(promised, held, WORTH_QUANTIZING if finer.scheme in UNMODIFIED else WORTH_LOSING):
                 return f"promises {abs(promised):.4g}, and {finer.scheme}, which loses less, has {abs(held):.4g}"
-        if _worse(promised, best, HOPELESS):
+        if _worse(promised, best, share):
             return f"promises {abs(promised):.4g} where {abs(best):.4g} was measured already"
         return None
 
@@ -188,6 +194,9 @@ class Search(Workbench):
 
     def _prove_one(self, deployment: Deployment) -> tuple[Evaluation, Measurement] | None:
         """Quality and speed on the held-out half; a fault is recorded and gives None."""
+        known = self.study.find("prove", deployment.id)
+        if known is not None and known.measurement is not None:
+            return Evaluation(known.measurement, self.quality_verdict(known.measurement)), known.measurement
         started = time.perf_counter()
         try:
             with self.serve(deployment) as endpoint:
@@ -199,8 +208,7 @@ class Search(Workbench):
         except TRIAL_FAULTS as error:
             self.record(Trial("prove", deployment, failure=str(error), seconds=time.perf_counter() - started))
             return None
-        both = self._judge_both(evaluation, speed)
-        notes = {"verdict": both.as_json()}
+        notes = {"verdict": self._judge_both(evaluation, speed).as_json()}
         measurement = speed.joined(evaluation.measurement)
         self.record(Trial("prove", deployment, measurement, seconds=time.perf_counter() - started, notes=notes))
         return evaluation, speed
@@ -209,25 +217,41 @@ class Search(Workbench):
         return Verdict((*evaluation.verdict.limits, *self.speed_verdict(speed).limits))
 
     def _compare(self, chosen: Deployment, other: Deployment) -> Comparison | None:
+        """Interleaved on the held-out half; None when there is nothing to compare or it could not be measured."""
         if chosen == other:
             return None
+        known = self.study.find("compare", other.id)
+        if known is not None and known.notes.get("chosen") == chosen.id:
+            return Comparison.from_json(known.notes)
         self.listener.stage(f"How much faster than {other.label}?")
         started = time.perf_counter()
-
-        def opener(deployment: Deployment) -> Callable[[ExitStack], Endpoint]:
-            return lambda stack: stack.enter_context(self.serve(deployment))
-
         try:
-            comparison = comparing.compare(
-                opener(chosen), opener(other), self.full_load(self.held_out), self.arrivals, rounds=self.question.rounds,
-                seed=self.question.seed, warm_with=self.tuning, progress=self.listener.progress,
-            )  # fmt: skip
+            with ExitStack() as kept:
+                comparison = comparing.compare(
+                    self._opener(chosen, kept), self._opener(other, kept), self.full_load(self.held_out), self.arrivals,
+                    rounds=self.question.rounds, seed=self.question.seed, warm_with=self.tuning,
+                    progress=self.listener.progress,
+                )  # fmt: skip
         except TRIAL_FAULTS as error:
             self.record(Trial("compare", other, failure=str(error), seconds=time.perf_counter() - started))
             return None
         notes = {"chosen": chosen.id, **comparison.as_json()}
         self.record(Trial("compare", other, seconds=time.perf_counter() - started, notes=notes))
         return comparison
+
+    def _opener(self, deployment: Deployment, kept: ExitStack) -> comparing.Opener:
+        """Starts the server once for all rounds where memory holds two of them, else for each round anew."""
+        if 4 * self.question.model.weight_bytes > self.hardware.memory_bytes / 2:
+            return lambda stack: stack.enter_context(self.serve(deployment))
+        running: list[Endpoint] = []
+
+        def keep(stack: ExitStack) -> Endpoint:
+            del stack
+            if not running:
+                running.append(kept.enter_context(self.serve(deployment)))
+            return running[0]
+
+        return keep
 
 
 def _worse(score: float, best: float, share: float) -> bool:

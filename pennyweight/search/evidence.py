@@ -30,7 +30,11 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: int) 
         "verdict": verdict_word(answer),
         "model": {"id": question.model.id, "name": question.model.name, "lineage": question.model.lineage.as_json()},
         "question": question.as_json(),
-        "workload": {"name": question.workload.name, "id": question.workload.id, "requests": len(question.workload.requests)},
+        "workload": {
+            "name": question.workload.name,
+            "id": question.workload.id,
+            "requests": len(question.workload.requests),
+        },
         "chosen": answer.chosen.as_json() if answer.chosen else None,
         "baseline": answer.baseline.as_json(),
         "fastest_unmodified": answer.fastest_unmodified.as_json() if answer.fastest_unmodified else None,
@@ -50,7 +54,7 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: int) 
         "seconds": answer.seconds,
         "held_out": [request.as_json() for request in answer.held_out.requests],
         "references": [reference.as_json() for reference in answer.references.values()],
-    }  # fmt: skip
+    }
 
 
 def verdict_word(answer: Answer) -> str:
@@ -148,7 +152,7 @@ It needs {chosen.engine} {version}; `pip install pennyweight=={evidence["version
 
     pw verify .
 
-checks the artifact's checksums and re-runs the gates above on this machine. It ends with exit code 4 if one fails.
+checks the artifact's checksums and re-runs the gates above on this machine. Exit code 4 means that one failed.
 
 `artifact/` is in {chosen.scheme}; how it was made is in `artifact/{LINEAGE_FILE}`. All numbers are in `{EVIDENCE_FILE}`.
 """

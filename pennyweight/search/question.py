@@ -36,10 +36,16 @@ class Question:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "model": self.model.id, "workload": self.workload.id, "budget": self.budget.as_json(),
-            "streams": self.streams, "seed": self.seed, "engines": self.engines and list(self.engines),
-            "schemes": self.schemes and list(self.schemes), "iterations": self.iterations, "exhaustive": self.exhaustive,
-        }  # fmt: skip
+            "model": self.model.id,
+            "workload": self.workload.id,
+            "budget": self.budget.as_json(),
+            "streams": self.streams,
+            "seed": self.seed,
+            "engines": self.engines and list(self.engines),
+            "schemes": self.schemes and list(self.schemes),
+            "iterations": self.iterations,
+            "exhaustive": self.exhaustive,
+        }
 
 
 class Listener(Protocol):
@@ -52,7 +58,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the search ends with. `chosen` is None when nothing meets the budget; then `nearest` says what came close."""
+    """What the search ends with. When nothing meets the budget, `chosen` is None and `nearest` came close."""
 
     chosen: Deployment | None
     baseline: Deployment

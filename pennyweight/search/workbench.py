@@ -154,7 +154,9 @@ class Workbench:
     def correct(self, candidate: Candidate, measurement: Measurement) -> None:
         """Learn from a measured run how far the cost model is off for this engine."""
         tokens = measurement.quantities["output_tokens"]
-        self.load = Load(self.load.prompt_tokens, tokens.value / max(1, len(tokens.raw)), self.load.streams)
+        requests = max(1, len(tokens.raw))
+        prompts = measurement["total_throughput"] * measurement["duration_s"] - tokens.value
+        self.load = Load(prompts / requests, tokens.value / requests, self.load.streams)
         uncorrected = predicted(candidate, self.question.model, self.hardware, self.load, {})
         self.corrections[candidate.engine] = uncorrected["output_throughput"] / measurement["output_throughput"]
 

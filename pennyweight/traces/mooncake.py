@@ -1,4 +1,4 @@
-"""The Mooncake trace: JSONL with timestamp (ms), input_length, output_length and hash_ids of 512-token prefix blocks."""
+"""The Mooncake trace: JSONL with timestamp (ms), input_length, output_length and hash_ids of 512-token blocks."""
 
 from __future__ import annotations
 

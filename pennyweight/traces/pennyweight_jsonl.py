@@ -1,6 +1,7 @@
 """Our own JSONL: one request a line, the fields of `Request` by name.
 
-    {"id": "a", "messages": [{"role": "user", "content": "2+2?"}], "max_tokens": 8, "reference": "4", "scorer": "numeric"}
+    {"id": "a", "messages": [{"role": "user", "content": "2+2?"}], "max_tokens": 8, "reference": "4",
+     "scorer": "numeric"}
 
 `prompt` (text) or `prompt_tokens` may stand in place of `messages`; `id`, `session`, `arrival` (seconds), `kind` and
 `choices` are optional.
