@@ -17,7 +17,7 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.engines import make
 from pennyweight.model import Model
 from pennyweight.techniques.dequantize import Dequantize
-from pennyweight.techniques.quantize import TUNED, Quantize
+from pennyweight.techniques.quantize import CALIBRATED, Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts
 
@@ -40,7 +40,7 @@ def weights(model: Model, scheme: str, iterations: int, calibration: tuple[str, 
     """The model whose weights are those of the scheme, in a form that transformers reads."""
     if scheme == model.scheme:
         return model
-    technique = Quantize(scheme, iterations, calibration) if scheme in TUNED else Quantize(scheme)
+    technique = Quantize(scheme, iterations, calibration) if scheme in CALIBRATED else Quantize(scheme)
     artifact = techniques.apply(technique, model)
     return techniques.apply(Dequantize(), checkpoint.open_model(str(artifact.path / "model.gguf")))
 
@@ -58,7 +58,7 @@ def main() -> None:
     model = techniques.apply(Dequantize(), model) if model.format == "gguf" else model
     tuning, _ = traces.load(arguments.workload).split()
     for scheme in arguments.schemes.split(","):
-        iterations = arguments.iterations if scheme in TUNED else 0
+        iterations = arguments.iterations if scheme in CALIBRATED else 0
         started = time.perf_counter()
         made = weights(model, scheme, iterations, tuple(texts(tuning.requests)))
         built = time.perf_counter() - started

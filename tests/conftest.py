@@ -1,4 +1,4 @@
-"""Tiny real parts that tests share: a trained tokenizer, a random Llama checkpoint, deployments of the scripted engine."""
+"""Tiny real parts that tests share: a trained tokenizer, a random Llama checkpoint, scripted deployments."""
 
 from __future__ import annotations
 

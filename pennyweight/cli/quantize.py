@@ -27,7 +27,7 @@ def quantize(
 
     from pennyweight import techniques
     from pennyweight.cli.console import Live
-    from pennyweight.techniques.quantize import TUNED, Quantize
+    from pennyweight.techniques.quantize import CALIBRATED, Quantize
     from pennyweight.workload import texts
 
     if output is not None and output.exists():
@@ -37,7 +37,7 @@ def quantize(
         live.stage(f"Opening {model}")
         opened = options.open_model(model, live.progress)
         calibration: tuple[str, ...] = ()
-        if scheme in TUNED:
+        if scheme in CALIBRATED:
             tuning, _ = options.workload(workload, trace_format, None, seed, opened.path).split(seed)
             calibration = tuple(texts(tuning.requests))
         live.stage(f"Quantizing {opened.name} to {scheme}")

@@ -99,9 +99,9 @@ class Engine(ABC):
     def load(self, directory: Path) -> Runtime:
         """Load the model in this directory. Called in the worker process only."""
 
-    def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
-        """Settings worth searching on this machine: name -> values, the default first."""
-        del hardware
+    def search_settings(self, hardware: Hardware, streams: int) -> Mapping[str, tuple[Any, ...]]:
+        """Settings worth searching on this machine at this load: name -> values, the default first."""
+        del hardware, streams
         return {}
 
     @classmethod

@@ -37,8 +37,8 @@ class ONNXRuntime(Engine):
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text")
     max_top_logprobs: ClassVar[int] = 20
 
-    def search_settings(self, hardware: Hardware) -> Mapping[str, tuple[Any, ...]]:
-        del hardware
+    def search_settings(self, hardware: Hardware, streams: int) -> Mapping[str, tuple[Any, ...]]:
+        del hardware, streams
         return {"allow_spinning": (False, True)}
 
     def load(self, directory: Path) -> Runtime:

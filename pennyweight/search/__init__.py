@@ -155,6 +155,8 @@ class Search(Workbench):
             current = self.space.groups[group][0]
             held = self._measured(current)
             for name in current.settings:
+                if name == "max_num_seqs" and held is not None and self.question.budget.objective == "throughput":
+                    continue  # a smaller batch buys latency, and the limits hold without it
                 for other in neighbours(current, self.space.groups[group]):
                     if other.settings[name] == current.settings[name]:
                         continue

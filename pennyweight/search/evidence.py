@@ -154,5 +154,5 @@ It needs {chosen.engine} {version}; `pip install pennyweight=={evidence["version
 
 checks the artifact's checksums and re-runs the gates above on this machine. Exit code 4 means that one failed.
 
-`artifact/` is in {chosen.scheme}; how it was made is in `artifact/{LINEAGE_FILE}`. All numbers are in `{EVIDENCE_FILE}`.
+`artifact/` is in {chosen.scheme}, made as `artifact/{LINEAGE_FILE}` says. All numbers are in `{EVIDENCE_FILE}`.
 """

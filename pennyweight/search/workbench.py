@@ -26,7 +26,7 @@ from pennyweight.search.candidates import Candidate, predicted
 from pennyweight.search.question import Listener, Question, baseline_of, space_of
 from pennyweight.serve import Endpoint, serve
 from pennyweight.study import Study, Trial
-from pennyweight.techniques.quantize import TUNED, Quantize
+from pennyweight.techniques.quantize import CALIBRATED, Quantize
 from pennyweight.workload import Arrivals, Workload, texts
 
 SCREEN_SLACK = 1.25  # how far a short run may miss a limit and stay in
@@ -223,6 +223,6 @@ def build_scheme(
     """The model in this scheme: itself, or an artifact from the cache or built now."""
     if scheme == model.scheme:
         return model
-    tuned = scheme in TUNED
+    tuned = scheme in CALIBRATED
     technique = Quantize(scheme, iterations if tuned else 0, tuple(calibration) if tuned else ())
     return techniques.apply(technique, model, progress)

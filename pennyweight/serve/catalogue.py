@@ -49,7 +49,7 @@ def settings_to_search(engine: str, hardware: Hardware, streams: int) -> Mapping
         choices["max_num_seqs"] = (streams, streams // 2)
     if hardware.cores > 2:
         choices["num_threads"] = (0, hardware.cores - 1)  # a core left for HTTP
-    return {**choices, **engines.engine_class(engine)().search_settings(hardware)}
+    return {**choices, **engines.engine_class(engine)().search_settings(hardware, streams)}
 
 
 def check(engine: str, settings: Mapping[str, Any]) -> None:

@@ -27,10 +27,12 @@ CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"
 TUNED = {"Q4_K_M": "gguf:q4_k_m", "Q4_0": "gguf:q4_0"}
 ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4"}
 SCHEMES = (*CONVERSIONS, *TUNED, *ONNX)
+CALIBRATED = (*TUNED, "INT4")
 
 WINDOW = 256  # tokens of one calibration sample
 MOST_WINDOWS = 32
 BATCH = 4
+GPTQ_GROUP = 32  # weights that share a scale: divides every width that a 4-bit GGUF divides
 SEARCH_ROWS = 8192  # rows of a weight whose scales are searched at a time: what fits into the cache
 
 
@@ -50,11 +52,12 @@ class Quantize(Technique):
             raise UsageError(f"Scheme {self.scheme!r} is unknown: use one of {', '.join(SCHEMES)}.")
         if self.iterations < 0:
             raise UsageError(f"--iterations {self.iterations} is not possible: use 0 (no tuning) or more.")
-        if self.iterations and self.scheme not in TUNED:
-            raise UsageError(f"{self.scheme} has nothing to tune: leave --iterations away, or use {', '.join(TUNED)}.")
+        if self.iterations and self.scheme not in CALIBRATED:
+            known = ", ".join(CALIBRATED)
+            raise UsageError(f"{self.scheme} has nothing to tune: leave --iterations away, or use {known}.")
 
     def settings(self) -> dict[str, Any]:
-        if self.scheme not in TUNED:
+        if self.scheme not in CALIBRATED:
             return {"scheme": self.scheme}
         digest = hashlib.sha256("\0".join(self.calibration).encode()).hexdigest()[:16]
         return {
@@ -65,7 +68,7 @@ class Quantize(Technique):
     def result_kind(self, model: Model) -> tuple[str, str]:
         if model.format != "huggingface":
             raise ModelError(f"{model.path} is {model.format}: quantize the Hugging Face directory it was made from.")
-        if self.scheme in TUNED and not self.calibration:
+        if self.scheme in CALIBRATED and not self.calibration:
             raise UsageError(f"{self.scheme} needs text to calibrate on: name a workload.")
         return ("onnx" if self.scheme in ONNX else "gguf"), self.scheme
 
@@ -73,29 +76,46 @@ class Quantize(Technique):
         if self.scheme in CONVERSIONS:
             convert_to_gguf(source, target / "model.gguf", CONVERSIONS[self.scheme])
         elif self.scheme in TUNED:
-            self._autoround(source, target)
+            self._gguf(source, target)
+        elif self.scheme == "INT4":
+            self._onnx_int4(source, target)
         else:
             build_onnx(source, target, ONNX[self.scheme])
         checkpoint.copy_tokenizer(source, target)
 
-    def _autoround(self, source: Path, target: Path) -> None:
-        from auto_round import AutoRound
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        windows, length = self._windows(tokenizer, source)
-        scheme = TUNED[self.scheme]
-        with scale_search_by_rows():
-            AutoRound(
-                str(source), tokenizer=tokenizer, scheme=scheme, iters=self.iterations, dataset=windows,
-                nsamples=sum(len(w) for w in windows), seqlen=length, batch_size=BATCH, enable_torch_compile=False,
-                device_map="cpu", low_cpu_mem_usage=False,
-            ).quantize_and_save(str(target / "autoround"), format=scheme)  # fmt: skip
+    def _gguf(self, source: Path, target: Path) -> None:
+        self._autoround(source, target / "autoround", TUNED[self.scheme], TUNED[self.scheme])
         made = sorted((target / "autoround").rglob("*.gguf"))
         if len(made) != 1:
             raise ModelError(f"AutoRound wrote {len(made)} GGUF files for {self.scheme} where one was expected.")
         made[0].rename(target / "model.gguf")
         shutil.rmtree(target / "autoround")
+
+    def _onnx_int4(self, source: Path, target: Path) -> None:
+        """AutoRound's 4-bit weights as GPTQ, which the builder takes as they are; else the builder's own rounding."""
+        with tempfile.TemporaryDirectory(prefix="pennyweight-gptq-") as directory:
+            try:
+                self._autoround(source, Path(directory), "W4A16", "auto_gptq", group_size=GPTQ_GROUP)
+                config = next(Path(directory).rglob("config.json"), None)
+                build_onnx(config.parent if config else source, target, "int4")
+            except (NotImplementedError, ValueError, KeyError, AttributeError) as error:
+                print(f"The builder does not take AutoRound's weights ({error}): its own rounding is used.", flush=True)
+                for leftover in target.iterdir():
+                    leftover.unlink()
+                build_onnx(source, target, "int4")
+
+    def _autoround(self, source: Path, target: Path, scheme: str, output_format: str, **more: Any) -> None:
+        from auto_round import AutoRound
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        windows, length = self._windows(tokenizer, source)
+        with scale_search_by_rows():
+            AutoRound(
+                str(source), tokenizer=tokenizer, scheme=scheme, iters=self.iterations, dataset=windows,
+                nsamples=sum(len(w) for w in windows), seqlen=length, batch_size=BATCH, enable_torch_compile=False,
+                device_map="cpu", low_cpu_mem_usage=False, **more,
+            ).quantize_and_save(str(target), format=output_format)  # fmt: skip
 
     def _windows(self, tokenizer: Any, source: Path) -> tuple[list[Any], int]:
         """All texts as one stream of tokens, cut into batches of equal windows."""

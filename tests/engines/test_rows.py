@@ -81,10 +81,10 @@ asked = st.builds(
 )
 
 
-@given(
-    requests=st.lists(st.tuples(asked, st.integers(0, 8), st.one_of(st.none(), st.integers(0, 10))), min_size=1, max_size=8),
-    max_rows=st.integers(1, 4),
-)
+arriving = st.tuples(asked, st.integers(0, 8), st.one_of(st.none(), st.integers(0, 10)))
+
+
+@given(requests=st.lists(arriving, min_size=1, max_size=8), max_rows=st.integers(1, 4))
 def test_every_request_gets_the_tokens_it_would_get_alone(requests: list, max_rows: int) -> None:
     wanted = []
     for number, ((prompt, length, seed, stops), arrives, cancelled_after) in enumerate(requests):

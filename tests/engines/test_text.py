@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pennyweight.engines.text import TextStream
@@ -45,6 +45,7 @@ def test_pieces_add_up_to_the_text_before_the_first_stop(
 
 
 @given(text=texts, stop=stops, split=splits)
+@example(text="STOP!", stop=["STOP", "T"], split=[5])
 def test_the_split_does_not_change_the_text_even_where_one_stop_holds_another(
     tokenizer: Tokenizer, text: str, stop: list[str], split: list[int]
 ) -> None:

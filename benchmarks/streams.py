@@ -1,0 +1,66 @@
+"""The chosen deployment against transformers bf16 and against the fastest unmodified engine at 1, 8 and 32 streams:
+interleaved runs, ratios with 95% confidence intervals. Needs the directory that `make demo` wrote.
+
+    python benchmarks/streams.py [--deployment demo-out] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+from pennyweight import traces
+from pennyweight.checkpoint import open_model
+from pennyweight.deployment import Deployment
+from pennyweight.measure import compare as comparing
+from pennyweight.search.verify import read_evidence
+from pennyweight.search.workbench import build_scheme
+from pennyweight.serve import Endpoint, serve
+from pennyweight.techniques import apply, unwatched
+from pennyweight.techniques.dequantize import Dequantize
+from pennyweight.workload import Arrivals
+
+REQUESTS = {1: 16, 8: 64, 32: 128}
+
+
+def opener(deployment: Deployment, kept: ExitStack) -> comparing.Opener:
+    running: list[Endpoint] = []
+
+    def keep(stack: ExitStack) -> Endpoint:
+        del stack
+        if not running:
+            running.append(kept.enter_context(serve(deployment)))
+        return running[0]
+
+    return keep
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--deployment", type=Path, default=Path("demo-out"))
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    evidence = read_evidence(arguments.deployment)
+    chosen = Deployment.read(arguments.deployment)
+    model = apply(Dequantize(), open_model("demo"))
+    others = {"transformers bf16": Deployment.from_json({**evidence["baseline"], "model_path": str(model.path)})}
+    if evidence["fastest_unmodified"] and not evidence["unmodified_wins"]:
+        fastest = evidence["fastest_unmodified"]
+        built = build_scheme(model, fastest["scheme"], 0, (), unwatched)
+        others["fastest unmodified"] = Deployment.from_json({**fastest, "model_path": str(built.path)})
+    _, held_out = traces.load("chat").split()
+    for name, other in others.items():
+        with ExitStack() as kept:
+            first, second = opener(chosen, kept), opener(other, kept)
+            for streams, count in REQUESTS.items():
+                load = held_out.take(count).at_least(count)
+                arrivals = Arrivals("closed", max_concurrency=streams)
+                result = comparing.compare(first, second, load, arrivals, rounds=arguments.rounds)
+                row = {"chosen": chosen.label, "against": f"{name}: {other.label}", "streams": streams}
+                print(json.dumps({**row, **result.as_json()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

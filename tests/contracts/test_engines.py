@@ -1,0 +1,184 @@
+"""One contract over every engine, on a tiny real checkpoint, through the worker and the real OpenAI client."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import pytest
+
+from pennyweight import checkpoint, engines, techniques
+from pennyweight.deployment import Deployment
+from pennyweight.errors import EngineRefused
+from pennyweight.serve import Endpoint, serve
+from pennyweight.techniques.quantize import Quantize
+from pennyweight.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.slow
+
+SERVED = [
+    ("scripted", "F32"),
+    ("transformers", "F32"),
+    ("openvino", "F16"),
+    ("openvino", "Q8_0"),
+    ("onnxruntime", "FP32"),
+    ("onnxruntime", "INT8"),
+]
+PROMPTS = ["Write a short poem about rain", "hi", "How do I sort a list in Python? Explain it step by step please."]
+
+
+@pytest.fixture(scope="module", params=SERVED, ids=[f"{engine}-{scheme}" for engine, scheme in SERVED])
+def deployment(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Deployment:
+    engine, scheme = request.param
+    model = checkpoint.open_model(str(tiny_checkpoint))
+    if scheme != model.scheme:
+        model = techniques.apply(Quantize(scheme), model)
+    return Deployment(engine, str(model.path), model.id, scheme, {"max_num_seqs": 8})
+
+
+@pytest.fixture(scope="module")
+def endpoint(deployment: Deployment) -> Iterator[Endpoint]:
+    with serve(deployment) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(endpoint: Endpoint) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def answer(client: openai.OpenAI, prompt: str, **more: object) -> str:
+    settings = {"max_tokens": 16, "temperature": 0, **more}
+    return client.completions.create(model="model", prompt=prompt, **settings).choices[0].text  # type: ignore[call-overload,no-any-return]
+
+
+def test_it_names_its_model_and_context(client: openai.OpenAI) -> None:
+    card = client.models.list().data[0]
+    assert card.id == "model"
+    assert card.model_dump()["max_model_len"] == 256
+
+
+def test_chat_keeps_max_tokens_and_counts_them(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="model", messages=[{"role": "user", "content": PROMPTS[0]}], max_tokens=9, temperature=0,
+        extra_body={"ignore_eos": True},
+    )  # fmt: skip
+    assert reply.usage is not None and reply.usage.completion_tokens == 9
+    assert reply.choices[0].finish_reason == "length"
+
+
+def test_the_stream_adds_up_to_the_whole_answer(client: openai.OpenAI) -> None:
+    whole = answer(client, PROMPTS[0])
+    chunks = list(
+        client.completions.create(
+            model="model", prompt=PROMPTS[0], max_tokens=16, temperature=0, stream=True,
+            stream_options={"include_usage": True},
+        )
+    )  # fmt: skip
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == whole
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens <= 16
+
+
+def test_greedy_answers_do_not_depend_on_the_company(client: openai.OpenAI) -> None:
+    alone = [answer(client, prompt) for prompt in PROMPTS]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda prompt: answer(client, prompt), PROMPTS * 4))
+    assert together == alone * 4
+
+
+def test_more_requests_than_rows_all_finish(client: openai.OpenAI) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda i: answer(client, f"{i} {PROMPTS[0]}"), range(20)))
+    assert len(answers) == 20
+
+
+def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
+    whole = answer(client, PROMPTS[0], max_tokens=24)
+    middle = whole[len(whole) // 2 :][:3]
+    cut = answer(client, PROMPTS[0], max_tokens=24, stop=[middle])
+    assert cut == whole[: whole.index(middle)]
+
+
+def test_the_same_seed_gives_the_same_sample(client: openai.OpenAI) -> None:
+    samples = [answer(client, PROMPTS[0], temperature=1.0, top_p=0.95, seed=7) for _ in range(2)]
+    assert samples[0] == samples[1]
+
+
+def test_seeds_and_temperature_reach_the_engine(client: openai.OpenAI, deployment: Deployment) -> None:
+    if deployment.engine == "scripted":
+        pytest.skip("its answers are written, not drawn")
+    samples = {answer(client, PROMPTS[0], temperature=1.5, seed=seed) for seed in range(4)}
+    assert len(samples) > 1
+
+
+def test_log_probabilities_match_the_tokens(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="model", messages=[{"role": "user", "content": PROMPTS[0]}], max_tokens=6, temperature=0, logprobs=True,
+        extra_body={"ignore_eos": True},
+    )  # fmt: skip
+    logprobs = reply.choices[0].logprobs
+    assert logprobs is not None and logprobs.content is not None
+    assert len(logprobs.content) == 6
+    assert all(entry.logprob <= 1e-4 for entry in logprobs.content)
+
+
+def test_scoring_prefers_the_engine_s_own_greedy_answer(client: openai.OpenAI, deployment: Deployment) -> None:
+    tokens = Tokenizer(Path(deployment.model_path)).encode(PROMPTS[0])
+    made = client.completions.create(
+        model="model", prompt=tokens, max_tokens=12, temperature=0,
+        extra_body={"return_token_ids": True, "ignore_eos": True},
+    )  # fmt: skip
+    own = made.choices[0].model_dump()["token_ids"]
+    scored = client.completions.create(
+        model="model", prompt=[*tokens, *own], max_tokens=0, echo=True, logprobs=1, temperature=0
+    )
+    logprobs = scored.choices[0].logprobs
+    assert logprobs is not None and logprobs.token_logprobs is not None
+    assert len(logprobs.token_logprobs) == len(tokens) + 12
+    assert logprobs.token_logprobs[0] is None
+    agreed = logprobs.model_dump()["top_is_own"][len(tokens) :]
+    assert sum(agreed) >= 10  # the engines may multiply in bfloat16 or 8 bits: near ties may fall otherwise
+    assert all(p <= 1e-4 and math.isfinite(p) for p in logprobs.token_logprobs[1:])
+
+
+def test_a_prompt_beyond_the_context_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="context"):
+        answer(client, PROMPTS[2] * 40)
+
+
+def test_a_client_that_leaves_frees_its_row(client: openai.OpenAI, endpoint: Endpoint) -> None:
+    stream = client.completions.create(
+        model="model", prompt=PROMPTS[1], max_tokens=200, temperature=0, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    stream.close()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and _metric(endpoint, "pennyweight:num_requests_running") > 0:
+        time.sleep(0.05)
+    assert _metric(endpoint, "pennyweight:num_requests_running") == 0
+    assert answer(client, PROMPTS[1], max_tokens=4)
+
+
+def test_health_and_metrics_answer(endpoint: Endpoint) -> None:
+    with urllib.request.urlopen(f"{endpoint.base_url}/health", timeout=5) as reply:
+        assert json.loads(reply.read()) == {"status": "ok"}
+    assert _metric(endpoint, "pennyweight:generation_tokens_total") > 0
+
+
+def test_settings_that_it_lacks_are_refused_with_what_it_has(deployment: Deployment) -> None:
+    with pytest.raises(EngineRefused, match="max_num_seqs"):
+        engines.make(deployment.engine, {"turbo": True})
+    with pytest.raises(EngineRefused, match="type"):
+        engines.make(deployment.engine, {"max_num_seqs": "many"})
+
+
+def _metric(endpoint: Endpoint, name: str) -> float:
+    with urllib.request.urlopen(f"{endpoint.base_url}/metrics", timeout=5) as reply:
+        lines = reply.read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])

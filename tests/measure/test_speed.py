@@ -1,0 +1,144 @@
+"""Speed: the scripted engine's known pace comes out as the quantities that it must give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pennyweight.deployment import Deployment
+from pennyweight.errors import MeasurementVoid, UsageError
+from pennyweight.measure import replay, resources
+from pennyweight.measure.client import Sampling
+from pennyweight.measure.speed import measure_speed, summary_rows
+from pennyweight.measurement import Measurement
+from pennyweight.serve import Endpoint, serve
+from pennyweight.workload import Arrivals, Request, Workload
+
+SHORT, LONG = 2, 20
+WORKLOAD = Workload(
+    "w", tuple(Request(f"r{n}", f"s{n}", LONG if n % 2 else SHORT, prompt=f"Tell me about {n}") for n in range(6))
+)
+
+
+@pytest.fixture(autouse=True)
+def _busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' machine may be busy: whether a late run is void is test_replay's matter."""
+    monkeypatch.setattr(replay, "LONGEST_LAG", 5.0)
+
+
+@pytest.fixture(scope="module")
+def paced(tokenizer_directory: Path) -> Iterator[Endpoint]:
+    settings = {"step_ms": 20.0, "prefill_ms": 30.0, "memory_mib": 200}
+    with serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", settings)) as endpoint:
+        yield endpoint
+
+
+def measure(endpoint: Endpoint, **wanted: Any) -> Measurement:
+    return measure_speed(endpoint, WORKLOAD, Arrivals("closed", max_concurrency=1), Sampling(), **wanted)
+
+
+@pytest.fixture(scope="module")
+def measured(paced: Endpoint) -> Measurement:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "LONGEST_LAG", 5.0)
+        return measure(paced, goodput={"e2el": 250.0}, price_per_hour=3.6)
+
+
+def test_time_per_token_is_the_engines_step(measured: Measurement) -> None:
+    assert 19 < measured["tpot_p50_ms"] < 35
+    assert 19 < measured["itl_p50_ms"] < 35
+
+
+def test_time_to_first_token_holds_the_prompt_and_one_step(measured: Measurement) -> None:
+    assert 49 < measured["ttft_p50_ms"] < 100
+    assert measured["ttft_p50_ms"] < measured["e2e_p50_ms"]
+
+
+def test_output_tokens_are_counted(measured: Measurement) -> None:
+    assert measured["output_tokens"] == 3 * SHORT + 3 * LONG
+    assert measured["output_throughput"] == pytest.approx(measured["output_tokens"] / measured["duration_s"])
+    assert measured["request_throughput"] == pytest.approx(6 / measured["duration_s"])
+    assert measured["total_throughput"] > measured["output_throughput"]
+    assert measured["failed_requests"] == 0
+
+
+def test_goodput_counts_only_those_inside_the_limit(measured: Measurement) -> None:
+    assert measured["goodput_share"] == 0.5
+    assert measured["goodput"] == pytest.approx(3 / measured["duration_s"])
+
+
+def test_a_price_becomes_dollars_for_a_million_tokens(measured: Measurement) -> None:
+    expected = 3.6 / 3600 * measured["duration_s"] / measured["output_tokens"] * 1e6
+    assert measured["dollars_per_million_tokens"] == pytest.approx(expected)
+
+
+def test_memory_holds_what_the_engine_took(measured: Measurement, scripted_endpoint: Endpoint) -> None:
+    lean = measure(scripted_endpoint)
+    assert 150 << 20 < measured["peak_memory_bytes"] - lean["peak_memory_bytes"] < 450 << 20
+
+
+def test_conditions_say_what_was_run(measured: Measurement) -> None:
+    assert measured.conditions["workload_id"] == WORKLOAD.id
+    assert measured.conditions["requests"] == 6
+    assert measured.conditions["arrivals"]["max_concurrency"] == 1
+    assert measured.conditions["warm_up_requests"] >= 3
+
+
+def test_a_summary_shows_only_what_was_measured(measured: Measurement) -> None:
+    names = [name for name, _, _ in summary_rows(measured)]
+    assert "goodput" in names and "dollars_per_million_tokens" in names
+    assert all(name in measured for name in names) and len(set(names)) == len(names)
+
+
+def test_a_server_that_is_not_ours_has_no_memory_and_no_price(scripted_endpoint: Endpoint) -> None:
+    foreign = measure(Endpoint(scripted_endpoint.base_url, scripted_endpoint.model))
+    for name in ("peak_memory_bytes", "cpu_seconds_per_1k_tokens", "joules_per_1k_tokens"):
+        assert name not in foreign
+    assert "dollars_per_million_tokens" not in foreign
+    assert foreign["output_tokens"] == 3 * SHORT + 3 * LONG
+
+
+def test_joules_are_absent_without_a_counter(
+    scripted_endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "POWERCAP", tmp_path)
+    assert "joules_per_1k_tokens" not in measure(scripted_endpoint)
+
+
+def test_joules_are_those_spent_during_the_run(
+    scripted_endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "POWERCAP", tmp_path)
+    energy = tmp_path / "intel-rapl:0" / "energy_uj"
+    energy.parent.mkdir()
+    energy.write_text("7000000")
+
+    def spend(done: int, total: int) -> None:
+        energy.write_text(str(7_000_000 + done * 1_000_000))
+
+    found = measure(scripted_endpoint, progress=spend)
+    assert found["joules_per_1k_tokens"] == pytest.approx(1000 * 6 / found["output_tokens"])
+
+
+def test_single_token_answers_have_no_time_per_token(scripted_endpoint: Endpoint) -> None:
+    single = Workload("w", (Request("r", "s", 1, prompt="hello"),))
+    found = measure_speed(scripted_endpoint, single, Arrivals(), Sampling())
+    assert "tpot_p50_ms" not in found and "itl_p50_ms" not in found
+    assert "ttft_p50_ms" in found
+
+
+def test_an_unknown_slo_is_refused_before_a_request_is_sent() -> None:
+    with pytest.raises(UsageError, match="'speed'"):
+        measure(Endpoint("http://127.0.0.1:9", "model"), goodput={"speed": 1.0})
+
+
+def test_a_wrong_model_name_voids_the_run(scripted_endpoint: Endpoint) -> None:
+    with pytest.raises(MeasurementVoid, match="gpt-9"):
+        measure(Endpoint(scripted_endpoint.base_url, "gpt-9"))
+
+
+def test_a_measurement_survives_json(measured: Measurement) -> None:
+    assert Measurement.from_json(measured.as_json()) == measured
