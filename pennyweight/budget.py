@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +14,7 @@ from pennyweight.measurement import Measurement
 # objective -> the quantity that it makes best
 OBJECTIVES = {
     "throughput": "output_throughput",
-    "latency": "e2el_p50_ms",
+    "latency": "e2e_p50_ms",
     "ttft": "ttft_p50_ms",
     "memory": "peak_memory_bytes",
     "cost": "dollars_per_million_tokens",
@@ -110,8 +111,13 @@ class Budget:
             **self.slo,
         }
         for name, bound in bounds.items():
-            if bound is not None and bound <= 0:
-                raise UsageError(f"The limit {name} is {bound:g}, which nothing can meet: use a value above 0.")
+            if bound is not None and not 0 < bound < float("inf"):
+                raise UsageError(f"The limit {name} is {bound:g}, which says nothing: use a value above 0.")
+        for name in self.slo:
+            if not name.endswith("_ms"):
+                raise UsageError(f"The limit {name} is no latency: --slo takes ttft, tpot, itl and e2el.")
+        if self.price_per_hour is not None and not 0 < self.price_per_hour < float("inf"):
+            raise UsageError(f"The price-per-hour is {self.price_per_hour:g}: use a value above 0.")
         if self.max_degradation is not None and not 0 < self.max_degradation < 1:
             raise UsageError(
                 f"--max-degradation {self.max_degradation:.0%} contradicts itself: use more than 0% and less than 100%."
@@ -181,6 +187,8 @@ def _judge(limit: Limit, measurement: Measurement) -> LimitVerdict:
         held = limit.margin(value) >= 0
         reason = f"{limit.quantity} is {value:.4g} where {limit.bound:.4g} {quantity.unit} is the limit"
         return LimitVerdict(limit, value, Outcome.ACCEPT if held else Outcome.REJECT, reason)
+    if any(math.isnan(end) for end in interval):
+        return LimitVerdict(limit, value, Outcome.INCONCLUSIVE, f"{limit.quantity} has no interval yet")
     margins = sorted(limit.margin(end) for end in interval)
     shown = (
         f"{limit.quantity} is {value:.4g} (interval {interval[0]:.4g} to {interval[1]:.4g}), limit {limit.bound:.4g}"

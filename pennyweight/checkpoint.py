@@ -47,7 +47,7 @@ def open_model(reference: str) -> Model:
     """A Hugging Face directory, a .gguf file, one of our artifacts, `demo`, or an id on the Hub."""
     if reference == "demo":
         return _open_gguf(_demo_file(), "SmolLM2-135M-Instruct")
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))  # noqa: PTH111  # pathlib raises on an unknown user
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{path} is no model directory and no .gguf file: give one of these.")
@@ -118,7 +118,10 @@ def weight_files(path: Path) -> list[Path]:
     """The safetensors shards that the index names, or the single file."""
     index = path / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(_read_json(index, "copy it again")["weight_map"].values()))
+        weight_map = _read_json(index, "copy it again").get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"{index} names no weights: copy it again.")
+        names = sorted({str(name) for name in weight_map.values()})
     else:
         names = ["model.safetensors"]
     missing = [name for name in names if not (path / name).exists()]
@@ -144,23 +147,35 @@ def read_safetensors_header(file: Path) -> dict[str, tuple[str, list[int]]]:
             header = json.loads(stream.read(length))
         except ValueError:
             raise ModelError(f"{file} has a damaged header: copy it again.") from None
-    header.pop("__metadata__", None)
-    end = 0
-    for name, entry in header.items():
-        begin, stop = entry["data_offsets"]
-        expected = math.prod(entry["shape"]) * DTYPE_BYTES.get(entry["dtype"], 0)
-        if expected and stop - begin != expected:
-            raise ModelError(f"{file}: tensor {name} has {stop - begin} bytes where its shape needs {expected}.")
-        end = max(end, stop)
+    try:
+        header.pop("__metadata__", None)
+        end = max((_end_of_tensor(file, name, entry) for name, entry in header.items()), default=0)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ModelError(f"{file} has a damaged header: copy it again.") from None
+    if not header:
+        raise ModelError(f"{file} holds no tensors: copy it again.")
     if size != 8 + length + end:
         raise ModelError(f"{file} is {size} bytes where its header promises {8 + length + end}: copy it again.")
     return {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()}
+
+
+def _end_of_tensor(file: Path, name: str, entry: Mapping[str, Any]) -> int:
+    begin, stop = entry["data_offsets"]
+    expected = math.prod(entry["shape"]) * DTYPE_BYTES.get(entry["dtype"], 0)
+    if expected and stop - begin != expected:
+        raise ModelError(
+            f"{file}: tensor {name} has {stop - begin} bytes where its shape needs {expected}: copy it again."
+        )
+    return int(stop)
 
 
 def _check_shapes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, tuple[str, list[int]]]) -> None:
     """The shapes that a decoder's config fixes; names as the Llama, Qwen and Gemma layouts have them."""
     hidden, vocabulary = config.get("hidden_size"), config.get("vocab_size")
     intermediate, layers = config.get("intermediate_size"), config.get("num_hidden_layers")
+    for name in ("hidden_size", "vocab_size", "intermediate_size", "num_hidden_layers"):
+        if not isinstance(config.get(name, 0), int):
+            raise ModelError(f"{path}/config.json: {name} is no number: take the config of the original model.")
     expected = {
         "model.embed_tokens.weight": [vocabulary, hidden],
         "lm_head.weight": [vocabulary, hidden],
@@ -173,11 +188,13 @@ def _check_shapes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, t
         if name in tensors and None not in shape and tensors[name][1] != shape:
             raise ModelError(
                 f"{path}: tensor {name} has shape {tensors[name][1]} where config.json asks for {shape}: "
-                "the weights and the config are of different models."
+                "take both from the same model."
             )
     present = {int(n.split(".")[2]) for n in tensors if n.startswith("model.layers.")}
     if layers and present and present != set(range(layers)):
-        raise ModelError(f"{path}: config.json asks for {layers} layers and the weights hold {len(present)}.")
+        raise ModelError(
+            f"{path}: config.json asks for {layers} layers and the weights hold {len(present)}: copy both again."
+        )
 
 
 def weights_dtype(path: Path) -> str:
@@ -193,7 +210,7 @@ def check_gguf(file: Path) -> None:
     """Refuse a file that is no GGUF or ends before its last tensor does."""
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise ModelError(f"{file} is no GGUF file: its first bytes are others.")
+            raise ModelError(f"{file} is no GGUF file (its first bytes are others): give another file.")
     import gguf
 
     try:
@@ -218,7 +235,7 @@ def build(
         models.mkdir(parents=True, exist_ok=True)
         with _locked(models / f"{lineage.id}.lock"):
             if (final / LINEAGE_FILE).exists():
-                with contextlib.suppress(StorageError):
+                with contextlib.suppress(StorageError, ModelError):  # what is damaged is built again
                     return read_artifact(final)
             partial = models / f"{lineage.id}.partial"
             for leftover in (partial, final):

@@ -64,6 +64,8 @@ class Deployment:
         try:
             value = json.loads(file.read_text())
             deployment = Deployment.from_json(value)
+            if not (isinstance(deployment.model_path, str) and isinstance(deployment.settings, dict)):
+                raise TypeError("model_path must be text and settings an object")
         except FileNotFoundError:
             raise StorageError(f"{file} does not exist: give the directory that `pw optimize -o` wrote.") from None
         except (ValueError, TypeError) as error:

@@ -65,7 +65,6 @@ class Study:
         if path.exists() and resume:
             self._read()
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._write_line({"question": self.question}, mode="w")
 
     def find(self, stage: str, deployment_id: str) -> Trial | None:
@@ -73,12 +72,13 @@ class Study:
         return next((t for t in reversed(self.trials) if t.key == (stage, deployment_id)), None)
 
     def append(self, trial: Trial) -> Trial:
-        self.trials.append(trial)
         self._write_line(trial.as_json(), mode="a")
+        self.trials.append(trial)
         return trial
 
     def _write_line(self, value: Mapping[str, Any], mode: str) -> None:
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open(mode, encoding="utf-8") as file:
                 file.write(json.dumps(value, ensure_ascii=False) + "\n")
                 file.flush()
@@ -90,12 +90,13 @@ class Study:
         lines = self.path.read_bytes().split(b"\n")
         whole = lines[:-1]  # what follows the last newline was cut off while it was written
         try:
-            header = json.loads(whole[0])
+            question = dict(json.loads(whole[0])["question"])
             trials = [Trial.from_json(json.loads(line)) for line in whole[1:]]
         except (IndexError, ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{self.path} is no study ({error!r}): start again without --resume.") from error
-        if header["question"] != self.question:
-            changed = [k for k in self.question if self.question[k] != header["question"].get(k)]
+        if question != self.question:
+            names = sorted({*self.question, *question})
+            changed = [name for name in names if self.question.get(name) != question.get(name)]
             raise StorageError(
                 f"{self.path} answers another question (different: {', '.join(changed)}): "
                 "repeat the first command, or start again without --resume."

@@ -7,6 +7,7 @@ on the hub rely on (transformers, `utils/chat_template_utils.py`, documents them
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -16,6 +17,8 @@ from typing import Any
 import tokenizers
 
 from pennyweight.errors import ModelError
+
+GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 
 class Tokenizer:
@@ -65,9 +68,9 @@ class Tokenizer:
 
         A checkpoint without a template (a base model) gets the messages as plain paragraphs.
         """
-        if self._compiled is None:
-            return self.encode("\n\n".join(m["content"] for m in messages))
         try:
+            if self._compiled is None:
+                return self.encode("\n\n".join(m["content"] for m in messages))
             text = self._compiled.render(messages=messages, add_generation_prompt=True, tools=None, **self.special)
         except ModelError:
             raise
@@ -84,6 +87,9 @@ class Tokenizer:
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+        # `generation` blocks mark the assistant's words for training; for a prompt they are transparent.
+        template = GENERATION_TAG.sub("", self.template)
+
         def refuse(message: str) -> None:
             raise ModelError(f"The model's chat template refuses these messages: {message}.")
 
@@ -91,7 +97,7 @@ class Tokenizer:
         environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
         environment.globals["raise_exception"] = refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        return environment.from_string(self.template)
+        return environment.from_string(template)
 
 
 def _template(directory: Path, config: Mapping[str, Any]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pennyweight.errors import UsageError, WorkloadError
 
+COPY_FRONT = 32  # tokens
 SCORERS = ("exact", "numeric", "contains", "choice", "regex")
 
 
@@ -79,9 +81,9 @@ class Arrivals:
             raise UsageError(f"Arrivals {self.kind!r} are unknown: use recorded, poisson, gamma or closed.")
         if self.kind == "closed" and self.max_concurrency < 1:
             raise UsageError(f"--max-concurrency {self.max_concurrency} is not possible: use 1 or more.")
-        if self.kind in ("poisson", "gamma") and self.request_rate <= 0:
+        if self.kind in ("poisson", "gamma") and not 0 < self.request_rate < float("inf"):
             raise UsageError(f"--request-rate {self.request_rate} is not possible: use a rate above 0 per second.")
-        if self.burstiness <= 0 or self.time_scale <= 0:
+        if not (self.burstiness > 0 and self.time_scale > 0):
             raise UsageError("--burstiness and --time-scale must be above 0.")
 
 
@@ -116,16 +118,13 @@ class Workload:
             raise UsageError(f"--num-prompts {count} is not possible: use 1 or more.")
         chosen: set[str] = set()
         for session in sorted({r.session for r in self.requests}, key=lambda s: _order(s, seed)):
-            if len(chosen) >= count:
-                break
-            chosen.update(r.id for r in self.requests if r.session == session)
-        kept = tuple(r for r in self.requests if r.id in chosen)
-        return replace(self, requests=kept[:count])
+            chosen.update([r.id for r in self.requests if r.session == session][: count - len(chosen)])
+        return replace(self, requests=tuple(r for r in self.requests if r.id in chosen))
 
     def at_least(self, count: int) -> Workload:
         """Repeated until there are so many requests. Each copy's text begins differently, so that no copy finds
         another's prompt in a prefix cache."""
-        copies = -(-count // len(self.requests))
+        copies = max(1, -(-count // len(self.requests)))
         repeated = [_copy(request, number) for number in range(copies) for request in self.requests]
         return replace(self, requests=tuple(repeated[: max(count, len(self.requests))]))
 
@@ -152,11 +151,12 @@ def _copy(request: Request, number: int) -> Request:
         return request
     mark = f"({number}) "
     messages = tuple({**m, "content": mark + m["content"]} for m in request.messages)
-    tokens = request.prompt_tokens
-    if tokens:
-        tokens = (tokens[number % len(tokens)], *tokens[1:])
+    # Token prompts: the same tokens in another order at the front, where a prefix cache looks first.
+    front = list(request.prompt_tokens[:COPY_FRONT])
+    random.Random(number).shuffle(front)
+    tokens = (*front, *request.prompt_tokens[COPY_FRONT:])
     return replace(
-        request, id=f"{request.id}+{number}", session=f"{request.session}+{number}", messages=messages,
+        request, id=f"{request.id} (copy {number})", session=f"{request.session} (copy {number})", messages=messages,
         prompt=mark + request.prompt if request.prompt else "", prompt_tokens=tokens,
     )  # fmt: skip
 

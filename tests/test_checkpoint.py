@@ -169,7 +169,8 @@ def test_shards_are_found_by_their_index(directory: Path) -> None:
 
 
 def test_the_scheme_is_the_dtype_of_most_weights(directory: Path) -> None:
-    save_file({**tensors(np.float16), "model.norm.weight": np.ones(HIDDEN, np.float32)}, directory / "model.safetensors")
+    mixed = {**tensors(np.float16), "model.norm.weight": np.ones(HIDDEN, np.float32)}
+    save_file(mixed, directory / "model.safetensors")
     assert open_model(str(directory)).scheme == "F16"
 
 
@@ -187,7 +188,7 @@ def test_a_changed_file_is_another_model(name: str, directory: Path) -> None:
     assert open_model(str(directory)).id != before
 
 
-@pytest.mark.parametrize("reference", ["no/such/place", "./nothing", "nothing", "/no/such", "~nobody/model", ""])
+@pytest.mark.parametrize("reference", ["no/such/place", "./nothing", "nothing", "/no/such", "~no-such-user/model"])
 def test_a_path_that_does_not_exist_is_refused_by_name(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_download", lambda name: pytest.fail(f"asked the Hub for {name}"))
     with pytest.raises(ModelError, match="give a directory") as refusal:
@@ -287,7 +288,8 @@ def artifacts(root: Path) -> list[str]:
 
 def test_the_same_recipe_is_built_once(tmp_path: Path) -> None:
     maker = Maker()
-    one, other = make(maker, tmp_path), make(maker, tmp_path, Lineage("another name", LINEAGE.source_files, LINEAGE.steps))
+    renamed = Lineage("another name", LINEAGE.source_files, LINEAGE.steps)
+    one, other = make(maker, tmp_path), make(maker, tmp_path, renamed)
     assert maker.calls == 1
     assert one.path == other.path
     assert artifacts(tmp_path) == [LINEAGE.id]
@@ -364,7 +366,7 @@ def test_a_lost_file_is_refused_when_read(tmp_path: Path) -> None:
         read_artifact(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "gguf", "scheme": "Q4_0", "files": {}, "lineage": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "", "scheme": "", "files": {}, "lineage": {}}'])
 def test_a_damaged_lineage_is_refused_when_read_and_mended_when_built(text: str, tmp_path: Path) -> None:
     maker = Maker()
     path = make(maker, tmp_path).path

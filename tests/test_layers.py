@@ -121,8 +121,8 @@ def variant(module: str) -> str | None:
     parts = module.split(".")
     if len(parts) < 3:
         return None
-    names = VARIANTS.get(parts[1], set())
-    return next((n for n in sorted(names, key=len, reverse=True) if parts[2] == n or parts[2].startswith(f"{n}_")), None)
+    names = sorted(VARIANTS.get(parts[1], set()), key=len, reverse=True)
+    return next((name for name in names if parts[2] == name or parts[2].startswith(f"{name}_")), None)
 
 
 RULES = {
@@ -152,7 +152,8 @@ def test_the_checker_sees_what_it_must_see() -> None:
     )
     eager = [target for _, target in eager_imports("pennyweight.search.verify", source)]
     everything = [target for _, target in all_imports("pennyweight.search.verify", source)]
-    assert {"torch", "pennyweight.engines", "pennyweight.search.candidates", "pennyweight.engines.openvino"} < set(eager)
+    assert {"torch", "pennyweight.engines", "pennyweight.engines.openvino"} < set(eager)
+    assert "pennyweight.search.candidates" in eager
     assert not {"onnx", "scipy", "pennyweight.search.pareto"} & set(eager)
     assert {"onnx", "scipy", "pennyweight.search.pareto"} < set(everything)
     assert not allowed("pennyweight.plan.cost", "pennyweight.engines.rows")

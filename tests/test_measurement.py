@@ -38,11 +38,11 @@ def test_a_quantity_is_found_by_its_name() -> None:
 
 
 def test_joining_keeps_both_and_prefers_the_other() -> None:
-    one = collect("x", [Quantity("a", 1, "ms", "lower"), Quantity("b", 2, "ms", "lower")], {"seed": 0, "half": "tuning"})
+    one = collect("x", [Quantity("a", 1, "ms", "lower"), Quantity("b", 2, "ms", "lower")], {"seed": 0, "half": "x"})
     other = collect("y", [Quantity("b", 3, "ms", "lower"), Quantity("c", 4, "ms", "lower")], {"seed": 1})
     joined = one.joined(other)
     assert {name: joined[name] for name in joined.quantities} == {"a": 1, "b": 3, "c": 4}
-    assert joined.conditions == {"seed": 1, "half": "tuning"}
+    assert joined.conditions == {"seed": 1, "half": "x"}
     assert joined.subject == "x"
     assert set(one.quantities) == {"a", "b"}
 

@@ -124,7 +124,7 @@ def test_the_copies_of_at_least_share_no_session_with_the_original(workload: Wor
 
 
 def test_copies_of_text_begin_differently() -> None:
-    chat = Request("c", "c", 8, messages=({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}))
+    chat = Request("c", "c", 8, messages=({"role": "system", "content": "Hush."}, {"role": "user", "content": "Hi"}))
     plain = Request("p", "p", 8, prompt="Once upon a time")
     repeated = Workload("w", (chat, plain)).at_least(80).requests
     assert len({r.messages[0]["content"][:5] for r in repeated if r.messages}) == 40

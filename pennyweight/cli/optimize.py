@@ -68,6 +68,7 @@ def optimize(
         requests = options.workload(workload, trace_format, num_prompts, seed, opened.path)
         from pennyweight.plan.machine import measured_hardware
         from pennyweight.search import Question, Search
+        from pennyweight.search.question import refuse_model
 
         live.stage("Measuring this machine")
         hardware = measured_hardware()
@@ -75,6 +76,7 @@ def optimize(
             opened, requests, budget, max_concurrency, seed, _names(engines), _names(schemes), iterations, exhaustive,
             rounds, start_timeout,
         )  # fmt: skip
+        refuse_model(opened)
         check_workload(question)
         if dry_run:
             _list_candidates(question, hardware, live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,8 @@ def pairs(text: str | None, option: str) -> dict[str, float]:
         name, _, value = part.partition(":")
         try:
             found[name] = float(value)
+            if not math.isfinite(found[name]):
+                raise ValueError(value)
         except ValueError:
             raise UsageError(f"{option} {part!r} is no name:milliseconds, as in ttft:500.") from None
     return found
@@ -68,7 +71,7 @@ def size(text: str | None, option: str) -> float | None:
     """`2GiB` -> bytes."""
     if text is None:
         return None
-    matched = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
+    matched = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)", text.strip())
     if matched is None or matched[2].lower() not in SIZES:
         raise UsageError(f"{option} {text!r} is no size: write it as 2GiB or 800MB.")
     return float(matched[1]) * SIZES[matched[2].lower()]

@@ -140,13 +140,16 @@ def make(name: str, settings: Mapping[str, Any]) -> Engine:
     """The engine with these settings; unknown names and wrong types are refused with what there is."""
     cls = engine_class(name)
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    checked = dict(settings)
     for setting, value in settings.items():
         if setting not in fields:
             raise EngineRefused(f"{name} has no setting {setting!r}: it has {', '.join(fields)}.")
         expected = type(fields[setting].default)
-        if type(value) is not expected:
+        if expected is float and type(value) is int:
+            checked[setting] = float(value)
+        elif type(value) is not expected:
             raise EngineRefused(f"{name}: {setting}={value!r} should be of type {expected.__name__}.")
-    return cls(**settings)
+    return cls(**checked)
 
 
 def require(name: str) -> type[Engine]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pennyweight.engines import Event, Score
 from pennyweight.tokenizer import Tokenizer
@@ -38,6 +38,12 @@ class Body(BaseModel):
     n: Literal[1] = 1
     ignore_eos: bool = False
     return_token_ids: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any) -> Any:
+        """OpenAI's schema lets clients send null for what they leave to the server."""
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     @property
     def stops(self) -> list[str]:

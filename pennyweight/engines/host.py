@@ -82,13 +82,21 @@ class Host:
         self.metrics.prompt_tokens.inc(len(generation.prompt))
         self._connection.send(("submit", generation))
 
+    def finish(self, generation_id: str, reason: str) -> None:
+        """End a generation, in the engine too if it still runs there; its sink hears nothing more."""
+        running = self._running.pop(generation_id, None)
+        if running is None:
+            return
+        self.metrics.running.dec()
+        self.metrics.finished.labels(reason).inc()
+        if reason != "abort":
+            self.metrics.end_to_end.observe(time.perf_counter() - running.arrived)
+        if not self.failure:
+            self._connection.send(("cancel", generation_id))
+
     def cancel(self, generation_id: str) -> None:
-        """Stop a generation whose client has left or has enough; its sink hears nothing more."""
-        if self._running.pop(generation_id, None) is not None:
-            self.metrics.running.dec()
-            self.metrics.finished.labels("abort").inc()
-            if not self.failure:
-                self._connection.send(("cancel", generation_id))
+        """The client has left. Nothing happens to what has ended already."""
+        self.finish(generation_id, "abort")
 
     async def score(self, tokens: Sequence[int]) -> Score:
         if self.failure:

@@ -36,11 +36,12 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + fresh
-        met = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        met = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
         if met:
             self.stopped = True
             self._held = ""
-            return text[: min(met)]
+            _, begin = min(met)  # the one that is whole first, as when the text came letter by letter
+            return text[:begin]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -78,7 +78,7 @@ class Served:
         if isinstance(body, ChatBody):
             asked = body.max_completion_tokens or body.max_tokens or room
         assert asked is not None
-        if room < 0 or asked > room:
+        if asked > room or (isinstance(body, ChatBody) and room < 1):
             raise Refused(
                 f"This model's context is {self.context_length} tokens, and the prompt ({len(prompt)}) with the answer "
                 f"({asked}) would be {len(prompt) + asked}: shorten the prompt or lower max_tokens.",
@@ -119,6 +119,7 @@ class Generating:
                 if self._text.stopped:
                     event = Event(event.id, event.tokens, event.logprobs, event.alternatives, "stop")
                 if event.finish:
+                    host.finish(generation.id, event.finish)
                     yield text + self._text.finish(), event
                     return
                 yield text, event
@@ -181,7 +182,7 @@ def application(served: Served) -> Starlette:
             body = shape.model_validate_json(await request.body())
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            param = ".".join(str(place) for place in first["loc"]) or None
+            param = str(first["loc"][0]) if first["loc"] else None
             raise Refused(f"{param or 'The body'}: {first['msg']}.", param) from None
         _check_model(served, body)
         prompt = served.prompt_of(body)

@@ -15,6 +15,7 @@ from pennyweight.errors import EndpointError
 from pennyweight.workload import Request
 
 REQUEST_TIMEOUT = 600.0
+STALL_TIMEOUT = 120.0  # without a byte: the server hangs
 
 
 @dataclass
@@ -100,6 +101,8 @@ class Client:
                     await self._read_events(answer, record)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             record.error = f"{type(error).__name__}: {error}"
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            record.error = f"the stream holds no OpenAI chunk ({type(error).__name__}: {error})"
         record.finished = record.finished or time.perf_counter()
         if record.error is None and not record.chunks:
             if record.output_tokens:  # an answer of special tokens only has no text: its end is its first sign
@@ -113,10 +116,12 @@ class Client:
         rest = b""
         async for data in answer.content.iter_any():
             now = time.perf_counter()
-            *events, rest = (rest + data).split(b"\n\n")
-            for event in events:
-                if event.startswith(b"data: ") and event != b"data: [DONE]":
-                    _take_event(json.loads(event[6:]), now, record, pieces)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                # Each event of this API is one data line; a space after the colon and a carriage return may be there.
+                value = line[5:].strip() if line.startswith(b"data:") else b""
+                if value and value != b"[DONE]":
+                    _take_event(json.loads(value), now, record, pieces)
         record.text = "".join(pieces)
         record.output_tokens = record.output_tokens or len(record.chunks)  # a server without usage: one token a chunk
 
@@ -152,7 +157,7 @@ async def connect(
     base_url: str, model: str, *, timeout: float = REQUEST_TIMEOUT, api_key: str | None = None
 ) -> AsyncIterator[Client]:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-    limits = aiohttp.ClientTimeout(total=timeout)
+    limits = aiohttp.ClientTimeout(total=timeout, sock_read=min(timeout, STALL_TIMEOUT))
     async with aiohttp.ClientSession(connector=connector, timeout=limits, read_bufsize=1 << 20) as session:
         yield Client(session, base_url, model, api_key)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pennyweight.budget import Budget, Outcome, Verdict
-from pennyweight.errors import EndpointError, WorkloadError
+from pennyweight.errors import EndpointError, PennyweightError, WorkloadError
 from pennyweight.measure.client import Client, Sampling, body_of, connect
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.scorers import is_right
@@ -248,7 +248,17 @@ async def _gather(items: Iterable[T], work: Callable[[T], Awaitable[R]], width: 
             results[index] = await work(item)
             progress(len(results), total)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(width, total)):
-            group.create_task(run())
-    return [results[index] for index in range(total)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(width, total)):
+                group.create_task(run())
+    except* PennyweightError as faults:
+        first = faults
+    else:
+        return [results[index] for index in range(total)]
+    raise _first(first)
+
+
+def _first(group: BaseExceptionGroup[PennyweightError]) -> PennyweightError:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from pennyweight.errors import MeasurementVoid, WorkloadError
 from pennyweight.measure.client import Client, Record, Sampling
@@ -105,13 +106,14 @@ async def _closed(
 ) -> list[Record]:
     waiting = iter(requests)
     records: list[Record] = []
+    done = count(1)
 
     async def stream_of_requests() -> None:
         for request in waiting:
             record = Record(request.id, time.perf_counter())
             records.append(record)
             await client.stream(request, sampling, record)
-            progress(len(records), len(requests))
+            progress(next(done), len(requests))
 
     await asyncio.gather(*(stream_of_requests() for _ in range(min(concurrency, len(requests)))))
     return records
@@ -122,12 +124,10 @@ async def _open(
 ) -> list[Record]:
     records: list[Record] = []
     tasks = []
-    done = 0
+    done = count(1)
 
-    def count(_: asyncio.Task[Record]) -> None:
-        nonlocal done
-        done += 1
-        progress(done, len(requests))
+    def finished(_: asyncio.Task[Record]) -> None:
+        progress(next(done), len(requests))
 
     for request, when in zip(requests, due, strict=True):
         delay = when - time.perf_counter()
@@ -136,7 +136,7 @@ async def _open(
         record = Record(request.id, when)
         records.append(record)
         task = asyncio.create_task(client.stream(request, sampling, record))
-        task.add_done_callback(count)
+        task.add_done_callback(finished)
         tasks.append(task)
     await asyncio.gather(*tasks)
     return records

@@ -70,7 +70,7 @@ def _latencies(records: Sequence[Record]) -> list[Quantity]:
     for name, values in series.items():
         if not values:
             continue  # single-token answers have neither TPOT nor ITL
-        rounded = tuple(round(value, 3) for value in values) if name != "itl" else ()
+        rounded = tuple(round(value, 2) for value in values)
         found.append(Quantity(f"{name}_mean_ms", sum(values) / len(values), "ms", "lower", raw=rounded))
         found.extend(Quantity(f"{name}_p{p}_ms", percentile(values, p), "ms", "lower") for p in PERCENTILES)
     return found

@@ -41,7 +41,9 @@ def paired_bootstrap(
     rows = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
     resampled = statistic({name: column[rows] for name, column in columns.items()})
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(resampled, [tail, 100 - tail])
+    # No interpolation: between a number and infinity there is nothing to interpolate.
+    low = np.percentile(resampled, tail, method="lower")
+    high = np.percentile(resampled, 100 - tail, method="higher")
     return value, (float(low), float(high))
 
 
@@ -53,9 +55,8 @@ def ratio_interval(above: Floats, below: Floats, confidence: float, seed: int = 
     """Ratio of two paired means. A zero denominator gives infinity, which no limit accepts."""
 
     def ratio(columns: Mapping[str, Floats]) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            quotient = np.mean(columns["above"], axis=-1) / np.mean(columns["below"], axis=-1)
-        finite: Floats = np.nan_to_num(quotient, nan=np.inf, posinf=np.inf)
-        return finite
+        top, bottom = np.mean(columns["above"], axis=-1), np.mean(columns["below"], axis=-1)
+        quotient: Floats = np.divide(top, bottom, out=np.full_like(bottom, np.inf), where=bottom != 0)
+        return quotient
 
     return paired_bootstrap({"above": above, "below": below}, ratio, confidence, seed)

@@ -8,12 +8,14 @@ from typing import Any, Protocol
 
 from pennyweight.budget import Budget, Verdict
 from pennyweight.deployment import Deployment
+from pennyweight.errors import ModelError
 from pennyweight.hardware import Hardware
 from pennyweight.measure.compare import Comparison
 from pennyweight.measure.quality import Evaluation, Reference
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
 from pennyweight.search.candidates import Candidate, Space, propose
+from pennyweight.serve import catalogue
 from pennyweight.study import Trial
 from pennyweight.workload import Workload
 
@@ -82,6 +84,13 @@ class Answer:
 def baseline_of(question: Question) -> Candidate:
     """The unmodified model on the reference engine."""
     return Candidate("transformers", question.model.scheme, {"max_num_seqs": question.streams})
+
+
+def refuse_model(model: Model) -> None:
+    """Raise if the reference engine cannot serve it: without its answers nothing can be proven."""
+    reason = catalogue.refusal("transformers", model.scheme, model.config)
+    if reason:
+        raise ModelError(f"{model.name} cannot be held against itself: {reason}")
 
 
 def space_of(question: Question, hardware: Hardware) -> Space:

@@ -28,6 +28,8 @@ def load(name_or_path: str, trace_format: str | None = None) -> Workload:
     head = _head(path)
     for candidate in [trace_format] if trace_format else FORMATS:
         reader = import_module(f"pennyweight.traces.{candidate}")
+        if path.is_dir() and candidate != "agentic":
+            continue  # the only format that is a directory
         if trace_format or reader.recognises(head):
             try:
                 return reader.read(path)  # type: ignore[no-any-return]
@@ -45,6 +47,7 @@ def _head(path: Path) -> str:
         path = files[0]
     with path.open("rb") as file:
         head = file.read(4096).decode("utf-8", errors="replace")
+    head = head.lstrip("\ufeff")
     if not head.strip():
         raise WorkloadError(f"{path} is empty: give a file with at least one request.")
-    return head.lstrip("\ufeff")
+    return head.lstrip()

@@ -34,27 +34,31 @@ def _session(file: Path) -> list[Request]:
         raise WorkloadError(f"{file}, line {error.lineno}: no JSON ({error.msg}).") from None
     except (KeyError, TypeError, ValueError) as error:
         raise WorkloadError(f"{file} is no agentic session ({error!r}): requests and block_size are needed.") from None
+    if not isinstance(entries, list):
+        raise WorkloadError(f"{file} is no agentic session: requests is no list.")
     name = str(session.get("id", file.stem))
-    found: list[Request] = []
-    for number, entry in enumerate(_flat(entries), start=1):
-        found.append(_request(file, name, number, entry, block_size))
-    return found
+    flat = enumerate(_flat(file, entries), start=1)
+    return [_request(file, name, number, entry, block_size) for number, entry in flat]
 
 
-def _flat(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _flat(file: Path, entries: list[Any]) -> list[dict[str, Any]]:
     flat: list[dict[str, Any]] = []
     for entry in entries:
-        flat.extend(_flat(entry["requests"]) if "requests" in entry else [entry])
+        if not isinstance(entry, dict) or not isinstance(entry.get("requests", []), list):
+            raise WorkloadError(f"{file}, request {len(flat) + 1}: an object is expected.")
+        flat.extend(_flat(file, entry["requests"]) if "requests" in entry else [entry])
     return flat
 
 
 def _request(file: Path, name: str, number: int, entry: dict[str, Any], block_size: int) -> Request:
     try:
         time, prompt, answer = float(entry["t"]), int(entry["in"]), int(entry["out"])
-    except (KeyError, TypeError, ValueError):
-        raise WorkloadError(f"{file}, request {number}: t, in and out are needed as numbers.") from None
-    if time < 0 or prompt < 1 or answer < 0:
-        raise WorkloadError(f"{file}, request {number}: t, in or out is negative or zero.")
-    hashes = tuple(f"{name}:{block}" for block in entry.get("hash_ids", ()))
+        hashes = tuple(f"{name}:{block}" for block in entry.get("hash_ids", ()))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise WorkloadError(
+            f"{file}, request {number}: t, in and out are needed as numbers, hash_ids as a list."
+        ) from None
+    if not 0 <= time < float("inf") or prompt < 1 or answer < 0:
+        raise WorkloadError(f"{file}, request {number}: t, in or out is negative, zero or not finite.")
     shape = PromptShape(prompt, hashes, block_size)
     return Request(f"{name}-{number}", name, max(1, answer), shape=shape, arrival=time)

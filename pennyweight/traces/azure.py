@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 
-from pennyweight.traces.lines import Line, checked_arrivals, csv_lines
+from pennyweight.traces.lines import Line, checked, csv_lines
 from pennyweight.workload import PromptShape, Request, Workload
 
 
@@ -24,12 +25,13 @@ def read(path: Path) -> Workload:
         seconds = (time - first).total_seconds()
         request = Request(identifier, identifier, line.count("GeneratedTokens"), shape=shape, arrival=seconds)
         requests.append((line.number, request))
-    return Workload(path.stem, checked_arrivals(path, requests))
+    return Workload(path.stem, checked(path, requests))
 
 
 def _time(line: Line) -> datetime:
-    text = str(line.value["TIMESTAMP"])
+    text = line.text("TIMESTAMP")
     try:
-        return datetime.fromisoformat(text[:26])  # the trace has a seventh digit after the point
+        # The trace has a seventh digit after the point, which datetime does not take; its later form a zone.
+        return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).replace(tzinfo=None)
     except ValueError:
         raise line.fault(f"{text!r} is no time stamp") from None

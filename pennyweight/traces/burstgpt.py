@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pennyweight.traces.lines import checked_arrivals, csv_lines
+from pennyweight.traces.lines import checked, csv_lines
 from pennyweight.workload import PromptShape, Request, Workload
 
 
@@ -21,8 +21,8 @@ def read(path: Path) -> Workload:
     start: float | None = None
     for line in csv_lines(path):
         try:
-            time = float(line.value["Timestamp"])
-        except (TypeError, ValueError):
+            time = float(line.text("Timestamp"))
+        except ValueError:
             raise line.fault("Timestamp is no number of seconds") from None
         answer = line.count("Response tokens", minimum=0)
         if answer == 0:
@@ -32,4 +32,4 @@ def read(path: Path) -> Workload:
         session = str(line.value.get("Session ID") or identifier)
         shape = PromptShape(line.count("Request tokens"))
         requests.append((line.number, Request(identifier, session, answer, shape=shape, arrival=time - start)))
-    return Workload(path.stem, checked_arrivals(path, requests))
+    return Workload(path.stem, checked(path, requests))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,20 @@ class Line:
     def fault(self, what: str) -> WorkloadError:
         return WorkloadError(f"{self.file}, line {self.number}: {what}.")
 
+    def text(self, name: str) -> str:
+        """Text that must be there."""
+        value = self.value.get(name)
+        if not isinstance(value, str):
+            raise self.fault(f"{name} is missing")
+        return value
+
     def count(self, name: str, minimum: int = 1) -> int:
         """A whole number that must be there."""
         try:
             number = int(self.value[name])
-        except (KeyError, TypeError, ValueError):
+            if number != float(self.value[name]):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise self.fault(f"{name} is missing or is no whole number") from None
         if number < minimum:
             raise self.fault(f"{name} is {number}, which is below {minimum}")
@@ -54,16 +64,29 @@ def json_lines(path: Path) -> Iterator[Line]:
 def csv_lines(path: Path) -> Iterator[Line]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        for row in reader:
-            yield Line(path, reader.line_num, row)
+        try:
+            for row in reader:
+                yield Line(path, reader.line_num, row)
+        except csv.Error as error:
+            where = f"{path}, line {reader.line_num + 1}"
+            raise WorkloadError(f"{where}: no CSV ({error}): is a quotation mark open?") from None
 
 
-def checked_arrivals(path: Path, requests: list[tuple[int, Request]]) -> tuple[Request, ...]:
-    """Requests in file order with (line, request): recorded times must not be negative or run backwards."""
+def checked(path: Path, requests: list[tuple[int, Request]]) -> tuple[Request, ...]:
+    """Requests in file order with (line, request): ids must differ, recorded times must not be
+    negative or run backwards."""
     previous = 0.0
+    seen: dict[str, int] = {}
     for number, request in requests:
+        if request.id in seen:
+            raise WorkloadError(
+                f"{path}, line {number}: the id {request.id!r} was used on line {seen[request.id]} already."
+            )
+        seen[request.id] = number
         if request.arrival is None:
             continue
+        if not math.isfinite(request.arrival):
+            raise WorkloadError(f"{path}, line {number}: the time is no finite number.")
         if request.arrival < 0:
             raise WorkloadError(f"{path}, line {number}: the time {request.arrival:g} s is negative.")
         if request.arrival < previous:

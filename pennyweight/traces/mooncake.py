@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pennyweight.traces.lines import Line, checked_arrivals, json_lines
+from pennyweight.traces.lines import Line, checked, json_lines
 from pennyweight.workload import PromptShape, Request, Workload
 
 BLOCK_SIZE = 512
@@ -17,7 +17,7 @@ def recognises(head: str) -> bool:
 
 def read(path: Path) -> Workload:
     requests = [(line.number, _request(line)) for line in json_lines(path)]
-    return Workload(path.stem, checked_arrivals(path, requests))
+    return Workload(path.stem, checked(path, requests))
 
 
 def _request(line: Line) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pennyweight.traces.lines import Line, json_lines, messages_of
+from pennyweight.traces.lines import Line, checked, json_lines, messages_of
 from pennyweight.workload import Request, Workload
 
 
@@ -14,7 +14,7 @@ def recognises(head: str) -> bool:
 
 
 def read(path: Path) -> Workload:
-    return Workload(path.stem, tuple(_request(line) for line in json_lines(path)))
+    return Workload(path.stem, checked(path, [(line.number, _request(line)) for line in json_lines(path)]))
 
 
 def _request(line: Line) -> Request:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pennyweight.traces.lines import Line, checked_arrivals, json_lines, messages_of
+from pennyweight.traces.lines import Line, checked, json_lines, messages_of
 from pennyweight.workload import SCORERS, Request, Workload
 
 
@@ -23,12 +23,7 @@ def recognises(head: str) -> bool:
 
 def read(path: Path, name: str | None = None) -> Workload:
     requests = [(line.number, _request(line)) for line in json_lines(path)]
-    seen: dict[str, int] = {}
-    for number, request in requests:
-        if request.id in seen:
-            raise Line(path, number, {}).fault(f"the id {request.id!r} was used on line {seen[request.id]} already")
-        seen[request.id] = number
-    return Workload(name or path.stem, checked_arrivals(path, requests))
+    return Workload(name or path.stem, checked(path, requests))
 
 
 def _request(line: Line) -> Request:
@@ -50,7 +45,7 @@ def _request(line: Line) -> Request:
         arrival=None if arrival is None else float(arrival),
         reference=None if value.get("reference") is None else str(value["reference"]),
         scorer=_scorer(line),
-        choices=tuple(str(choice) for choice in value.get("choices", ())),
+        choices=_choices(line),
         kind=str(value.get("kind", "")),
     )
 
@@ -66,6 +61,13 @@ def _tokens(line: Line) -> tuple[int, ...]:
     if not isinstance(tokens, list) or not all(isinstance(t, int) and t >= 0 for t in tokens):
         raise line.fault("prompt_tokens must be a list of token ids")
     return tuple(tokens)
+
+
+def _choices(line: Line) -> tuple[str, ...]:
+    choices = line.value.get("choices", [])
+    if not isinstance(choices, list):
+        raise line.fault("choices must be a list")
+    return tuple(str(choice) for choice in choices)
 
 
 def _scorer(line: Line) -> str | None:

@@ -27,6 +27,8 @@ def read(path: Path) -> Workload:
         conversations = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise WorkloadError(f"{path}, line {error.lineno}: no JSON ({error.msg}).") from None
+    if not isinstance(conversations, list):
+        raise WorkloadError(f"{path} is no list of conversations: is it ShareGPT?")
     requests: list[Request] = []
     for index, conversation in enumerate(conversations):
         requests.extend(_requests(path, index, conversation))
@@ -41,7 +43,7 @@ def _requests(path: Path, index: int, conversation: Any) -> list[Request]:
     found: list[Request] = []
     messages: list[dict[str, str]] = []
     for turn in turns:
-        role = ROLES.get(turn.get("from", "")) if isinstance(turn, dict) else None
+        role = ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
         if role is None or not isinstance(turn.get("value"), str):
             raise WorkloadError(f"{path}, conversation {index + 1}: a turn needs a known `from` and a text `value`.")
         if role == "assistant" and messages and messages[-1]["role"] == "user":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 
 from pennyweight import cli
 from pennyweight.deployment import Deployment
+from pennyweight.engines.process import free_port
 from pennyweight.hardware import Hardware
 from pennyweight.measure import replay
 from pennyweight.serve import Endpoint
@@ -109,7 +112,7 @@ def test_every_verb_has_help(pw: Pw, verb: str) -> None:
         (["compare", "a", "b", "--rounds", "1"], "--rounds"),
         (["evaluate", "a", "--against", "b", "--max-added-nats", "0"], "gate"),
         (["bench", "x", "--warp"], "--warp"),
-        (["bench"], "TARGET"),
+        (["bench"], "target"),
         (["fly"], "fly"),
     ],
 )
@@ -148,9 +151,7 @@ def test_an_engine_that_will_not_load_says_why(pw: Pw, deployed: Callable[..., P
     pw("bench", deployed(fault="load"), "-w", workload).refused(1, "fault=load")
 
 
-def test_a_request_too_long_for_the_model_is_one_sentence(
-    pw: Pw, scripted_endpoint: Endpoint, tmp_path: Path
-) -> None:
+def test_a_request_too_long_for_the_model_is_one_sentence(pw: Pw, scripted_endpoint: Endpoint, tmp_path: Path) -> None:
     long = tmp_path / "long.jsonl"
     long.write_text("".join(json.dumps({"id": n, "prompt": "x", "max_tokens": 9999}) + "\n" for n in range(4)))
     url = scripted_endpoint.base_url
@@ -167,8 +168,6 @@ def test_an_output_directory_that_is_there_is_not_overwritten(pw: Pw, tmp_path: 
 @pytest.fixture
 def model(tmp_path: Path, tokenizer_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model directory that passes for one, on a machine that nobody has to measure."""
-    import shutil
-
     from safetensors.numpy import save_file
 
     from pennyweight.plan import machine
@@ -256,21 +255,20 @@ def test_compare_tells_the_ratio(pw: Pw, scripted_endpoint: Endpoint, workload: 
 
 
 def test_serve_answers_until_it_is_told_to_stop(deployed: Callable[..., Path]) -> None:
-    command = [sys.executable, "-m", "pennyweight", "serve", str(deployed()), "--port", "18431"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=None) as running:
+    port = free_port("127.0.0.1")
+    command = [sys.executable, "-m", "pennyweight", "serve", str(deployed()), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         try:
-            import select
-
             assert select.select([running.stdout], [], [], 30)[0], "it never said that it serves"
-            with urllib.request.urlopen("http://127.0.0.1:18431/v1/models", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as answer:
                 assert json.loads(answer.read())["data"][0]["id"] == "model"
             running.send_signal(signal.SIGTERM)
             assert running.wait(20) == 0
         finally:
             running.kill()
     with pytest.raises(OSError):
-        urllib.request.urlopen("http://127.0.0.1:18431/health", timeout=2)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
 
 
 @pytest.mark.slow

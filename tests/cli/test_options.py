@@ -99,7 +99,8 @@ def test_arrivals_are_recorded_or_at_a_rate_or_a_closed_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [(8, 3.0, 1.0, True, 1.0), (8, -1.0, 1.0, False, 1.0), (0, None, 1.0, False, 1.0), (8, None, 1.0, True, 0.0)]
+    "wrong",
+    [(8, 3.0, 1.0, True, 1.0), (8, -1.0, 1.0, False, 1.0), (0, None, 1.0, False, 1.0), (8, None, 1.0, True, 0.0)],
 )
 def test_arrivals_that_contradict_themselves_are_refused(wrong: tuple) -> None:
     with pytest.raises(UsageError):
