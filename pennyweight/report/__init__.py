@@ -22,7 +22,7 @@ def write(path: Path, evidence: Mapping[str, Any], trials: Sequence[Trial]) -> P
     """Write the page; nothing in it is fetched when it is opened."""
     template = (resources.files("pennyweight.report") / "page.html").read_text(encoding="utf-8")
     limit = evidence["question"]["budget"]["max_added_nats"]
-    chosen = evidence["chosen"]["scheme"] if evidence["chosen"] else None
+    chosen = (evidence["chosen"]["engine"], evidence["chosen"]["scheme"]) if evidence["chosen"] else None
     parts = {
         "title": escape(f"{evidence['model']['name']}: {evidence['workload']['name']}"),
         "verdict": escape(evidence["verdict"]),
@@ -47,7 +47,7 @@ def _html(figure: Figure, *, with_library: bool = False) -> str:
     from plotly import io
 
     html: str = io.to_html(
-        figure, include_plotlyjs=with_library, full_html=False, config={"displaylogo": False, "responsive": True}
+        figure, include_plotlyjs=with_library, full_html=False, config={"displayModeBar": False, "responsive": True}
     )
     return html
 

@@ -22,7 +22,7 @@ AXES = {
 }
 
 
-def pareto(trials: Sequence[Trial], chosen_id: str | None, limit: float | None) -> Figure:
+def pareto(trials: Sequence[Trial], chosen: tuple[str, str] | None, limit: float | None) -> Figure:
     """Quality against throughput of every screened candidate; size is memory, buttons change the lower axis."""
     from plotly import graph_objects as go
 
@@ -32,11 +32,11 @@ def pareto(trials: Sequence[Trial], chosen_id: str | None, limit: float | None) 
         own = [t for t in runs if t.deployment.engine == engine]
         figure.add_scatter(
             x=[_shown(t, "output_throughput") for t in own], y=[_shown(t, "added_nats") for t in own],
-            mode="markers+text", name=engine, text=[t.deployment.scheme for t in own], textposition="top center",
+            mode="markers+text", name=engine, text=[_name(t, chosen) for t in own], textposition="top center",
             textfont={"size": 11, "color": "#52514e"}, hovertext=[_hover(t) for t in own], hoverinfo="text",
             marker={
                 "size": [_size(t) for t in own], "color": COLOURS.get(engine, OTHER_COLOUR),
-                "line": {"width": [3 if t.deployment.scheme == chosen_id else 1 for t in own], "color": "#ffffff"},
+                "opacity": 1, "line": {"width": [3 if _group(t) == chosen else 0 for t in own], "color": "#0b0b0b"},
             },
         )  # fmt: skip
     if limit is not None:
@@ -96,6 +96,15 @@ def predictions(trials: Sequence[Trial]) -> Figure:
             hoverinfo="text", marker={"size": 11, "color": COLOURS.get(engine, OTHER_COLOUR)},
         )  # fmt: skip
     return _styled(figure, "predicted output tokens/s", "measured output tokens/s", 360)
+
+
+def _group(trial: Trial) -> tuple[str, str]:
+    return (trial.deployment.engine, trial.deployment.scheme)
+
+
+def _name(trial: Trial, chosen: tuple[str, str] | None) -> str:
+    scheme = trial.deployment.scheme
+    return f"<b>{scheme}, chosen</b>" if _group(trial) == chosen else scheme
 
 
 def _pair(trial: Trial) -> tuple[float, float]:

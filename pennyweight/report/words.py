@@ -39,7 +39,7 @@ def _speed(evidence: Evidence) -> str:
         noise = ", which is within noise" if comparison["within_noise"] else ""
         what = "the unmodified baseline" if name == "baseline" else "the fastest unmodified engine"
         parts.append(
-            f"{comparison['ratio']:.2f} times as fast as {what}, {comparison['against']} "
+            f"{comparison['ratio']:.2f} times as fast as {what}, {' '.join(comparison['against'].split()[:2])} "
             f"(95% confidence {low:.2f} to {high:.2f}{noise})"
         )
     return f"It is {' and '.join(parts)}." if parts else "It is the baseline itself, so there is no speed-up to report."

@@ -110,7 +110,7 @@ class Quantize(Technique):
 
         tokenizer = AutoTokenizer.from_pretrained(source)
         windows, length = self._windows(tokenizer, source)
-        with scale_search_by_rows():
+        with scale_search_by_rows(), any_tokenizer(source):
             AutoRound(
                 str(source), tokenizer=tokenizer, scheme=scheme, iters=self.iterations, dataset=windows,
                 nsamples=sum(len(w) for w in windows), seqlen=length, batch_size=BATCH, enable_torch_compile=False,
@@ -151,8 +151,31 @@ def convert_to_gguf(source: Path, target: Path, file_type: str) -> None:
         raise ModelError(
             f"llama.cpp's converters do not know this architecture ({error}): use another engine."
         ) from None
-    with torch.inference_mode():
+    with torch.inference_mode(), any_tokenizer(source):
         converter(source, getattr(gguf.LlamaFileType, file_type), target, hparams=parameters).write()
+
+
+@contextlib.contextmanager
+def any_tokenizer(source: Path) -> Iterator[None]:
+    """The converters refuse byte-level tokenizers that llama.cpp has not listed. Ours are carried as tokenizer.json and
+    applied by the worker, so the name in the file is only llama.cpp's: unlisted ones are called `default`."""
+    from auto_round.export.export_to_gguf.config import ModelType
+    from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
+
+    text_model = get_conversion(str(source), model_type=ModelType.TEXT).module.TextModel
+    listed = text_model.get_vocab_base_pre
+
+    def listed_or_default(self: Any, tokenizer: Any) -> str:
+        try:
+            return str(listed(self, tokenizer))
+        except NotImplementedError:
+            return "default"
+
+    text_model.get_vocab_base_pre = listed_or_default
+    try:
+        yield
+    finally:
+        text_model.get_vocab_base_pre = listed
 
 
 @contextlib.contextmanager
