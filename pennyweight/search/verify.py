@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pennyweight.budget import Budget, Outcome, Verdict
+from pennyweight.budget import Budget, LimitVerdict, Outcome, Verdict
 from pennyweight.checkpoint import open_model, read_artifact
 from pennyweight.deployment import Deployment
 from pennyweight.errors import GateFailed, StorageError
@@ -22,6 +22,7 @@ from pennyweight.measure.speed import measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search.evidence import EVIDENCE_FILE
+from pennyweight.search.workbench import FULL_WAVES
 from pennyweight.serve import serve
 from pennyweight.traces import pennyweight_jsonl
 from pennyweight.workload import Arrivals, Workload
@@ -54,16 +55,23 @@ def verify(
     references = {r["request_id"]: Reference.from_json(r) for r in evidence["references"]}
     same_machine = (evidence["hardware"]["cpu"], evidence["hardware"]["cores"]) == (detect().cpu, detect().cores)
     stage(f"Gates of {deployment.label}")
+    limits: list[LimitVerdict] = []
     with serve(deployment) as endpoint:
-        evaluation = quality.evaluate(endpoint, workload, references, budget, progress=progress)
-        limits, measurement = list(evaluation.verdict.limits), evaluation.measurement
-        if budget.speed_limits and same_machine:
-            arrivals = Arrivals("closed", max_concurrency=evidence["question"]["streams"])
+        speed = None
+        if budget.speed_limits and same_machine:  # before quality, whose scoring takes memory of its own
+            streams = evidence["question"]["streams"]
             speed = measure_speed(
-                endpoint, workload, arrivals, Sampling(), price_per_hour=budget.price_per_hour, progress=progress
+                endpoint,
+                workload.at_least(FULL_WAVES * streams),
+                Arrivals("closed", max_concurrency=streams),
+                Sampling(),
+                price_per_hour=budget.price_per_hour,
+                progress=progress,
             )
             limits += budget.judge_limits(speed, budget.speed_limits).limits
-            measurement = speed.joined(measurement)
+        evaluation = quality.evaluate(endpoint, workload, references, budget, progress=progress)
+    limits += evaluation.verdict.limits
+    measurement = speed.joined(evaluation.measurement) if speed else evaluation.measurement
     verdict = Verdict(tuple(limits))
     if verdict.outcome is not Outcome.ACCEPT:
         raise GateFailed(f"The gates no longer hold: {verdict.reason}.")
