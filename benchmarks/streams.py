@@ -22,7 +22,7 @@ from pennyweight.techniques import apply, unwatched
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.workload import Arrivals
 
-REQUESTS = {1: 16, 8: 64, 32: 128}
+REQUESTS = {1: 8, 8: 40, 32: 96}
 
 
 def opener(deployment: Deployment, kept: ExitStack) -> comparing.Opener:

@@ -125,12 +125,16 @@ class Workload:
         """Repeated until there are so many requests. Each copy's text begins differently, so that no copy finds
         another's prompt in a prefix cache."""
         copies = max(1, -(-count // len(self.requests)))
-        repeated = [_copy(request, number) for number in range(copies) for request in self.requests]
+        repeated = [_copy(r, number, f"({number}) ") for number in range(copies) for r in self.requests]
         return replace(self, requests=tuple(repeated[: max(count, len(self.requests))]))
+
+    def shuffled(self, seed: int = 0) -> Workload:
+        """The same requests, sessions in a seeded order."""
+        return replace(self, requests=tuple(sorted(self.requests, key=lambda r: _order(r.session, seed))))
 
     def variant(self, number: int) -> Workload:
         """The same requests with texts that begin differently: for another run against a server that still runs."""
-        return replace(self, requests=tuple(_copy(request, number) for request in self.requests))
+        return replace(self, requests=tuple(_copy(r, number, f"[{number}] ") for r in self.requests))
 
     def split(self, seed: int = 0) -> tuple[Workload, Workload]:
         """The tuning half and the held-out half. A session is never cut, so no prefix leaks across."""
@@ -146,17 +150,16 @@ class Workload:
         )
 
 
-def _copy(request: Request, number: int) -> Request:
+def _copy(request: Request, number: int, mark: str) -> Request:
     if number == 0:
         return request
-    mark = f"({number}) "
     messages = tuple({**m, "content": mark + m["content"]} for m in request.messages)
     # Token prompts: the same tokens in another order at the front, where a prefix cache looks first.
     front = list(request.prompt_tokens[:COPY_FRONT])
-    random.Random(number).shuffle(front)
+    random.Random(mark).shuffle(front)
     tokens = (*front, *request.prompt_tokens[COPY_FRONT:])
     return replace(
-        request, id=f"{request.id} (copy {number})", session=f"{request.session} (copy {number})", messages=messages,
+        request, id=f"{request.id} {mark.strip()}", session=f"{request.session} {mark.strip()}", messages=messages,
         prompt=mark + request.prompt if request.prompt else "", prompt_tokens=tokens,
     )  # fmt: skip
 

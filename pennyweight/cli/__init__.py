@@ -16,6 +16,7 @@ from pennyweight.errors import PennyweightError
 NOT_VERBS = ("console", "options", "targets")
 PAIR = re.compile(r"^[a-z0-9]+:[0-9.]+$")
 INTERRUPTED = 130
+STOPPED = "Interrupted. What a search has measured is kept: `pw optimize … --resume` goes on from there."
 
 app = typer.Typer(
     name="pw", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -29,22 +30,27 @@ for _module in sorted(module.name for module in pkgutil.iter_modules(__path__) i
 
 def main() -> None:
     """Run the command line; whatever goes wrong ends as one sentence and an exit code."""
+    code: object = 0
     try:
         code = app(args=spread_pairs(sys.argv[1:]), standalone_mode=False)
     except PennyweightError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("Interrupted. What was measured is kept: --resume goes on from there.", INTERRUPTED)
+        _fail(STOPPED, INTERRUPTED)
     except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
+        code = leaving.exit_code
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}. Check the path, its rights and the free space.", 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # the argument parser's own: unknown option, missing argument
             _fail(f"{error.format_message()} See `pw --help`.", 2)
         if os.environ.get("PENNYWEIGHT_DEBUG"):
             raise
         _fail(f"Internal error ({type(error).__name__}: {error}): set PENNYWEIGHT_DEBUG=1 for where, and report it.", 1)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+    if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
+        _fail(STOPPED, INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def spread_pairs(arguments: list[str]) -> list[str]:

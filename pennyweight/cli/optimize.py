@@ -58,6 +58,8 @@ def optimize(
         max_memory_bytes=options.size(max_memory, "--max-memory"), max_dollars_per_million_tokens=max_cost,
         price_per_hour=price_per_hour, confidence=confidence,
     )  # fmt: skip
+    if iterations < 0:
+        raise UsageError(f"--iterations {iterations} is not possible: use 0 (no tuning) or more.")
     if rounds < 1 or max_concurrency < 1:
         raise UsageError("--rounds and --max-concurrency must be 1 or more.")
     from pennyweight.cli.console import Live
@@ -148,7 +150,7 @@ def _write(output: Path, question: Question, answer: Answer, hardware: Hardware,
     from pennyweight import report
     from pennyweight.search import evidence
 
-    gathered = evidence.gather(question, answer, hardware, len(search.study.trials))
+    gathered = evidence.gather(question, answer, hardware, search.study.trials)
     evidence.write(output, gathered, answer.chosen)
     page = report.write(output / "report.html", gathered, search.study.trials)
     return {"evidence": gathered, "summary": evidence.summary(gathered, page)}

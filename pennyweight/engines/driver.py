@@ -80,8 +80,9 @@ class Driver:
     def _step(self) -> list[Event]:
         try:
             events = self._runtime.step()
-        except Exception as error:  # a step that failed fails every request in its batch
+        except Exception as error:  # a step that failed leaves the library in nobody knows what state: end with it
             events = [Event(i, finish="error", error=_first_line(error)) for i in self._active]
+            self._closing = True
         self._active.difference_update([event.id for event in events if event.finish])
         return events
 

@@ -30,6 +30,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "CI": "true",  # what keeps `import openvino` from reporting itself
 }
+LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our loopback
 STOP_SECONDS = 10.0
 LOG_LINES = 12
 
@@ -79,7 +80,7 @@ class EngineProcess:
 
     def _healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.base_url}/health", timeout=2) as answer:
+            with LOCAL.open(f"{self.base_url}/health", timeout=2) as answer:
                 return int(answer.status) == 200
         except (urllib.error.URLError, OSError):
             return False
@@ -108,14 +109,13 @@ class EngineProcess:
         return resident, seconds
 
     def stop(self) -> None:
-        """Ask, then insist. Safe to call twice."""
-        if not self.alive:
-            return
-        _signal_group(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            _signal_group(self.process.pid, signal.SIGKILL)
+        """Ask, then insist, and leave none of its processes behind. Safe to call twice."""
+        if self.alive:
+            _signal_group(self.process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+        _signal_group(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
 
 
@@ -151,10 +151,9 @@ def refuse_taken_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise EngineError(
-                f"Port {port} on {host} cannot be used ({error.strerror}): choose another with --port."
-            ) from None
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise EngineError(f"Port {port} on {host} cannot be used ({why}): choose another with --port.") from None
 
 
 def _signal_group(pid: int, number: int) -> None:

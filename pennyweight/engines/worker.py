@@ -40,6 +40,8 @@ from pennyweight.engines.text import TextStream
 from pennyweight.errors import EngineError, ModelError, PennyweightError
 from pennyweight.tokenizer import Tokenizer
 
+GRACE_SECONDS = 10.0
+
 
 class Refused(PennyweightError):
     """A request that is answered with 400."""
@@ -305,6 +307,8 @@ def _watch_parent(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os.killpg(os.getpgid(0), signal.SIGKILL)  # the driver too, which may be inside its library
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 

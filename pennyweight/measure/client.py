@@ -84,6 +84,7 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str, api_key: str | None = None) -> None:
         self._session, self._base_url, self.model = session, base_url.rstrip("/"), model
         self._headers = {"content-type": "application/json"}
+        self._whole = aiohttp.ClientTimeout(total=session.timeout.total)
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
 
@@ -129,7 +130,9 @@ class Client:
         """A whole answer; anything but 200 is an `EndpointError`."""
         url = self._base_url + path
         try:
-            async with self._session.post(url, data=json.dumps(body).encode(), headers=self._headers) as answer:
+            data = json.dumps(body).encode()
+            # A whole answer sends nothing while it is made, so only its total time is bounded.
+            async with self._session.post(url, data=data, headers=self._headers, timeout=self._whole) as answer:
                 text = await answer.text()
                 if answer.status != 200:
                     raise EndpointError(f"{url} answered {answer.status}: {_message(text)}")

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pennyweight.budget import Budget, Outcome, Verdict
+from pennyweight.budget import Budget, Limit, Outcome, Verdict
 from pennyweight.errors import EndpointError, PennyweightError, WorkloadError
 from pennyweight.measure.client import Client, Sampling, body_of, connect
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.scorers import is_right
-from pennyweight.measure.statistics import by_session, mean_interval, ratio_interval
+from pennyweight.measure.statistics import by_session, lost_share, mean_interval
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.serve import Endpoint
 from pennyweight.workload import Request, Workload
@@ -27,6 +27,7 @@ GREEDY = Sampling(temperature=0.0)
 ANSWER_CONCURRENCY = 32
 SCORE_CONCURRENCY = 2
 FIRST_LOOK = 16  # requests; each further look doubles them
+CONSISTENCY = Limit("self_agreement", 0.90, floor=True)  # Q8_0 with an 8-bit cache reaches about 0.97
 FEWEST_SESSIONS = 8  # below this a bootstrap interval says nothing
 
 T = TypeVar("T")
@@ -120,7 +121,8 @@ def evaluate(
 
     Each look may err, so the allowed error is shared between the looks that there can be (Bonferroni).
     """
-    requests = [r for r in workload.requests if r.id in held_against]
+    # In an order of their own: files are often sorted by kind, and the first look must see all kinds.
+    requests = [r for r in workload.shuffled().requests if r.id in held_against]
     if not requests:
         raise WorkloadError(
             f"No request of {workload.name!r} has a baseline answer: was it made from another workload?"
@@ -128,6 +130,7 @@ def evaluate(
     looks = look_sizes(len(requests))
     confidence = 1 - (1 - budget.confidence) / len(looks)
     with_tasks = budget.max_degradation is not None or any(r.labelled for r in requests)
+    consistency = measure_consistency(endpoint, requests[: looks[0]])
     done: list[Pair] = []
     for size in looks:
         fresh = requests[len(done) : size]
@@ -135,11 +138,31 @@ def evaluate(
             endpoint, fresh, held_against, task_score=with_tasks,
             progress=_shifted(progress, len(done), len(requests)),
         )  # fmt: skip
-        measurement = measure_pairs(endpoint.base_url, done, confidence)
-        verdict = budget.judge_limits(measurement, budget.quality_limits)
+        measurement = measure_pairs(endpoint.base_url, done, confidence).joined(consistency)
+        verdict = budget.judge_limits(measurement, (*budget.quality_limits, CONSISTENCY))
         if verdict.outcome is not Outcome.INCONCLUSIVE:
             break
     return Evaluation(measurement, verdict)
+
+
+def measure_consistency(endpoint: Endpoint, requests: Sequence[Request]) -> Measurement:
+    """Does what is generated agree with what is scored? The share of its own greedy answers' tokens that the endpoint,
+    teacher-forced over them, would choose again. Batching, key-value precision and prefix caches act on generation
+    only, so fidelity alone would not see them break."""
+
+    async def run() -> list[float]:
+        async with connect(endpoint.base_url, endpoint.model) as client:
+
+            async def one(request: Request) -> float:
+                prompt, answer, _ = await _answer(client, request)
+                _, agreed = await _score(client, prompt, answer)
+                return float(np.mean(agreed)) if agreed else 1.0
+
+            return await _gather(requests, one, ANSWER_CONCURRENCY, unwatched)
+
+    shares = asyncio.run(run())
+    quantity = Quantity("self_agreement", float(np.mean(shares)), "1", "higher", tuple(round(s, 4) for s in shares))
+    return collect(endpoint.base_url, [quantity])
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:
@@ -178,7 +201,7 @@ def _task_quantities(done: Sequence[Pair], confidence: float) -> list[Quantity]:
     sessions = [p.session for p in labelled]
     before = by_session(sessions, [float(bool(p.baseline_right)) for p in labelled])
     after = by_session(sessions, [float(bool(p.candidate_right)) for p in labelled])
-    lost, interval = ratio_interval(before - after, before, confidence)
+    lost, interval = lost_share(before, after, confidence)
     if len(before) < FEWEST_SESSIONS:
         interval = (float("-inf"), float("inf"))
     return [
@@ -228,7 +251,9 @@ async def _score(
         "model": client.model, "prompt": [*prompt, *answer], "echo": True, "logprobs": 1, "max_tokens": 0,
         "temperature": 0.0,
     }  # fmt: skip
-    scored = (await client.post("/v1/completions", body))["choices"][0]["logprobs"]
+    scored = (await client.post("/v1/completions", body))["choices"][0].get("logprobs")
+    if not scored or not scored.get("token_logprobs"):
+        raise EndpointError("This server scores no prompts (echo with logprobs), so fidelity cannot be measured on it.")
     places = slice(len(prompt), len(prompt) + len(answer))
     own = tuple(float(p) for p in scored["token_logprobs"][places])
     if "top_is_own" in scored:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pennyweight.errors import UsageError
+from pennyweight.errors import EndpointError, UsageError
 from pennyweight.measure import resources
 from pennyweight.measure.client import Record, Sampling, connect
 from pennyweight.measure.replay import Progress, Replay, replay, unwatched, warm_up
@@ -46,6 +46,9 @@ def measure_speed(
             raise UsageError(f"--goodput knows no {name!r}: use {', '.join(SLO_NAMES)} as name:milliseconds.")
     run_of_requests, usage, warmed = asyncio.run(run())
     run_of_requests.refuse_if_spoiled()
+    failed = [record for record in run_of_requests.records if record.error]
+    if failed and endpoint.engine is not None:  # our own engine may not lose a request; a foreign server's are counted
+        raise EndpointError(f"{len(failed)} of {len(run_of_requests.records)} requests failed: {failed[0].error}.")
     conditions = {
         "workload": workload.name, "workload_id": workload.id, "requests": len(workload.requests), "seed": seed,
         "arrivals": asdict(arrivals), "sampling": asdict(sampling), "warm_up_requests": warmed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pennyweight.report.pareto import front
 from pennyweight.report.words import label, limits_of
 from pennyweight.study import Trial
 
@@ -39,6 +40,10 @@ def pareto(trials: Sequence[Trial], chosen: tuple[str, str] | None, limit: float
                 "opacity": 1, "line": {"width": [3 if _group(t) == chosen else 0 for t in own], "color": "#0b0b0b"},
             },
         )  # fmt: skip
+    best = front([t.measurement for t in runs if t.measurement], {"output_throughput": "higher", "added_nats": "lower"})
+    edge = sorted((_shown(runs[i], "output_throughput") or 0, _shown(runs[i], "added_nats") or 0) for i in best)
+    figure.add_scatter(x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", name="not beaten in both",
+                       line={"color": MUTED, "width": 1.5, "shape": "hv"}, hoverinfo="skip")  # fmt: skip
     if limit is not None:
         figure.add_hline(y=limit, line={"color": MUTED, "dash": "dot", "width": 1.5})
         figure.add_annotation(x=0, xref="paper", y=limit, text=f"margin {limit:g}", showarrow=False, yanchor="bottom",
@@ -47,6 +52,7 @@ def pareto(trials: Sequence[Trial], chosen: tuple[str, str] | None, limit: float
     buttons = []
     for name in ("output_throughput", "ttft_p95_ms", "peak_memory_bytes"):
         columns = [[_shown(t, name) for t in runs if t.deployment.engine == engine] for engine in engines]
+        columns.append([x for x, _ in edge] if name == "output_throughput" else [])
         buttons.append(
             {"label": AXES[name], "method": "update", "args": [{"x": columns}, {"xaxis.title.text": AXES[name]}]}
         )

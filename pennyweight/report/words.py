@@ -42,6 +42,10 @@ def _speed(evidence: Evidence) -> str:
             f"{comparison['ratio']:.2f} times as fast as {what}, {' '.join(comparison['against'].split()[:2])} "
             f"(95% confidence {low:.2f} to {high:.2f}{noise})"
         )
+    memory = evidence["peak_memory_bytes"]
+    if evidence["speedup"]["fastest_unmodified"] and memory["chosen"] and memory["fastest_unmodified"]:
+        share = memory["chosen"] / memory["fastest_unmodified"]
+        parts[-1] += f", in {share:.2f} of its memory ({memory['chosen'] / 2**20:.0f} MiB)"
     return f"It is {' and '.join(parts)}." if parts else "It is the baseline itself, so there is no speed-up to report."
 
 
@@ -81,7 +85,8 @@ def nearest_sentence(evidence: Evidence) -> str:
         else:
             held.append(name)
     what = "; ".join(missed) or "its limits hold here, but not on the held-out half"
-    return f"Nearest to the budget is {label(nearest['deployment'])}: {what}. A budget that allows this is feasible."
+    place = label(nearest["deployment"])
+    return f"Nearest to the budget is {place}: {what}. A budget that allows this is the nearest to try."
 
 
 def limits_of(budget: Mapping[str, Any]) -> dict[str, float]:

@@ -45,7 +45,6 @@ class Search(Workbench):
     """The loop."""
 
     def run(self) -> Answer:
-        started = time.perf_counter()
         self._measure_baseline()
         for group in self._ordered_groups():
             self._screen(group)
@@ -56,14 +55,17 @@ class Search(Workbench):
         chosen, evaluation, speed, verdict = self._prove()
         against_baseline = against_unmodified = None
         fastest = self.fastest_unmodified()
+        nearest = None if chosen else self.nearest()
+        if nearest is not None and nearest.measurement is not None and not verdict.limits:
+            verdict = self.question.budget.judge(nearest.measurement)
         if chosen is not None:
             against_baseline = self._compare(chosen, self.baseline)
             if fastest is not None:
                 against_unmodified = self._compare(chosen, fastest)
         return Answer(
             chosen, self.baseline, fastest, evaluation, speed, verdict, against_baseline, against_unmodified,
-            None if chosen else self.nearest(), self.space.refused, self.held_out, self.references["held-out"],
-            time.perf_counter() - started,
+            nearest, self.space.refused, self.held_out, self.references["held-out"],
+            sum(trial.seconds for trial in self.study.trials),
         )  # fmt: skip
 
     def _measure_baseline(self) -> None:
@@ -100,7 +102,10 @@ class Search(Workbench):
 
     def _screen(self, group: tuple[str, str]) -> None:
         candidate = self.space.groups[group][0]
-        hopeless = None if self.question.exhaustive else self._hopeless(candidate)
+        if self.find("skip", candidate) is not None:
+            return  # decided before this search was resumed
+        known = self.find("screen", candidate) is not None
+        hopeless = None if known or self.question.exhaustive else self._hopeless(candidate)
         if hopeless:
             self.record(Trial("skip", self.deployment(candidate, None), failure=hopeless))
             return
@@ -145,24 +150,27 @@ class Search(Workbench):
         return None
 
     def _tune(self) -> None:
-        """Coordinate ascent over the settings of the best groups, from their defaults."""
+        """Tune the groups near the best, and the fastest unmodified one, so that nobody is compared with defaults."""
         survivors = sorted(self.survivors("screen"), key=self.score, reverse=True)
-        if not survivors:
-            return
-        best = self.score(survivors[0])
-        for trial in [t for t in survivors if not _worse(self.score(t), best, WORTH_TUNING)]:
-            group = (trial.deployment.engine, trial.deployment.scheme)
-            current = self.space.groups[group][0]
-            held = self._measured(current)
-            for name in current.settings:
-                if name == "max_num_seqs" and held is not None and self.question.budget.objective == "throughput":
-                    continue  # a smaller batch buys latency, and the limits hold without it
-                for other in neighbours(current, self.space.groups[group]):
-                    if other.settings[name] == current.settings[name]:
-                        continue
-                    gained = self._measured(other)
-                    if gained is not None and (held is None or _worse(held, gained, 1 / WORTH_KEEPING)):
-                        current, held = other, gained
+        unmodified = [t for t in survivors if t.deployment.scheme in UNMODIFIED]
+        for trial in survivors:
+            near = not _worse(self.score(trial), self.score(survivors[0]), WORTH_TUNING)
+            if near or trial in unmodified[:1]:
+                self._tune_group((trial.deployment.engine, trial.deployment.scheme))
+
+    def _tune_group(self, group: tuple[str, str]) -> None:
+        """Coordinate ascent over its settings, from their defaults."""
+        current = self.space.groups[group][0]
+        held = self._measured(current)
+        for name in current.settings:
+            if name == "max_num_seqs" and held is not None and self.question.budget.objective == "throughput":
+                continue  # a smaller batch buys latency, and the limits hold without it
+            for other in neighbours(current, self.space.groups[group]):
+                if other.settings[name] == current.settings[name]:
+                    continue
+                gained = self._measured(other)
+                if gained is not None and (held is None or _worse(held, gained, 1 / WORTH_KEEPING)):
+                    current, held = other, gained
 
     def _measured(self, candidate: Candidate) -> float | None:
         """Its score over the whole tuning half; None when it failed or broke a limit."""
@@ -176,23 +184,37 @@ class Search(Workbench):
             self._measured(candidate)
 
     def _prove(self) -> tuple[Deployment | None, Evaluation | None, Measurement | None, Verdict]:
-        """The best on the held-out half, the next best if it is not accepted, and so on."""
-        last, too_lossy = Verdict(), set()
-        for trial in sorted(self.survivors("tune"), key=self.score, reverse=True):
-            group = (trial.deployment.engine, trial.deployment.scheme)
-            if group in too_lossy:
-                continue  # settings move its quality by far less than its scheme did
-            self.listener.stage(f"Proving on the held-out half: {trial.deployment.label}")
-            proof = self._prove_one(trial.deployment)
-            if proof is None:
+        """The best on the held-out half, the next best if it is not accepted; then the groups that were not tuned."""
+        last = Verdict()
+        refused: set[tuple[str, str]] = set()
+        for group in [None, *self._groups_by_screen()]:
+            if group is not None and (group in refused or self._tuned(group)):
                 continue
-            evaluation, speed = proof
-            last = self._judge_both(evaluation, speed)
-            if last.outcome is Outcome.ACCEPT:
-                return trial.deployment, evaluation, speed, last
-            if evaluation.verdict.outcome is not Outcome.ACCEPT:
-                too_lossy.add(group)
+            if group is not None:
+                self._tune_group(group)
+            for trial in sorted(self.survivors("tune"), key=self.score, reverse=True):
+                deployment = trial.deployment
+                own = (deployment.engine, deployment.scheme)
+                if own in refused or (group is not None and own != group):
+                    continue
+                self.listener.stage(f"Proving on the held-out half: {deployment.label}")
+                proof = self._prove_one(deployment)
+                if proof is None:
+                    continue
+                evaluation, speed = proof
+                last = self._judge_both(evaluation, speed)
+                if last.outcome is Outcome.ACCEPT:
+                    return deployment, evaluation, speed, last
+                if evaluation.verdict.outcome is not Outcome.ACCEPT:
+                    refused.add(own)  # settings move its quality by far less than its scheme did
         return None, None, None, last
+
+    def _groups_by_screen(self) -> list[tuple[str, str]]:
+        trials = sorted(self.survivors("screen"), key=self.score, reverse=True)
+        return [(t.deployment.engine, t.deployment.scheme) for t in trials]
+
+    def _tuned(self, group: tuple[str, str]) -> bool:
+        return self.find("tune", self.space.groups[group][0]) is not None
 
     def _prove_one(self, deployment: Deployment) -> tuple[Evaluation, Measurement] | None:
         """Quality and speed on the held-out half; a fault is recorded and gives None."""

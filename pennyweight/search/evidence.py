@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from pennyweight.measure.compare import Comparison
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search import Answer, Question
 from pennyweight.serve import catalogue
+from pennyweight.study import Trial
 
 EVIDENCE_FILE = "evidence.json"
 ARTIFACT = "artifact"
 PACKAGES = ("torch", "transformers", "auto-round", "openvino-genai", "onnxruntime", "onnxruntime-genai")
 
 
-def gather(question: Question, answer: Answer, hardware: Hardware, trials: int) -> dict[str, Any]:
+def gather(question: Question, answer: Answer, hardware: Hardware, trials: Sequence[Trial]) -> dict[str, Any]:
     """The evidence as one JSON value."""
     return {
         "verdict": verdict_word(answer),
@@ -50,7 +52,12 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: int) 
         "refused": [list(row) for row in answer.refused],
         "hardware": hardware.as_json(),
         "versions": versions(),
-        "trials": trials,
+        "trials": len(trials),
+        "peak_memory_bytes": {
+            "chosen": _memory(answer.chosen, trials),
+            "baseline": _memory(answer.baseline, trials),
+            "fastest_unmodified": _memory(answer.fastest_unmodified, trials),
+        },
         "seconds": answer.seconds,
         "held_out": [request.as_json() for request in answer.held_out.requests],
         "references": [reference.as_json() for reference in answer.references.values()],
@@ -75,7 +82,7 @@ def summary(evidence: Mapping[str, Any], report: Path) -> dict[str, Any]:
         "baseline": evidence["baseline"],
         "speedup": {
             "ratio": comparison["ratio"] if comparison else None,
-            "ci95": comparison["ci95"] if comparison else None,
+            "ci95": _finite(comparison["ci95"]) if comparison else None,
             "against": comparison["against"] if comparison else None,
         },
         "quality": {
@@ -83,7 +90,7 @@ def summary(evidence: Mapping[str, Any], report: Path) -> dict[str, Any]:
             "added_nats": value("added_nats"),
             "task_score": value("task_score"),
             "degradation": value("degradation"),
-            "ci95": quality["added_nats"].get("interval") if "added_nats" in quality else None,
+            "ci95": _finite(quality["added_nats"].get("interval")) if "added_nats" in quality else None,
         },
         "trials": evidence["trials"],
         "seconds": round(evidence["seconds"], 1),
@@ -91,12 +98,17 @@ def summary(evidence: Mapping[str, Any], report: Path) -> dict[str, Any]:
     }
 
 
+def _finite(interval: Sequence[float] | None) -> list[float] | None:
+    """JSON has no infinity: an interval without bounds is none."""
+    return list(interval) if interval and all(math.isfinite(end) for end in interval) else None
+
+
 def write(directory: Path, evidence: Mapping[str, Any], chosen: Deployment | None) -> None:
     """evidence.json, and for a chosen deployment its artifact, deployment.json and DEPLOY.md."""
     (directory / EVIDENCE_FILE).write_text(json.dumps(evidence, indent=1) + "\n")
     if chosen is None:
         return
-    source = Path(chosen.model_path)
+    source = Path(chosen.model_path).resolve()
     if (source / LINEAGE_FILE).exists():
         read_artifact(source)  # never ship what was damaged since it was measured
     target = directory / ARTIFACT
@@ -110,7 +122,7 @@ def write(directory: Path, evidence: Mapping[str, Any], chosen: Deployment | Non
 def _link_or_copy(source: str, target: str) -> None:
     """A hard link where the cache is on the same disk; both names hold the bytes, and neither is ever written again."""
     try:
-        os.link(source, target)
+        os.link(Path(source).resolve(), target)  # a hub's cache holds links to its blobs
     except OSError:
         shutil.copyfile(source, target)
 
@@ -119,6 +131,16 @@ def _comparison(comparison: Comparison | None, against: Deployment | None) -> di
     if comparison is None or against is None:
         return None
     return {**comparison.as_json(), "against": against.label}
+
+
+def _memory(deployment: Deployment | None, trials: Sequence[Trial]) -> float | None:
+    """The highest peak that was seen of it."""
+    peaks = [
+        trial.measurement["peak_memory_bytes"]
+        for trial in trials
+        if trial.deployment == deployment and trial.measurement and "peak_memory_bytes" in trial.measurement
+    ]
+    return max(peaks, default=None)
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from pennyweight.measure.compare import Comparison
 from pennyweight.measure.quality import Evaluation, Reference
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
-from pennyweight.search.candidates import Candidate, Space, propose
+from pennyweight.search.candidates import UNMODIFIED, Candidate, Space, propose
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
 from pennyweight.workload import Workload
@@ -78,7 +78,7 @@ class Answer:
 
     @property
     def unmodified_wins(self) -> bool:
-        return self.chosen is not None and self.chosen == self.fastest_unmodified
+        return self.chosen is not None and self.chosen.scheme in UNMODIFIED
 
 
 def baseline_of(question: Question) -> Candidate:

@@ -87,6 +87,9 @@ def read_evidence(directory: Path) -> dict[str, Any]:
         raise StorageError(f"{file} does not exist: give a directory that `pw optimize -o` wrote.") from None
     except ValueError as error:
         raise GateFailed(f"{file} is damaged ({error}): optimise again.") from None
+    missing = [name for name in ("question", "workload", "held_out", "references", "hardware") if name not in evidence]
+    if missing:
+        raise GateFailed(f"{file} lacks {', '.join(missing)}: optimise again.")
     if not evidence.get("chosen"):
         raise GateFailed(f"{file} holds no accepted deployment: its search ended infeasible.")
     return evidence

@@ -14,12 +14,12 @@ import numpy as np
 from pennyweight import techniques
 from pennyweight.budget import Limit, Outcome, Verdict
 from pennyweight.deployment import Deployment
-from pennyweight.errors import EndpointError, EngineError, MeasurementVoid, ModelError, WorkloadError
+from pennyweight.errors import EndpointError, EngineError, MeasurementVoid, ModelError, UsageError, WorkloadError
 from pennyweight.hardware import Hardware
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.quality import Reference
 from pennyweight.measure.speed import measure_speed
-from pennyweight.measurement import Measurement
+from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.model import Model
 from pennyweight.plan.cost import Load
 from pennyweight.search.candidates import Candidate, predicted
@@ -35,7 +35,7 @@ SPOILED_RETRIES = 2
 SCREEN_WAVES = 2
 FULL_WAVES = 3
 # What ends a trial and not the search. A full disk ends the search: every later trial would meet it too.
-TRIAL_FAULTS = (EngineError, EndpointError, MeasurementVoid, ModelError, WorkloadError)
+TRIAL_FAULTS = (EngineError, EndpointError, MeasurementVoid, ModelError, UsageError, WorkloadError)
 
 
 @dataclass
@@ -53,9 +53,9 @@ class Workbench:
     def __post_init__(self) -> None:
         question = self.question
         self.tuning, self.held_out = question.workload.split(question.seed)
-        self.study = Study(self.directory / "study.jsonl", question.as_json(), resume=self.resume)
         self.arrivals = Arrivals("closed", max_concurrency=question.streams)
         self.space = space_of(question, self.hardware)
+        self.study = Study(self.directory / "study.jsonl", question.as_json(), resume=self.resume)
         self.baseline = self.deployment(baseline_of(question), question.model)
         self.load = Load(100.0, float(np.mean([r.max_tokens for r in self.tuning.requests])), question.streams)
 
@@ -149,7 +149,13 @@ class Workbench:
         return None
 
     def predicted(self, candidate: Candidate) -> Measurement:
-        return predicted(candidate, self.question.model, self.hardware, self.load, self.corrections)
+        promise = predicted(candidate, self.question.model, self.hardware, self.load, self.corrections)
+        price = self.question.budget.price_per_hour
+        if price is None:
+            return promise
+        dollars = price / 3600 / promise["output_throughput"] * 1e6
+        quantity = Quantity("dollars_per_million_tokens", dollars, "$", "lower", predicted=True)
+        return promise.joined(collect(promise.subject, [quantity]))
 
     def correct(self, candidate: Candidate, measurement: Measurement) -> None:
         """Learn from a measured run how far the cost model is off for this engine."""

@@ -98,11 +98,12 @@ class Quantize(Technique):
                 self._autoround(source, Path(directory), "W4A16", "auto_gptq", group_size=GPTQ_GROUP)
                 config = next(Path(directory).rglob("config.json"), None)
                 build_onnx(config.parent if config else source, target, "int4")
-            except (NotImplementedError, ValueError, KeyError, AttributeError) as error:
-                print(f"The builder does not take AutoRound's weights ({error}): its own rounding is used.", flush=True)
+            except (ModelError, NotImplementedError, ValueError, KeyError, AttributeError) as error:
                 for leftover in target.iterdir():
                     leftover.unlink()
                 build_onnx(source, target, "int4")
+                note = f"The builder does not take AutoRound's weights ({error}): these have its own rounding.\n"
+                (target / "rounding.txt").write_text(note)
 
     def _autoround(self, source: Path, target: Path, scheme: str, output_format: str, **more: Any) -> None:
         from auto_round import AutoRound

@@ -91,7 +91,7 @@ def test_task_scores_are_those_of_the_answers(scripted_endpoint: Endpoint) -> No
     result = evaluate(scripted_endpoint, scripted_endpoint, workload(16, wrong=4), Budget(max_degradation=0.01))
     assert result.measurement["task_score"] == result.measurement["baseline_task_score"] == 0.75
     assert result.measurement["degradation"] == 0.0
-    assert result.verdict.outcome is Outcome.ACCEPT
+    assert result.verdict.outcome is Outcome.INCONCLUSIVE  # sixteen requests cannot prove a margin of 1%
 
 
 def test_answers_are_scored_without_a_task_gate_too(scripted_endpoint: Endpoint) -> None:
@@ -152,10 +152,10 @@ def test_the_interval_decides_and_not_the_mean(centre: float, spread: float, exp
     assert outcome([pair(n, centre + spread * (-1) ** n) for n in range(20)]) is expected
 
 
-@pytest.mark.parametrize(("lost", "expected"), [(0, Outcome.ACCEPT), (1, Outcome.INCONCLUSIVE), (40, Outcome.REJECT)])
+@pytest.mark.parametrize(("lost", "expected"), [(0, Outcome.ACCEPT), (3, Outcome.INCONCLUSIVE), (40, Outcome.REJECT)])
 def test_lost_tasks_are_held_against_the_degradation_margin(lost: int, expected: Outcome) -> None:
     pairs = [pair(n, 0.0, True, n >= lost) for n in range(80)]
-    assert outcome(pairs, Budget(max_added_nats=None, max_degradation=0.02)) is expected
+    assert outcome(pairs, Budget(max_added_nats=None, max_degradation=0.05)) is expected
 
 
 def test_degradation_is_a_share_of_the_baselines_score() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pennyweight.measure.statistics import by_session, mean_interval, paired_bootstrap, percentile, ratio_interval
+from pennyweight.measure.statistics import by_session, lost_share, mean_interval, paired_bootstrap, percentile
 
 
 def test_percentiles_interpolate_between_neighbours() -> None:
@@ -54,21 +54,41 @@ def test_pairs_stay_pairs() -> None:
     assert value == pytest.approx(1.0) and high - low < 1e-9
 
 
-def test_a_ratio_of_proportional_columns_has_no_spread() -> None:
-    below = np.random.default_rng(5).uniform(1, 2, 30)
-    value, (low, high) = ratio_interval(0.1 * below, below, 0.95)
-    assert (value, low, high) == pytest.approx((0.1, 0.1, 0.1))
+def test_nothing_lost_in_a_few_pairs_is_not_proof_of_a_small_margin() -> None:
+    right = np.ones(16)
+    value, (low, high) = lost_share(right, right, 0.95)
+    assert value == 0.0
+    assert low < -0.05 and high > 0.05
 
 
-@pytest.mark.parametrize("above", [1.0, 0.0, -1.0])
-def test_a_zero_denominator_gives_infinity_which_no_limit_accepts(above: float) -> None:
-    value, (low, high) = ratio_interval(np.full(10, above), np.zeros(10), 0.95)
-    assert value == low == high == math.inf
+def test_the_interval_of_a_loss_narrows_with_more_pairs() -> None:
+    widths = []
+    for count in (16, 64, 256, 1024):
+        low, high = lost_share(np.ones(count), np.ones(count), 0.95)[1]
+        widths.append(high - low)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < 0.01
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("lost", [0.0, 1.0])
-def test_a_denominator_that_is_mostly_zero_gives_an_interval_open_to_above(lost: float) -> None:
-    below = np.array([1.0] + [0.0] * 9)
-    low, high = ratio_interval(lost * below, below, 0.95)[1]
-    assert not math.isnan(low) and high == math.inf
+def test_a_large_loss_is_seen_as_one() -> None:
+    after = np.array([1.0, 0.0] * 40)
+    value, (low, high) = lost_share(np.ones(80), after, 0.95)
+    assert value == pytest.approx(0.5)
+    assert 0.35 < low < 0.5 < high < 0.65
+
+
+def test_a_baseline_that_is_never_right_says_nothing() -> None:
+    assert lost_share(np.zeros(40), np.zeros(40), 0.95) == (0.0, (-math.inf, math.inf))
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.2])
+def test_the_interval_of_a_loss_covers_the_truth(rate: float) -> None:
+    """Agresti & Min's interval keeps its level in small samples."""
+    generator = np.random.default_rng(6)
+    covered = 0
+    for _ in range(400):
+        before = (generator.random(60) < 0.7).astype(float)
+        after = np.where(generator.random(60) < rate, 0.0, before)
+        low, high = lost_share(before, after, 0.95)[1]
+        covered += low * before.mean() <= rate * 0.7 <= high * before.mean()
+    assert covered >= 0.92 * 400

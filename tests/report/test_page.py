@@ -58,6 +58,7 @@ def evidence(chosen: bool = True) -> dict[str, Any]:
         "limits": {"limits": [{"quantity": "added_nats", "outcome": "ACCEPT", "reason": "fine"}]},
         "quality": measured(640, 0.009).as_json() if chosen else None,
         "speed": measured(640, 0).as_json() if chosen else None,
+        "peak_memory_bytes": {"chosen": 8e8, "baseline": 1e9, "fastest_unmodified": 1e9},
         "speedup": {"baseline": comparison if chosen else None, "fastest_unmodified": None},
         "nearest": trials()[1].as_json(), "refused": [["openvino Q4_K_M", "its widths"]],
         "hardware": {"cpu": "AMD", "cores": 2, "flags": ["avx2"], "memory_bytes": 2**34, "memory_bandwidth": 2**35,

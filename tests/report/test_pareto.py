@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pennyweight.measurement import Measurement, Quantity, collect
-from pennyweight.search.pareto import front
+from pennyweight.report.pareto import front
 
 DIRECTIONS = {"speed": "higher", "loss": "lower"}
 points = st.tuples(st.integers(0, 6), st.integers(0, 6))
