@@ -6,7 +6,7 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-face bench-generator bench-search bench-streams clean
+.PHONY: demo test check fix bench bench-face bench-generator bench-perplexity bench-rival bench-search bench-streams clean
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
@@ -23,7 +23,8 @@ check: $(INSTALLED)
 fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
-bench: bench-generator bench-face bench-streams bench-search
+# bench-streams and bench-rival look at what `make demo` wrote; bench-perplexity needs PENNYWEIGHT_DATA.
+bench: bench-generator bench-face bench-streams bench-rival bench-search
 
 bench-generator: $(INSTALLED)
 	$(BIN)/python benchmarks/generator.py
@@ -32,7 +33,13 @@ bench-face: $(INSTALLED)
 	$(BIN)/python benchmarks/face.py
 
 bench-streams: $(INSTALLED)
-	$(BIN)/python benchmarks/streams.py
+	$(BIN)/python benchmarks/streams.py --deployment $(DEMO_OUT)
+
+bench-perplexity: $(INSTALLED)
+	$(BIN)/python benchmarks/perplexity.py
+
+bench-rival: $(INSTALLED)
+	$(BIN)/python benchmarks/rival.py --deployment $(DEMO_OUT)
 
 bench-search: $(INSTALLED)
 	$(BIN)/python benchmarks/search.py

@@ -55,7 +55,8 @@ def main() -> None:
         with ExitStack() as kept:
             first, second = opener(chosen, kept), opener(other, kept)
             for streams, count in REQUESTS.items():
-                load = held_out.take(count).at_least(count)
+                # The servers run on from one load to the next, so each load has texts of its own.
+                load = held_out.take(count).at_least(count).variant(1000 + streams)
                 arrivals = Arrivals("closed", max_concurrency=streams)
                 result = comparing.compare(first, second, load, arrivals, rounds=arguments.rounds)
                 row = {"chosen": chosen.label, "against": f"{name}: {other.label}", "streams": streams}
