@@ -1,5 +1,5 @@
-"""The chosen deployment under the load that AutoDistiller 1.2 benchmarks with: one 256-token prompt sent by every request,
-128 answer tokens, closed loop. Its own recommendation (Q8_0 on llama-server) peaked at 138 output tokens/s on two cores
+"""The chosen deployment under the load that AutoDistiller 1.2 benchmarks with: one 256-token prompt sent by every
+request, 128 answer tokens, closed loop. Its own recommendation (Q8_0 on llama-server) peaked at 138 output tokens/s on two cores
 (from the issue that this project started with; not run again here). Needs the directory that `make demo` wrote.
 
     python benchmarks/rival.py [--deployment demo-out]
@@ -36,8 +36,8 @@ def main() -> None:
             arrivals = Arrivals("closed", max_concurrency=streams)
             run = measure_speed(endpoint, Workload("one prompt", requests), arrivals, Sampling(ignore_eos=True))
             speed = run["output_throughput"]
-            row = {"deployment": chosen.label, "streams": streams, "tokens_per_s": speed, "over_138": speed / RIVAL_PEAK}
-            print(json.dumps(row), flush=True)
+            row = {"streams": streams, "tokens_per_s": speed, "over_138": speed / RIVAL_PEAK}
+            print(json.dumps({"deployment": chosen.label, **row}), flush=True)
 
 
 if __name__ == "__main__":
