@@ -28,6 +28,7 @@ class Live:
         )  # fmt: skip
         self._task: TaskID | None = None
         self._text = ""
+        self._began = 0.0
         self._spoke = 0.0
 
     def __enter__(self) -> Live:
@@ -41,6 +42,7 @@ class Live:
 
     def stage(self, text: str) -> None:
         self._text = text
+        self._began = time.monotonic()
         if self.console.is_terminal:
             if self._task is not None:
                 self._progress.remove_task(self._task)
@@ -53,7 +55,8 @@ class Live:
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=total)
         elif not self.console.is_terminal and time.monotonic() - self._spoke > QUIET_SECONDS:
-            print(f"  {self._text}: {done}/{total}", file=sys.stderr, flush=True)
+            left = (time.monotonic() - self._began) / max(done, 1) * (total - done)
+            print(f"  {self._text}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
             self._spoke = time.monotonic()
 
     def trial(self, trial: Trial) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from pennyweight.errors import EndpointError, UsageError
 from pennyweight.measure import resources
 from pennyweight.measure.client import Record, Sampling, connect
-from pennyweight.measure.replay import Progress, Replay, replay, unwatched, warm_up
+from pennyweight.measure.replay import WARM_UP_LIMIT, Progress, Replay, replay, unwatched, warm_up
 from pennyweight.measure.resources import Usage
 from pennyweight.measure.statistics import PERCENTILES, percentile
 from pennyweight.measurement import Measurement, Quantity, collect
@@ -51,7 +51,7 @@ def measure_speed(
         raise EndpointError(f"{len(failed)} of {len(run_of_requests.records)} requests failed: {failed[0].error}.")
     conditions = {
         "workload": workload.name, "workload_id": workload.id, "requests": len(workload.requests), "seed": seed,
-        "arrivals": asdict(arrivals), "sampling": asdict(sampling), "warm_up_requests": warmed,
+        "arrivals": asdict(arrivals), "sampling": asdict(sampling), "warm_up_requests": warmed, "warm_up_settled": warmed < WARM_UP_LIMIT,
     }  # fmt: skip
     quantities = [
         *_latencies(run_of_requests.succeeded),
