@@ -51,7 +51,8 @@ def measure_speed(
         raise EndpointError(f"{len(failed)} of {len(run_of_requests.records)} requests failed: {failed[0].error}.")
     conditions = {
         "workload": workload.name, "workload_id": workload.id, "requests": len(workload.requests), "seed": seed,
-        "arrivals": asdict(arrivals), "sampling": asdict(sampling), "warm_up_requests": warmed, "warm_up_settled": warmed < WARM_UP_LIMIT,
+        "arrivals": asdict(arrivals), "sampling": asdict(sampling), "warm_up_requests": warmed,
+        "warm_up_settled": warmed < WARM_UP_LIMIT,
     }  # fmt: skip
     quantities = [
         *_latencies(run_of_requests.succeeded),

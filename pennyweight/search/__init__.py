@@ -165,9 +165,8 @@ class Search(Workbench):
         for name in current.settings:
             if name == "max_num_seqs" and held is not None and self.question.budget.objective == "throughput":
                 continue  # a smaller batch buys latency, and the limits hold without it
-            for other in neighbours(current, self.space.groups[group]):
-                if other.settings[name] == current.settings[name]:
-                    continue
+            others = neighbours(current, self.space.groups[group])
+            for other in [o for o in others if o.settings[name] != current.settings[name]]:
                 gained = self._measured(other)
                 if gained is not None and (held is None or _worse(held, gained, 1 / WORTH_KEEPING)):
                     current, held = other, gained
