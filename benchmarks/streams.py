@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from pennyweight import traces
@@ -17,24 +18,12 @@ from pennyweight.deployment import Deployment
 from pennyweight.measure import compare as comparing
 from pennyweight.search.verify import read_evidence
 from pennyweight.search.workbench import build_scheme
-from pennyweight.serve import Endpoint, serve
+from pennyweight.serve import serve
 from pennyweight.techniques import apply, unwatched
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.workload import Arrivals
 
 REQUESTS = {1: 8, 8: 40, 32: 96}
-
-
-def opener(deployment: Deployment, kept: ExitStack) -> comparing.Opener:
-    running: list[Endpoint] = []
-
-    def keep(stack: ExitStack) -> Endpoint:
-        del stack
-        if not running:
-            running.append(kept.enter_context(serve(deployment)))
-        return running[0]
-
-    return keep
 
 
 def main() -> None:
@@ -53,7 +42,7 @@ def main() -> None:
     _, held_out = traces.load("chat").split()
     for name, other in others.items():
         with ExitStack() as kept:
-            first, second = opener(chosen, kept), opener(other, kept)
+            first, second = (comparing.opened_once(partial(serve, d), kept) for d in (chosen, other))
             for streams, count in REQUESTS.items():
                 # The servers run on from one load to the next, so each load has texts of its own.
                 load = held_out.take(count).at_least(count).variant(1000 + streams)

@@ -33,6 +33,11 @@ class Deployment:
         )
 
     @property
+    def group(self) -> tuple[str, str]:
+        """Engine and scheme: what deployments share that differ in settings only."""
+        return (self.engine, self.scheme)
+
+    @property
     def label(self) -> str:
         """Short enough for a table row."""
         flags = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,19 @@ from pennyweight.workload import Arrivals, Workload
 
 # Makes an endpoint ready for one run. What it puts on the stack ends with the run.
 Opener = Callable[[ExitStack], Endpoint]
+
+
+def opened_once(start: Callable[[], AbstractContextManager[Endpoint]], kept: ExitStack) -> Opener:
+    """Starts the server for the first run and keeps it on `kept` for all that follow."""
+    running: list[Endpoint] = []
+
+    def keep(stack: ExitStack) -> Endpoint:
+        del stack
+        if not running:
+            running.append(kept.enter_context(start()))
+        return running[0]
+
+    return keep
 
 
 @dataclass(frozen=True)

@@ -139,10 +139,15 @@ def evaluate(
             progress=_shifted(progress, len(done), len(requests)),
         )  # fmt: skip
         measurement = measure_pairs(endpoint.base_url, done, confidence).joined(consistency)
-        verdict = budget.judge_limits(measurement, (*budget.quality_limits, CONSISTENCY))
+        verdict = judge(budget, measurement)
         if verdict.outcome is not Outcome.INCONCLUSIVE:
             break
     return Evaluation(measurement, verdict)
+
+
+def judge(budget: Budget, measurement: Measurement) -> Verdict:
+    """The budget's quality limits, and that what is generated agrees with what is scored."""
+    return budget.judge_limits(measurement, (*budget.quality_limits, CONSISTENCY))
 
 
 def measure_consistency(endpoint: Endpoint, requests: Sequence[Request]) -> Measurement:

@@ -37,7 +37,8 @@ def pareto(trials: Sequence[Trial], chosen: tuple[str, str] | None, limit: float
             textfont={"size": 11, "color": "#52514e"}, hovertext=[_hover(t) for t in own], hoverinfo="text",
             marker={
                 "size": [_size(t) for t in own], "color": COLOURS.get(engine, OTHER_COLOUR),
-                "opacity": 1, "line": {"width": [3 if _group(t) == chosen else 0 for t in own], "color": "#0b0b0b"},
+                "opacity": 1,
+                "line": {"width": [3 if t.deployment.group == chosen else 0 for t in own], "color": "#0b0b0b"},
             },
         )  # fmt: skip
     best = front([t.measurement for t in runs if t.measurement], {"output_throughput": "higher", "added_nats": "lower"})
@@ -104,13 +105,9 @@ def predictions(trials: Sequence[Trial]) -> Figure:
     return _styled(figure, "predicted output tokens/s", "measured output tokens/s", 360)
 
 
-def _group(trial: Trial) -> tuple[str, str]:
-    return (trial.deployment.engine, trial.deployment.scheme)
-
-
 def _name(trial: Trial, chosen: tuple[str, str] | None) -> str:
     scheme = trial.deployment.scheme
-    return f"<b>{scheme}, chosen</b>" if _group(trial) == chosen else scheme
+    return f"<b>{scheme}, chosen</b>" if trial.deployment.group == chosen else scheme
 
 
 def _pair(trial: Trial) -> tuple[float, float]:

@@ -156,7 +156,7 @@ class Search(Workbench):
         for trial in survivors:
             near = not _worse(self.score(trial), self.score(survivors[0]), WORTH_TUNING)
             if near or trial in unmodified[:1]:
-                self._tune_group((trial.deployment.engine, trial.deployment.scheme))
+                self._tune_group(trial.deployment.group)
 
     def _tune_group(self, group: tuple[str, str]) -> None:
         """Coordinate ascent over its settings, from their defaults."""
@@ -193,8 +193,7 @@ class Search(Workbench):
                 self._tune_group(group)
             for trial in sorted(self.survivors("tune"), key=self.score, reverse=True):
                 deployment = trial.deployment
-                own = (deployment.engine, deployment.scheme)
-                if own in refused or (group is not None and own != group):
+                if deployment.group in refused or (group is not None and deployment.group != group):
                     continue
                 self.listener.stage(f"Proving on the held-out half: {deployment.label}")
                 proof = self._prove_one(deployment)
@@ -205,12 +204,12 @@ class Search(Workbench):
                 if last.outcome is Outcome.ACCEPT:
                     return deployment, evaluation, speed, last
                 if evaluation.verdict.outcome is not Outcome.ACCEPT:
-                    refused.add(own)  # settings move its quality by far less than its scheme did
+                    refused.add(deployment.group)  # settings move its quality by far less than its scheme did
         return None, None, None, last
 
     def _groups_by_screen(self) -> list[tuple[str, str]]:
         trials = sorted(self.survivors("screen"), key=self.score, reverse=True)
-        return [(t.deployment.engine, t.deployment.scheme) for t in trials]
+        return [t.deployment.group for t in trials]
 
     def _tuned(self, group: tuple[str, str]) -> bool:
         return self.find("tune", self.space.groups[group][0]) is not None
@@ -266,15 +265,7 @@ class Search(Workbench):
         """Starts the server once for all rounds where memory holds two of them, else for each round anew."""
         if 4 * self.question.model.weight_bytes > self.hardware.memory_bytes / 2:
             return lambda stack: stack.enter_context(self.serve(deployment))
-        running: list[Endpoint] = []
-
-        def keep(stack: ExitStack) -> Endpoint:
-            del stack
-            if not running:
-                running.append(kept.enter_context(self.serve(deployment)))
-            return running[0]
-
-        return keep
+        return comparing.opened_once(lambda: self.serve(deployment), kept)
 
 
 def _worse(score: float, best: float, share: float) -> bool:

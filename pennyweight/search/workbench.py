@@ -16,13 +16,14 @@ from pennyweight.budget import Limit, Outcome, Verdict
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, EngineError, MeasurementVoid, ModelError, UsageError, WorkloadError
 from pennyweight.hardware import Hardware
+from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.quality import Reference
 from pennyweight.measure.speed import measure_speed
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.model import Model
 from pennyweight.plan.cost import Load
-from pennyweight.search.candidates import Candidate, predicted
+from pennyweight.search.candidates import UNMODIFIED, Candidate, predicted
 from pennyweight.search.question import Listener, Question, baseline_of, space_of
 from pennyweight.serve import Endpoint, serve
 from pennyweight.study import Study, Trial
@@ -172,7 +173,7 @@ class Workbench:
 
     def holds(self, trial: Trial) -> bool:
         assert trial.measurement is not None
-        screened = self.find("screen", self.space.groups[(trial.deployment.engine, trial.deployment.scheme)][0])
+        screened = self.find("screen", self.space.groups[trial.deployment.group][0])
         if screened is None or screened.measurement is None:
             return False
         if self.quality_verdict(screened.measurement).outcome is Outcome.REJECT:
@@ -182,7 +183,7 @@ class Workbench:
         return self.question.budget.judge_limits(trial.measurement, limits).outcome is Outcome.ACCEPT
 
     def quality_verdict(self, measurement: Measurement) -> Verdict:
-        return self.question.budget.judge_limits(measurement, self.question.budget.quality_limits)
+        return quality.judge(self.question.budget, measurement)
 
     def speed_verdict(self, measurement: Measurement) -> Verdict:
         return self.question.budget.judge_limits(measurement, self.question.budget.speed_limits)
@@ -195,17 +196,12 @@ class Workbench:
         runs = [
             t for t in self.study.trials
             if t.stage == "screen" and t.measurement is not None
-            and (t.deployment.engine, t.deployment.scheme) in self.space.groups
-            and self.space.groups[(t.deployment.engine, t.deployment.scheme)][0].unmodified
+            and t.deployment.group in self.space.groups and t.deployment.scheme in UNMODIFIED
         ]  # fmt: skip
         if not runs:
             return None
         best = max(runs, key=lambda t: t.measurement["output_throughput"] if t.measurement else 0.0).deployment
-        tuned = [
-            t
-            for t in self.survivors("tune")
-            if (t.deployment.engine, t.deployment.scheme) == (best.engine, best.scheme)
-        ]
+        tuned = [t for t in self.survivors("tune") if t.deployment.group == best.group]
         return max(tuned, key=self.score).deployment if tuned else best
 
     def nearest(self) -> Trial | None:
