@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -64,18 +64,24 @@ def compare(
     open_a: Opener, open_b: Opener, workload: Workload, arrivals: Arrivals, *, rounds: int = 3, seed: int = 0,
     warm_with: Workload | None = None, confidence: float = 0.95, progress: Progress = unwatched,
 ) -> Comparison:  # fmt: skip
-    """A B, B A, A B, … The order turns each round, so that a drifting machine favours neither."""
-    speeds: Mapping[str, list[float]] = {"a": [], "b": []}
-    for number in range(rounds):
+    """Interleaved runs of both, summarised."""
+    speeds: Sequence[list[float]] = ([], [])
+    openers = (open_a, open_b)
+    for number, which in interleaved(len(openers), rounds):
         fresh = workload.variant(number)  # the openers may keep their servers running, with their prefix caches
-        order = [("a", open_a), ("b", open_b)]
-        for name, opener in order if number % 2 == 0 else reversed(order):
-            with ExitStack() as stack:
-                endpoint = opener(stack)
-                run = measure_speed(endpoint, fresh, arrivals, Sampling(), seed=seed + number, warm_with=warm_with)
-                speeds[name].append(run["output_throughput"])
-            progress(len(speeds["a"]) + len(speeds["b"]), 2 * rounds)
-    return summarise(speeds["a"], speeds["b"], confidence)
+        with ExitStack() as stack:
+            endpoint = openers[which](stack)
+            run = measure_speed(endpoint, fresh, arrivals, Sampling(), seed=seed + number, warm_with=warm_with)
+            speeds[which].append(run["output_throughput"])
+        progress(sum(map(len, speeds)), 2 * rounds)
+    return summarise(speeds[0], speeds[1], confidence)
+
+
+def interleaved(count: int, rounds: int) -> Iterator[tuple[int, int]]:
+    """(round, which): 0 1 2, 2 1 0, 0 1 2, … The order turns each round, so that a drifting machine favours none."""
+    for number in range(rounds):
+        for which in range(count) if number % 2 == 0 else reversed(range(count)):
+            yield number, which
 
 
 def summarise(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Comparison:

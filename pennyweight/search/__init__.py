@@ -3,6 +3,7 @@
 baseline   serve the unmodified model on the reference engine; its answers are what candidates are held against
 screen     each engine and scheme with default settings: a short run and a first look at quality, tuning half
 tune       the settings of the best, one at a time
+final      those near the top again, interleaved, because one run cannot rank near ties
 prove      the best on the held-out half, until one is accepted
 compare    interleaved with the baseline and with the fastest unmodified engine
 """
@@ -10,8 +11,12 @@ compare    interleaved with the baseline and with the fastest unmodified engine
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from pennyweight.budget import Outcome, Verdict
 from pennyweight.deployment import Deployment
@@ -38,6 +43,10 @@ WORTH_QUANTIZING = 0.97
 WORTH_LOSING = 1.03
 WORTH_TUNING = 0.95  # groups within this share of the best have their settings tuned
 WORTH_KEEPING = 1.01  # a setting must gain this much to be kept
+FINALISTS = 4  # at most, and only those within this share of the best
+NEAR_THE_TOP = 0.85
+FINAL_ROUNDS = 2
+TIE = 0.97  # within this share of the best mean: what loses least wins, then the default settings
 
 
 @dataclass
@@ -52,6 +61,7 @@ class Search(Workbench):
             self._measure_everything()
         else:
             self._tune()
+        self._run_finals()
         chosen, evaluation, speed, verdict = self._prove()
         against_baseline = against_unmodified = None
         fastest = self.fastest_unmodified()
@@ -172,8 +182,8 @@ class Search(Workbench):
                     current, held = other, gained
 
     def _measured(self, candidate: Candidate) -> float | None:
-        """Its score over the whole tuning half; None when it failed or broke a limit."""
-        trial = self.attempt("tune", candidate, lambda endpoint: self.speed(endpoint, self.full_load(self.tuning)))
+        """Its score in a short run; None when it failed or broke a limit."""
+        trial = self.attempt("tune", candidate, lambda endpoint: self.speed(endpoint, self.screen_load()))
         if trial.measurement is None:
             return None
         return self.score(trial) if self.speed_verdict(trial.measurement).outcome is Outcome.ACCEPT else None
@@ -181,6 +191,48 @@ class Search(Workbench):
     def _measure_everything(self) -> None:
         for candidate in self.space.candidates:
             self._measured(candidate)
+
+    def _run_finals(self) -> None:
+        """Run the finalists again, in turns: single runs of one deployment differ by 10% on a shared machine."""
+        ranked = sorted(self.survivors("tune"), key=self.score, reverse=True)
+        best = self.score(ranked[0]) if ranked else 0.0
+        near = [t.deployment for t in ranked if not _worse(self.score(t), best, NEAR_THE_TOP)][:FINALISTS]
+        held = [t for t in self.study.trials if t.stage == "final"]
+        if len(near) < 2 or len(held) == len(near) * FINAL_ROUNDS:
+            return
+        self.listener.stage(f"Finals: {len(near)} near the top, in turns")
+        with ExitStack() as kept:
+            openers = [self._opener(deployment, kept) for deployment in near]
+            for number, which in comparing.interleaved(len(near), FINAL_ROUNDS):
+                self._run_final(near[which], openers[which], number)
+
+    def _run_final(self, deployment: Deployment, opener: comparing.Opener, number: int) -> None:
+        started = time.perf_counter()
+        measurement, failure = None, None
+        try:
+            with ExitStack() as stack:
+                measurement = self.speed(opener(stack), self.screen_load().variant(number), warm_with=self.tuning)
+        except TRIAL_FAULTS as error:
+            failure = str(error)
+        seconds = time.perf_counter() - started
+        self.record(Trial("final", deployment, measurement, failure=failure, seconds=seconds, notes={"round": number}))
+
+    def _ranked(self) -> list[Deployment]:
+        """What was tuned, best first, by the mean of all its runs; a tie goes to the finer scheme, then to defaults."""
+        tuned = {trial.deployment.id: trial for trial in self.survivors("tune")}
+        means: dict[str, float] = {}
+        for key, trial in tuned.items():
+            runs = [t for t in self.study.trials if t.key == ("final", key)]
+            means[key] = float(np.mean([self.score(t) for t in [trial, *runs]]))
+        def loss(key: str) -> tuple[int, int]:
+            deployment = tuned[key].deployment
+            return len(finer_than(deployment.scheme)), self._place(deployment)
+
+        return [tuned[key].deployment for key in ranked(means, loss)]
+
+    def _place(self, deployment: Deployment) -> int:
+        """Where it stands in its group, whose first member has the default settings."""
+        return [c.settings for c in self.space.groups[deployment.group]].index(deployment.settings)
 
     def _prove(self) -> tuple[Deployment | None, Evaluation | None, Measurement | None, Verdict]:
         """The best on the held-out half, the next best if it is not accepted; then the groups that were not tuned."""
@@ -191,8 +243,7 @@ class Search(Workbench):
                 continue
             if group is not None:
                 self._tune_group(group)
-            for trial in sorted(self.survivors("tune"), key=self.score, reverse=True):
-                deployment = trial.deployment
+            for deployment in self._ranked():
                 if deployment.group in refused or (group is not None and deployment.group != group):
                     continue
                 self.listener.stage(f"Proving on the held-out half: {deployment.label}")
@@ -266,6 +317,15 @@ class Search(Workbench):
         if 4 * self.question.model.weight_bytes > self.hardware.memory_bytes / 2:
             return lambda stack: stack.enter_context(self.serve(deployment))
         return comparing.opened_once(lambda: self.serve(deployment), kept)
+
+
+def ranked(means: Mapping[str, float], loss: Callable[[str], Any]) -> list[str]:
+    """Names, best score first; of those that tie with the best that is left, the one with the least loss."""
+    left, order = sorted(means, key=lambda name: means[name], reverse=True), list[str]()
+    while left:
+        order.append(min((n for n in left if not _worse(means[n], means[left[0]], TIE)), key=loss))
+        left.remove(order[-1])
+    return order
 
 
 def _worse(score: float, best: float, share: float) -> bool:
