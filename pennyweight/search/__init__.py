@@ -46,7 +46,7 @@ WORTH_KEEPING = 1.01  # a setting must gain this much to be kept
 FINALISTS = 4  # at most, and only those within this share of the best
 NEAR_THE_TOP = 0.85
 FINAL_ROUNDS = 2
-TIE = 0.97  # within this share of the best mean: what loses least wins, then the default settings
+TIE = 0.97  # within this share of the best mean: the smaller weights win, then the default settings
 
 
 @dataclass
@@ -218,17 +218,18 @@ class Search(Workbench):
         self.record(Trial("final", deployment, measurement, failure=failure, seconds=seconds, notes={"round": number}))
 
     def _ranked(self) -> list[Deployment]:
-        """What was tuned, best first, by the mean of all its runs; a tie goes to the finer scheme, then to defaults."""
+        """What was tuned, best first, by the mean of all its runs; a tie goes to the smaller weights (the budget says
+        what may be lost for them), then to the default settings."""
         tuned = {trial.deployment.id: trial for trial in self.survivors("tune")}
         means: dict[str, float] = {}
         for key, trial in tuned.items():
             runs = [t for t in self.study.trials if t.key == ("final", key)]
             means[key] = float(np.mean([self.score(t) for t in [trial, *runs]]))
-        def loss(key: str) -> tuple[int, int]:
+        def preference(key: str) -> tuple[int, int]:
             deployment = tuned[key].deployment
-            return len(finer_than(deployment.scheme)), self._place(deployment)
+            return -len(finer_than(deployment.scheme)), self._place(deployment)
 
-        return [tuned[key].deployment for key in ranked(means, loss)]
+        return [tuned[key].deployment for key in ranked(means, preference)]
 
     def _place(self, deployment: Deployment) -> int:
         """Where it stands in its group, whose first member has the default settings."""
@@ -319,11 +320,11 @@ class Search(Workbench):
         return comparing.opened_once(lambda: self.serve(deployment), kept)
 
 
-def ranked(means: Mapping[str, float], loss: Callable[[str], Any]) -> list[str]:
-    """Names, best score first; of those that tie with the best that is left, the one with the least loss."""
+def ranked(means: Mapping[str, float], preference: Callable[[str], Any]) -> list[str]:
+    """Names, best score first; of those that tie with the best that is left, the one with the lowest preference."""
     left, order = sorted(means, key=lambda name: means[name], reverse=True), list[str]()
     while left:
-        order.append(min((n for n in left if not _worse(means[n], means[left[0]], TIE)), key=loss))
+        order.append(min((n for n in left if not _worse(means[n], means[left[0]], TIE)), key=preference))
         left.remove(order[-1])
     return order
 

@@ -7,22 +7,26 @@ from hypothesis import strategies as st
 
 from pennyweight.search import TIE, ranked
 
-LOSS = {"fine": 0, "coarse": 1, "coarsest": 2}
+PREFERENCE = {"small": 0, "middle": 1, "large": 2}
 
 
-def test_a_tie_goes_to_what_loses_least() -> None:
-    assert ranked({"coarsest": 100.0, "fine": 98.0, "coarse": 99.0}, LOSS.__getitem__) == ["fine", "coarse", "coarsest"]
+def test_a_tie_goes_to_what_is_preferred() -> None:
+    assert ranked({"large": 100.0, "small": 98.0, "middle": 99.0}, PREFERENCE.__getitem__) == [
+        "small",
+        "middle",
+        "large",
+    ]
 
 
 def test_a_clear_win_is_no_tie() -> None:
-    assert ranked({"coarse": 100.0, "fine": 90.0}, LOSS.__getitem__) == ["coarse", "fine"]
+    assert ranked({"middle": 100.0, "small": 90.0}, PREFERENCE.__getitem__) == ["middle", "small"]
 
 
 def test_lower_is_better_scores_are_negative() -> None:
-    assert ranked({"coarse": -1.00, "fine": -1.02, "coarsest": -0.5}, LOSS.__getitem__) == [
-        "coarsest",
-        "fine",
-        "coarse",
+    assert ranked({"middle": -1.00, "small": -1.02, "large": -0.5}, PREFERENCE.__getitem__) == [
+        "large",
+        "small",
+        "middle",
     ]
 
 
