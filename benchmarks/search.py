@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pennyweight.deployment import Deployment
 from pennyweight.search.verify import read_evidence
 
 CHOOSING = ("screen", "tune", "final")  # baseline, proofs and comparisons are the same in both
@@ -28,7 +29,8 @@ def ask(out: Path, engines: str, *more: str) -> tuple[dict[str, Any], int, float
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     trials = [json.loads(line) for line in (out / "study.jsonl").read_text().splitlines()[1:]]
     seconds = sum(t["seconds"] for t in trials if t["stage"] in CHOOSING)
-    measured = len({t["deployment"]["id"] for t in trials if t["stage"] in CHOOSING and t["measurement"]})
+    chosen_from = [Deployment.from_json(t["deployment"]) for t in trials if t["stage"] in CHOOSING and t["measurement"]]
+    measured = len({deployment.id for deployment in chosen_from})
     return json.loads(output.splitlines()[-1]), measured, seconds
 
 

@@ -24,24 +24,26 @@ class Deployment:
     scheme: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     served_name: str = "model"
+    recipe: str = ""  # the techniques that changed the model before it was quantized
 
     @property
     def id(self) -> str:
         """Depends on everything that changes what is served, and not on where it lies."""
         return canonical_hash(
             {"engine": self.engine, "model": self.model_id, "scheme": self.scheme, "settings": dict(self.settings)}
+            | ({"recipe": self.recipe} if self.recipe else {})
         )
 
     @property
-    def group(self) -> tuple[str, str]:
-        """Engine and scheme: what deployments share that differ in settings only."""
-        return (self.engine, self.scheme)
+    def group(self) -> tuple[str, str, str]:
+        """Engine, scheme and recipe: what deployments share that differ in settings only."""
+        return (self.engine, self.scheme, self.recipe)
 
     @property
     def label(self) -> str:
         """Short enough for a table row."""
         flags = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
-        return f"{self.engine} {self.scheme}" + (f" {flags}" if flags else "")
+        return " ".join(filter(None, (self.engine, self.scheme, self.recipe, flags)))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -51,6 +53,7 @@ class Deployment:
             "scheme": self.scheme,
             "settings": dict(self.settings),
             "served_name": self.served_name,
+            "recipe": self.recipe,
         }
 
     @staticmethod

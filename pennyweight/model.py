@@ -80,7 +80,11 @@ class Model:
     @property
     def config(self) -> dict[str, Any]:
         """The Hugging Face `config.json`, which every format carries along."""
-        value: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+        return self.config_of(self.path)
+
+    @staticmethod
+    def config_of(directory: Path) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads((directory / "config.json").read_text())
         return value
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import tokenizers
 
 from pennyweight.errors import ModelError
+from pennyweight.workload import Request
 
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
@@ -68,17 +69,30 @@ class Tokenizer:
 
         A checkpoint without a template (a base model) gets the messages as plain paragraphs.
         """
+        if self._compiled is None:
+            return self.encode(self.chat_text(messages))
+        return self.encode(self.chat_text(messages), add_special_tokens=False)
+
+    def prompt_text(self, request: Request) -> str:
+        """What the model reads of a request, as text."""
+        if request.messages:
+            return self.chat_text(request.messages)
+        return request.prompt or self.decode(request.prompt_tokens)
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The same prompt before it is cut into tokens."""
         try:
             if self._compiled is None:
-                return self.encode("\n\n".join(m["content"] for m in messages))
-            text = self._compiled.render(messages=messages, add_generation_prompt=True, tools=None, **self.special)
+                return "\n\n".join(m["content"] for m in messages)
+            return str(
+                self._compiled.render(messages=messages, add_generation_prompt=True, tools=None, **self.special)
+            )
         except ModelError:
             raise
         except Exception as error:  # a template is foreign code: whatever it raises is about these messages
             raise ModelError(
                 f"The model's chat template refuses these messages ({error}): change their order."
             ) from None
-        return self.encode(text, add_special_tokens=False)
 
     @cached_property
     def _compiled(self) -> Any:
@@ -98,6 +112,37 @@ class Tokenizer:
         environment.globals["raise_exception"] = refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         return environment.from_string(template)
+
+
+class Translation:
+    """A token of one vocabulary in the tokens of another that was trimmed from it: itself, or its parts."""
+
+    def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
+        self._pieces = {number: piece for piece, number in source.backend.get_vocab().items()}
+        self._target = target.backend
+        self._known: dict[int, tuple[int, ...]] = {}
+
+    def __call__(self, token: int) -> tuple[int, ...]:
+        if token not in self._known:
+            piece = self._pieces[token]
+            own = self._target.token_to_id(piece)
+            parts = (own,) if own is not None else tuple(part.id for part in self._target.model.tokenize(piece))
+            self._known[token] = parts
+        return self._known[token]
+
+
+def translation(source: Path, target: Path) -> Translation | None:
+    """None where the vocabularies are the same."""
+    before, after = Tokenizer(source), Tokenizer(target)
+    return None if before.backend.get_vocab() == after.backend.get_vocab() else Translation(before, after)
+
+
+def growth(before: Path, after: Path, texts: Iterable[str]) -> float:
+    """How many tokens of `after` the texts take for each of `before`."""
+    old, new = Tokenizer(before), Tokenizer(after)
+    counts = [(len(old.encode(t)), len(new.encode(t))) for t in texts]
+    total = sum(count for count, _ in counts)
+    return sum(count for _, count in counts) / total if total else 1.0
 
 
 def _template(directory: Path, config: Mapping[str, Any]) -> str:

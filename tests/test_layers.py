@@ -19,6 +19,7 @@ LAYERS = [
     {"errors"},
     NOUNS,
     {"checkpoint", "tokenizer", "traces"},
+    {"weights"},
     {"techniques", "engines", "plan", "report"},
     {"serve"},
     {"measure"},

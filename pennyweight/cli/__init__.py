@@ -13,7 +13,7 @@ import typer
 
 from pennyweight.errors import PennyweightError
 
-NOT_VERBS = ("console", "options", "targets")
+NOT_VERBS = ("artifacts", "console", "options", "targets")
 PAIR = re.compile(r"^[a-z0-9]+:[0-9.]+$")
 INTERRUPTED = 130
 STOPPED = "Interrupted. What a search has measured is kept: `pw optimize … --resume` goes on from there."

@@ -22,11 +22,13 @@ def compare(
     trace_format: options.TraceFormat = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Ratio of A's output throughput to B's from interleaved runs, with its 95% confidence interval."""
+    """Ratio of A's output throughput to B's from interleaved runs, with its 95% confidence interval. Where A's
+    vocabulary is another, its tokens are counted as B's."""
     from pennyweight.cli.console import Live
     from pennyweight.cli.targets import parse
     from pennyweight.measure import compare as comparing
-    from pennyweight.workload import Arrivals
+    from pennyweight.tokenizer import growth
+    from pennyweight.workload import Arrivals, texts
 
     if rounds < 2:
         raise UsageError(f"--rounds {rounds} gives no confidence interval: use 2 or more.")
@@ -38,6 +40,8 @@ def compare(
         result = comparing.compare(
             first.open, second.open, requests, arrivals, rounds=rounds, seed=seed, progress=live.progress
         )
+    if first.tokenizer and second.tokenizer:
+        result = result.in_other_tokens(growth(second.tokenizer, first.tokenizer, texts(requests.requests)))
     low, high = result.interval
     noise = ", within noise" if result.within_noise else ""
     typer.echo(f"{result.ratio:.2f} times as fast (95% confidence {low:.2f} to {high:.2f}{noise})")

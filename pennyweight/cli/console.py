@@ -51,12 +51,14 @@ class Live:
             print(text, file=sys.stderr, flush=True)
             self._spoke = time.monotonic()
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, note: str = "") -> None:
         if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+            text = f"{self._text} ({note})" if note else self._text
+            self._progress.update(self._task, completed=done, total=total, description=text)
         elif not self.console.is_terminal and time.monotonic() - self._spoke > QUIET_SECONDS:
             left = (time.monotonic() - self._began) / max(done, 1) * (total - done)
-            print(f"  {self._text}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            said = f", {note}" if note else ""
+            print(f"  {self._text}: {done}/{total}{said}, about {left:.0f} s left", file=sys.stderr, flush=True)
             self._spoke = time.monotonic()
 
     def trial(self, trial: Trial) -> None:

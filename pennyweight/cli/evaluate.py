@@ -35,6 +35,7 @@ def evaluate(
     from pennyweight.cli.console import Live, figures
     from pennyweight.cli.targets import parse
     from pennyweight.measure import quality
+    from pennyweight.tokenizer import translation
 
     budget = Budget(
         max_added_nats=max_added_nats or None, max_degradation=options.share(max_degradation, "--max-degradation"),
@@ -53,7 +54,8 @@ def evaluate(
             made = quality.references(b.open(stack), half.requests, live.progress)
         with ExitStack() as stack:
             live.stage(f"Candidate: {a.label}")
-            held_against = {reference.request_id: reference for reference in made}
+            translate = translation(b.tokenizer, a.tokenizer) if a.tokenizer and b.tokenizer else None
+            held_against = {r.request_id: r.translated(translate) if translate else r for r in made}
             result = quality.evaluate(a.open(stack), half, held_against, budget, progress=live.progress)
     looked_at = result.measurement.conditions["requests"]
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}, {looked_at} requests")

@@ -41,6 +41,10 @@ def optimize(
     engines: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     schemes: Annotated[str | None, typer.Option(help="Only these besides the unmodified model.")] = None,
     iterations: Annotated[int, typer.Option(help="Tuning iterations of the 4-bit GGUF schemes.")] = 0,
+    techniques: Annotated[
+        str | None, typer.Option(help="Also try these, with amounts: prune:10%,vocabulary,distill:200 (and neurons, "
+                                      "kv-heads, sparsity), alone and together.")
+    ] = None,
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
@@ -69,14 +73,14 @@ def optimize(
         opened = options.open_model(model, live.progress)
         requests = options.workload(workload, trace_format, num_prompts, seed, opened.path)
         from pennyweight.plan.machine import measured_hardware
-        from pennyweight.search import Question, Search
+        from pennyweight.search import Question, Search, recipes
         from pennyweight.search.question import refuse_model
 
         live.stage("Measuring this machine")
         hardware = measured_hardware()
         question = Question(
             opened, requests, budget, max_concurrency, seed, _names(engines), _names(schemes), iterations, exhaustive,
-            rounds, start_timeout,
+            rounds, start_timeout, recipes.parse(techniques),
         )  # fmt: skip
         refuse_model(opened)
         check_workload(question)

@@ -17,6 +17,9 @@ def quantize(
     scheme: Annotated[str, typer.Option(help="F16, BF16, Q8_0, Q4_K_M, Q4_0 (GGUF); FP32, INT8, INT4 (ONNX).")],
     workload: options.WorkloadName = "chat",
     iterations: Annotated[int, typer.Option(help="Tuning iterations; 0 searches scales only.")] = 0,
+    rounding: Annotated[str, typer.Option(help="searched, or nearest: Q4_0 as `distill --round-to` trains for.")] = (
+        "searched"
+    ),
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Copy the artifact here as well.")] = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
@@ -32,7 +35,7 @@ def quantize(
 
     if output is not None and output.exists():
         raise StorageError(f"{output} is already there: choose another directory with -o.")
-    Quantize(scheme, iterations)  # refuse a wrong scheme before the model is opened
+    Quantize(scheme, iterations, (), rounding)  # refuse a wrong scheme before the model is opened
     with Live() as live:
         live.stage(f"Opening {model}")
         opened = options.open_model(model, live.progress)
@@ -41,7 +44,7 @@ def quantize(
             tuning, _ = options.workload(workload, trace_format, None, seed, opened.path).split(seed)
             calibration = tuple(texts(tuning.requests))
         live.stage(f"Quantizing {opened.name} to {scheme}")
-        made = techniques.apply(Quantize(scheme, iterations, calibration), opened, live.progress)
+        made = techniques.apply(Quantize(scheme, iterations, calibration, rounding), opened, live.progress)
     if output is not None:
         shutil.copytree(made.path, output)
     place = output or made.path

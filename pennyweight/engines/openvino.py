@@ -24,12 +24,15 @@ PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 @dataclass(frozen=True)
 class OpenVINO(Engine):
-    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are taken in pieces between decodes."""
+    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are taken in pieces between decodes.
+    `draft_model` is the directory of a smaller model of the same vocabulary (`pw draft`), which guesses ahead."""
 
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = False
     kv_cache_dtype: str = "auto"
     inference_precision: str = "auto"
+    draft_model: str = ""
+    num_speculative_tokens: int = 4
 
     name: ClassVar[str] = "openvino"
     packages: ClassVar[tuple[str, ...]] = ("openvino_genai", "openvino")
@@ -44,6 +47,12 @@ class OpenVINO(Engine):
             value = getattr(self, setting)
             if value not in known:
                 raise EngineRefused(f"openvino: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
+        if not 1 <= self.num_speculative_tokens <= 16:
+            raise EngineRefused(
+                f"openvino: num_speculative_tokens={self.num_speculative_tokens} is not possible: use 1 to 16."
+            )
+        if self.draft_model and not (Path(self.draft_model) / "model.gguf").exists():
+            raise EngineRefused(f"openvino: {self.draft_model} holds no model.gguf to draft with: use `pw draft`.")
         if self.max_num_batched_tokens < 16:
             raise EngineRefused(
                 f"openvino: max_num_batched_tokens={self.max_num_batched_tokens} is too few: use 16 or more."
@@ -91,7 +100,12 @@ class OpenVINORuntime:
         schedule.max_num_batched_tokens = settings.max_num_batched_tokens
         schedule.enable_prefix_caching = settings.enable_prefix_caching
         schedule.cache_size = 0  # grow with use: a preallocated cache would be reported as memory that is needed
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(self._file), schedule, "CPU", self._properties)
+        self._guesses = settings.num_speculative_tokens if settings.draft_model else 0
+        properties = dict(self._properties)
+        if settings.draft_model:
+            draft = Path(settings.draft_model) / "model.gguf"
+            properties["draft_model"] = openvino_genai.draft_model(str(draft), "CPU", **self._properties)
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(self._file), schedule, "CPU", properties)
         self._max_num_seqs = settings.max_num_seqs  # the pipeline does not hold its own limit while it splits prompts
         self._waiting: deque[Generation] = deque()
         self._handles: dict[str, tuple[Any, Generation]] = {}
@@ -113,6 +127,8 @@ class OpenVINORuntime:
             settings["ignore_eos"] = True
         if generation.top_logprobs is not None:
             settings["logprobs"] = 1
+        if self._guesses:
+            settings["num_assistant_tokens"] = self._guesses
         self._numbers += 1
         prompt = self._openvino.Tensor(np.asarray([generation.prompt], dtype=np.int64))
         handle = self._pipeline.add_request(self._numbers, prompt, self._genai.GenerationConfig(**settings))

@@ -41,6 +41,12 @@ class Comparison:
     a_tokens_per_s: tuple[float, ...]
     b_tokens_per_s: tuple[float, ...]
 
+    def in_other_tokens(self, growth: float) -> Comparison:
+        """With A's throughput in B's tokens, of which each takes `growth` of A's."""
+        low, high = self.interval
+        a = tuple(speed / growth for speed in self.a_tokens_per_s)
+        return Comparison(self.ratio / growth, (low / growth, high / growth), a, self.b_tokens_per_s)
+
     @property
     def within_noise(self) -> bool:
         return self.interval[0] <= 1.0 <= self.interval[1]

@@ -7,8 +7,9 @@ under the baseline is no gate: loops score well.)
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from pennyweight.measure.scorers import is_right
 from pennyweight.measure.statistics import by_session, lost_share, mean_interval
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.serve import Endpoint
+from pennyweight.tokenizer import Translation
 from pennyweight.workload import Request, Workload
 
 GREEDY = Sampling(temperature=0.0)
@@ -46,6 +48,15 @@ class Reference:
     logprobs: tuple[float, ...]
     agreed: tuple[bool, ...]
     right: bool | None = None
+    spelled: tuple[int, ...] = ()  # tokens that each answer token takes in the candidate's vocabulary; none: one each
+
+    def translated(self, translate: Translation) -> Reference:
+        """The same in the tokens of a candidate whose vocabulary was trimmed."""
+        pieces = [translate(token) for token in self.answer]
+        return replace(
+            self, prompt=tuple(t for token in self.prompt for t in translate(token)),
+            answer=tuple(t for piece in pieces for t in piece), spelled=tuple(len(piece) for piece in pieces),
+        )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "logprobs": [round(p, 6) for p in self.logprobs]}
@@ -54,7 +65,7 @@ class Reference:
     def from_json(value: Mapping[str, Any]) -> Reference:
         return Reference(
             value["request_id"], tuple(value["prompt"]), tuple(value["answer"]), value["text"],
-            tuple(value["logprobs"]), tuple(value["agreed"]), value["right"],
+            tuple(value["logprobs"]), tuple(value["agreed"]), value["right"], tuple(value.get("spelled", ())),
         )  # fmt: skip
 
 
@@ -109,6 +120,22 @@ def pairs(
 
             width = ANSWER_CONCURRENCY if task_score else SCORE_CONCURRENCY
             return await _gather(requests, one, width, progress)
+
+    return asyncio.run(run())
+
+
+def agreements(
+    endpoint: Endpoint, held_against: Sequence[Reference], progress: Progress = unwatched
+) -> list[tuple[bool, ...]]:
+    """For each answer: at which tokens the endpoint, teacher-forced over it, has the same first choice."""
+
+    async def run() -> list[tuple[bool, ...]]:
+        async with connect(endpoint.base_url, endpoint.model) as client:
+
+            async def one(reference: Reference) -> tuple[bool, ...]:
+                return (await _score(client, reference.prompt, reference.answer))[1]
+
+            return await _gather(held_against, one, SCORE_CONCURRENCY, progress)
 
     return asyncio.run(run())
 
@@ -223,6 +250,10 @@ def _wide_interval(values: Any, confidence: float) -> tuple[float, tuple[float, 
 
 async def _pair(client: Client, request: Request, reference: Reference, *, task_score: bool) -> Pair:
     logprobs, agreed = await _score(client, reference.prompt, reference.answer)
+    if reference.spelled:  # a token that takes several is agreed on where all of them are
+        ends = list(itertools.accumulate(reference.spelled))
+        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        logprobs, agreed = tuple(sum(logprobs[s]) for s in spans), tuple(all(agreed[s]) for s in spans)
     right = None
     if task_score and request.labelled:
         _, _, text = await _answer(client, request)

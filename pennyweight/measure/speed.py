@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pennyweight.errors import EndpointError, UsageError
@@ -124,6 +125,24 @@ def _generator(run: Replay) -> list[Quantity]:
         Quantity("generator_lag_p99_ms", 1000 * run.lag_p99, "ms", "lower"),
         Quantity("generator_cpu_share", run.generator_cpu_share, "cores", "lower"),
     ]
+
+
+PER_TOKEN = re.compile(r"(?:tpot|itl)_.*|.*_per_1k_tokens|dollars_per_million_tokens")
+TOKENS_PER_SECOND = ("output_throughput", "total_throughput")
+
+
+def in_other_tokens(measurement: Measurement, growth: float) -> Measurement:
+    """As if the tokens were those of another vocabulary, of which each takes `growth` of these: a smaller vocabulary
+    makes more tokens of the same text, and more tokens are not more text."""
+    if growth == 1.0:
+        return measurement
+    changed = {}
+    for name, quantity in measurement.quantities.items():
+        factor = 1 / growth if name in TOKENS_PER_SECOND else growth if PER_TOKEN.fullmatch(name) else 1.0
+        changed[name] = replace(
+            quantity, value=quantity.value * factor, raw=tuple(round(v * factor, 4) for v in quantity.raw)
+        )
+    return Measurement(measurement.subject, changed, {**measurement.conditions, "token_growth": growth})
 
 
 def summary_rows(measurement: Measurement) -> list[tuple[str, str, Any]]:

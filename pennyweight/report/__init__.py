@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyweight.report import plots
-from pennyweight.report.words import label, nearest_sentence, sentences
+from pennyweight.report.words import label, nearest_sentence, sentences, sparsity_sentences
 from pennyweight.study import Trial
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def write(path: Path, evidence: Mapping[str, Any], trials: Sequence[Trial]) -> P
     """Write the page; nothing in it is fetched when it is opened."""
     template = (resources.files("pennyweight.report") / "page.html").read_text(encoding="utf-8")
     limit = evidence["question"]["budget"]["max_added_nats"]
-    chosen = (evidence["chosen"]["engine"], evidence["chosen"]["scheme"]) if evidence["chosen"] else None
+    accepted = evidence["chosen"]
+    chosen = (accepted["engine"], accepted["scheme"], accepted.get("recipe", "")) if accepted else None
     parts = {
         "title": escape(f"{evidence['model']['name']}: {evidence['workload']['name']}"),
         "verdict": escape(evidence["verdict"]),
@@ -32,6 +33,7 @@ def write(path: Path, evidence: Mapping[str, Any], trials: Sequence[Trial]) -> P
         "limits": _limits(evidence),
         "speedup": _speedup(evidence),
         "predictions": _html(plots.predictions(trials)),
+        "techniques": _techniques(evidence.get("techniques", ())),
         "trials": _trials(trials),
         "refused": _table(("candidate", "why"), evidence["refused"]) if evidence["refused"] else "<p>None.</p>",
         "machine": _machine(evidence),
@@ -70,6 +72,20 @@ def _speedup(evidence: Mapping[str, Any]) -> str:
     if not rows:
         return "<p>There is nothing to compare with: the baseline itself was chosen, or nothing was.</p>"
     return _table(("against", "times as fast", "95% confidence", "tokens/s of each interleaved pair"), rows)
+
+
+def _techniques(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What each recipe gave against the same engine and scheme without it, alone and together."""
+    if not rows:
+        return "<p>None were asked for (--techniques).</p>"
+    head = ("techniques", "engine", "scheme", "times as fast", "of its parts alone", "of the memory", "added nats more")
+    cells = [
+        (r["recipe"], r["engine"], r["scheme"], f"{r['speed']:.2f}", f"{r['alone']:.2f}" if r["alone"] else "",
+         f"{r['memory']:.2f}" if r["memory"] else "", f"{r['added_nats']:+.4f}")
+        for r in rows
+    ]  # fmt: skip
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sparsity_sentences(rows))
+    return said + _table(head, cells)
 
 
 def _trials(trials: Sequence[Trial]) -> str:

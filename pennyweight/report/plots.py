@@ -23,7 +23,7 @@ AXES = {
 }
 
 
-def pareto(trials: Sequence[Trial], chosen: tuple[str, str] | None, limit: float | None) -> Figure:
+def pareto(trials: Sequence[Trial], chosen: tuple[str, str, str] | None, limit: float | None) -> Figure:
     """Quality against throughput of every screened candidate; size is memory, buttons change the lower axis."""
     from plotly import graph_objects as go
 
@@ -105,7 +105,7 @@ def predictions(trials: Sequence[Trial]) -> Figure:
     return _styled(figure, "predicted output tokens/s", "measured output tokens/s", 360)
 
 
-def _name(trial: Trial, chosen: tuple[str, str] | None) -> str:
+def _name(trial: Trial, chosen: tuple[str, str, str] | None) -> str:
     scheme = trial.deployment.scheme
     return f"<b>{scheme}, chosen</b>" if trial.deployment.group == chosen else scheme
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Evidence = Mapping[str, Any]
@@ -89,6 +89,16 @@ def nearest_sentence(evidence: Evidence) -> str:
     return f"Nearest to the budget is {place}: {what}. A budget that allows this is the nearest to try."
 
 
+def sparsity_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Zeros that no engine skips must not look like a gain."""
+    return [
+        f"No engine here gets faster from single zeros: {row['engine']} {row['scheme']} multiplies by them, and ran at "
+        f"{row['speed']:.2f} times the speed of the dense model."
+        for row in rows
+        if row["recipe"].split(":")[0] == "sparsity"
+    ]
+
+
 def limits_of(budget: Mapping[str, Any]) -> dict[str, float]:
     """Quantity -> bound of every limit that is set."""
     limits = {
@@ -101,4 +111,5 @@ def limits_of(budget: Mapping[str, Any]) -> dict[str, float]:
 
 def label(deployment: Mapping[str, Any]) -> str:
     settings = " ".join(f"{name}={value}" for name, value in sorted(deployment["settings"].items()))
-    return f"{deployment['engine']} {deployment['scheme']}" + (f" ({settings})" if settings else "")
+    words = filter(None, (deployment["engine"], deployment["scheme"], deployment.get("recipe")))
+    return " ".join(words) + (f" ({settings})" if settings else "")

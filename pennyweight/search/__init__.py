@@ -25,7 +25,7 @@ from pennyweight.measure import quality
 from pennyweight.measure.compare import Comparison
 from pennyweight.measure.quality import Evaluation
 from pennyweight.measurement import Measurement
-from pennyweight.search.candidates import UNMODIFIED, Candidate, finer_than, neighbours
+from pennyweight.search.candidates import UNMODIFIED, Candidate, Group, finer_than, is_unmodified, neighbours
 from pennyweight.search.question import Answer, Listener, Question, baseline_of, space_of
 from pennyweight.search.workbench import TRIAL_FAULTS, Workbench
 from pennyweight.serve import Endpoint
@@ -74,7 +74,8 @@ class Search(Workbench):
                 against_unmodified = self._compare(chosen, fastest)
         return Answer(
             chosen, self.baseline, fastest, evaluation, speed, verdict, against_baseline, against_unmodified,
-            nearest, self.space.refused, self.held_out, self.references["held-out"],
+            nearest, self.space.refused, self.held_out,
+            self.in_its_tokens("held-out", chosen) if chosen else self.references["held-out"],
             sum(trial.seconds for trial in self.study.trials),
         )  # fmt: skip
 
@@ -90,7 +91,7 @@ class Search(Workbench):
             return
         started = time.perf_counter()
         with self.serve(self.baseline) as endpoint:
-            speed = self.speed(endpoint, self.screen_load())
+            speed = self.speed(endpoint, self.baseline, self.screen_load())
             for name, half in halves.items():
                 self.listener.stage(f"Baseline: answers to the {name} half")
                 made = quality.references(endpoint, half.requests, self.listener.progress)
@@ -100,17 +101,22 @@ class Search(Workbench):
         self.correct(baseline_of(self.question), speed)
         self.record(Trial("baseline", self.baseline, speed, usual, seconds=time.perf_counter() - started))
 
-    def _ordered_groups(self) -> list[tuple[str, str]]:
-        """Engine by engine from the most promising; in each, the finest scheme first, because what it loses and how
-        fast it runs decides whether the coarser ones are worth building."""
+    def _ordered_groups(self) -> list[Group]:
+        """Engine by engine from the most promising; in each, the shortest recipe and the finest scheme first, because
+        what they lose and how fast they run decides whether the others are worth building."""
         promise = {
             group: self.question.budget.score(self.predicted(members[0]))
             for group, members in self.space.groups.items()
         }
-        best_of_engine = {engine: max(p for (e, _), p in promise.items() if e == engine) for engine, _ in promise}
-        return sorted(promise, key=lambda g: (-best_of_engine[g[0]], len(finer_than(g[1]))))
+        best_of_engine = {engine: max(p for g, p in promise.items() if g[0] == engine) for engine, *_ in promise}
 
-    def _screen(self, group: tuple[str, str]) -> None:
+        def order(group: Group) -> tuple[float, int, int]:
+            steps = len(self.space.groups[group][0].recipe.steps)
+            return -best_of_engine[group[0]], steps, len(finer_than(group[1]))
+
+        return sorted(promise, key=order)
+
+    def _screen(self, group: Group) -> None:
         candidate = self.space.groups[group][0]
         if self.find("skip", candidate) is not None:
             return  # decided before this search was resumed
@@ -120,13 +126,13 @@ class Search(Workbench):
             self.record(Trial("skip", self.deployment(candidate, None), failure=hopeless))
             return
 
-        def measure(endpoint: Endpoint) -> Measurement:
-            speed = self.speed(endpoint, self.screen_load())
+        def measure(endpoint: Endpoint, deployment: Deployment) -> Measurement:
+            speed = self.speed(endpoint, deployment, self.screen_load())
             self.correct(candidate, speed)
             look = quality.evaluate(
                 endpoint,
                 self.tuning.take(SCREEN_LOOK, self.question.seed),
-                self.references["tuning"],
+                self.in_its_tokens("tuning", deployment),
                 self.question.budget,
                 progress=self.listener.progress,
             )
@@ -136,13 +142,15 @@ class Search(Workbench):
 
     def _hopeless(self, candidate: Candidate) -> str | None:
         """Why this group is not worth building, from what was measured so far."""
-        for scheme in finer_than(candidate.scheme):
-            trial = self.find("screen", self.space.groups.get((candidate.engine, scheme), (None,))[0])
-            if trial is None or trial.measurement is None:
+        for trial in self._screened_with(candidate.recipe.name):
+            engine, scheme, _ = trial.deployment.group
+            # A recipe loses on one engine what it loses on another; a scheme's loss is its engine's.
+            same = engine == candidate.engine and scheme in finer_than(candidate.scheme)
+            if trial.measurement is None or not (same or (candidate.recipe.steps and scheme in UNMODIFIED)):
                 continue
             verdict = self.quality_verdict(trial.measurement)
             if verdict.outcome is Outcome.REJECT:
-                return f"{scheme} on {candidate.engine} loses too much already ({verdict.reason})"
+                return f"{trial.deployment.scheme} on {engine} loses too much already ({verdict.reason})"
         survivors = self.survivors("screen")
         if not survivors:
             return None
@@ -151,7 +159,9 @@ class Search(Workbench):
         promised = self.question.budget.score(self.predicted(candidate))
         for trial in survivors:
             held, finer = self.score(trial), trial.deployment
-            if finer.engine != candidate.engine or finer.scheme not in finer_than(candidate.scheme):
+            if finer.engine != candidate.engine or finer.recipe != candidate.recipe.name:
+                continue
+            if finer.scheme not in finer_than(candidate.scheme):
                 continue
             if _worse(promised, held, WORTH_QUANTIZING if finer.scheme in UNMODIFIED else WORTH_LOSING):
                 return f"promises {abs(promised):.4g}, and {finer.scheme}, which loses less, has {abs(held):.4g}"
@@ -159,16 +169,19 @@ class Search(Workbench):
             return f"promises {abs(promised):.4g} where {abs(best):.4g} was measured already"
         return None
 
+    def _screened_with(self, recipe: str) -> list[Trial]:
+        return [t for t in self.study.trials if t.stage == "screen" and t.deployment.recipe == recipe]
+
     def _tune(self) -> None:
         """Tune the groups near the best, and the fastest unmodified one, so that nobody is compared with defaults."""
         survivors = sorted(self.survivors("screen"), key=self.score, reverse=True)
-        unmodified = [t for t in survivors if t.deployment.scheme in UNMODIFIED]
+        unmodified = [t for t in survivors if is_unmodified(t.deployment.group)]
         for trial in survivors:
             near = not _worse(self.score(trial), self.score(survivors[0]), WORTH_TUNING)
             if near or trial in unmodified[:1]:
                 self._tune_group(trial.deployment.group)
 
-    def _tune_group(self, group: tuple[str, str]) -> None:
+    def _tune_group(self, group: Group) -> None:
         """Coordinate ascent over its settings, from their defaults."""
         current = self.space.groups[group][0]
         held = self._measured(current)
@@ -183,7 +196,7 @@ class Search(Workbench):
 
     def _measured(self, candidate: Candidate) -> float | None:
         """Its score in a short run; None when it failed or broke a limit."""
-        trial = self.attempt("tune", candidate, lambda endpoint: self.speed(endpoint, self.screen_load()))
+        trial = self.attempt("tune", candidate, lambda endpoint, own: self.speed(endpoint, own, self.screen_load()))
         if trial.measurement is None:
             return None
         return self.score(trial) if self.speed_verdict(trial.measurement).outcome is Outcome.ACCEPT else None
@@ -211,7 +224,8 @@ class Search(Workbench):
         measurement, failure = None, None
         try:
             with ExitStack() as stack:
-                measurement = self.speed(opener(stack), self.screen_load().variant(number), warm_with=self.tuning)
+                load = self.screen_load().variant(number)
+                measurement = self.speed(opener(stack), deployment, load, warm_with=self.tuning)
         except TRIAL_FAULTS as error:
             failure = str(error)
         seconds = time.perf_counter() - started
@@ -238,7 +252,7 @@ class Search(Workbench):
     def _prove(self) -> tuple[Deployment | None, Evaluation | None, Measurement | None, Verdict]:
         """The best on the held-out half, the next best if it is not accepted; then the groups that were not tuned."""
         last = Verdict()
-        refused: set[tuple[str, str]] = set()
+        refused: set[Group] = set()
         for group in [None, *self._groups_by_screen()]:
             if group is not None and (group in refused or self._tuned(group)):
                 continue
@@ -259,11 +273,11 @@ class Search(Workbench):
                     refused.add(deployment.group)  # settings move its quality by far less than its scheme did
         return None, None, None, last
 
-    def _groups_by_screen(self) -> list[tuple[str, str]]:
+    def _groups_by_screen(self) -> list[Group]:
         trials = sorted(self.survivors("screen"), key=self.score, reverse=True)
         return [t.deployment.group for t in trials]
 
-    def _tuned(self, group: tuple[str, str]) -> bool:
+    def _tuned(self, group: Group) -> bool:
         return self.find("tune", self.space.groups[group][0]) is not None
 
     def _prove_one(self, deployment: Deployment) -> tuple[Evaluation, Measurement] | None:
@@ -274,9 +288,9 @@ class Search(Workbench):
         started = time.perf_counter()
         try:
             with self.serve(deployment) as endpoint:
-                speed = self.speed(endpoint, self.full_load(self.held_out), warm_with=self.tuning)
+                speed = self.speed(endpoint, deployment, self.full_load(self.held_out), warm_with=self.tuning)
                 evaluation = quality.evaluate(
-                    endpoint, self.held_out, self.references["held-out"], self.question.budget,
+                    endpoint, self.held_out, self.in_its_tokens("held-out", deployment), self.question.budget,
                     progress=self.listener.progress,
                 )  # fmt: skip
         except TRIAL_FAULTS as error:
@@ -305,7 +319,7 @@ class Search(Workbench):
                     self._opener(chosen, kept), self._opener(other, kept), self.full_load(self.held_out), self.arrivals,
                     rounds=self.question.rounds, seed=self.question.seed, warm_with=self.tuning,
                     progress=self.listener.progress,
-                )  # fmt: skip
+                ).in_other_tokens(self.growth(chosen))  # fmt: skip
         except TRIAL_FAULTS as error:
             self.record(Trial("compare", other, failure=str(error), seconds=time.perf_counter() - started))
             return None

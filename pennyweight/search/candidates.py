@@ -12,41 +12,40 @@ from pennyweight.hardware import Hardware
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
 from pennyweight.plan import cost
+from pennyweight.search.recipes import UNCHANGED, Recipe, compose
 from pennyweight.serve import catalogue
 
 # Schemes that change no weight beyond its last bits: "the unmodified model".
 UNMODIFIED = ("F32", "FP32", "BF16", "F16")
 # Per family, from the finest to the coarsest: what a finer scheme loses already, a coarser one loses too.
+Group = tuple[str, str, str]  # engine, scheme, name of the recipe
 LADDERS = (("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine with a scheme (its group) and settings."""
+    """An engine with a scheme and a recipe (its group) and settings."""
 
     engine: str
     scheme: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = UNCHANGED
 
     @property
-    def group(self) -> tuple[str, str]:
-        return (self.engine, self.scheme)
-
-    @property
-    def unmodified(self) -> bool:
-        return self.scheme in UNMODIFIED
+    def group(self) -> Group:
+        return (self.engine, self.scheme, self.recipe.name)
 
     @property
     def label(self) -> str:
         flags = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
-        return f"{self.engine} {self.scheme} {flags}".strip()
+        return " ".join(filter(None, (*self.group, flags)))
 
 
 @dataclass(frozen=True)
 class Space:
     """All legal candidates by group, defaults first, and what was refused with the reason."""
 
-    groups: Mapping[tuple[str, str], tuple[Candidate, ...]]
+    groups: Mapping[Group, tuple[Candidate, ...]]
     refused: tuple[tuple[str, str], ...]
 
     @property
@@ -55,12 +54,19 @@ class Space:
 
 
 def propose(
-    model: Model, hardware: Hardware, streams: int, engines: Sequence[str] | None, schemes: Sequence[str] | None
-) -> Space:
-    """Every engine with every scheme that it serves and that can be made of this model."""
-    config = model.config
-    groups: dict[tuple[str, str], tuple[Candidate, ...]] = {}
-    refused: list[tuple[str, str]] = []
+    model: Model, hardware: Hardware, streams: int, engines: Sequence[str] | None, schemes: Sequence[str] | None,
+    wanted: Mapping[str, str] | None = None,
+) -> Space:  # fmt: skip
+    """Every engine with every scheme that it serves and every recipe, as far as they can be made of this model."""
+    groups: dict[Group, tuple[Candidate, ...]] = {}
+    recipes, refused = compose(wanted or {})
+    possible = []
+    for recipe in recipes:
+        reason = recipe.refusal(model)
+        if reason:
+            refused.append((recipe.name, reason))
+        else:
+            possible.append((recipe, recipe.config(model.config)))
     known = {scheme for name in catalogue.names() for scheme in catalogue.offer(name).schemes}
     for scheme in schemes or ():
         if scheme not in known:
@@ -71,15 +77,16 @@ def propose(
         for scheme in offered:
             if schemes and scheme not in schemes and scheme not in UNMODIFIED:
                 continue
-            reason = catalogue.refusal(engine, scheme, config)
-            if reason:
-                refused.append((f"{engine} {scheme}", reason))
-                continue
             choices = catalogue.settings_to_search(engine, hardware, streams)
-            groups[(engine, scheme)] = tuple(
-                Candidate(engine, scheme, dict(zip(choices, values, strict=True)))
-                for values in itertools.product(*choices.values())
-            )
+            for recipe, config in possible:
+                reason = catalogue.refusal(engine, scheme, config)
+                if reason:
+                    refused.append((" ".join(filter(None, (engine, scheme, recipe.name))), reason))
+                    continue
+                groups[(engine, scheme, recipe.name)] = tuple(
+                    Candidate(engine, scheme, dict(zip(choices, values, strict=True)), recipe)
+                    for values in itertools.product(*choices.values())
+                )
     return Space(groups, tuple(refused))
 
 
@@ -90,6 +97,11 @@ def neighbours(candidate: Candidate, group: Sequence[Candidate]) -> list[Candida
         return sum(candidate.settings[name] != other.settings[name] for name in candidate.settings)
 
     return [other for other in group if distance(other) == 1]
+
+
+def is_unmodified(group: Group) -> bool:
+    """Neither scheme nor recipe changes what the model says."""
+    return group[1] in UNMODIFIED and not group[2]
 
 
 def finer_than(scheme: str) -> tuple[str, ...]:
@@ -104,4 +116,5 @@ def predicted(
     candidate: Candidate, model: Model, hardware: Hardware, load: cost.Load, corrections: Mapping[str, float]
 ) -> Measurement:
     correction = corrections.get(candidate.engine, 1.0)
-    return cost.predict(candidate.label, model.config, candidate.scheme, candidate.engine, hardware, load, correction)
+    config = candidate.recipe.config(model.config)
+    return cost.predict(candidate.label, config, candidate.scheme, candidate.engine, hardware, load, correction)

@@ -37,10 +37,10 @@ def plan(question: Question, hardware: Hardware) -> Plan:
         rate = promise["output_throughput"]
         best = max(best, rate)
         build = 0.0
-        if group[1] != question.model.scheme:
+        if group[1] != question.model.scheme or group[2]:
             build = BUILD_SECONDS_PER_GIGABYTE * gigabytes * (TUNED_FACTOR if group[1] in TUNED else 1.0)
         seconds += build + START_SECONDS + question.streams * load.output_tokens / rate
-        rows.append((rate, f"{group[0]} {group[1]}: {len(members)} settings, predicted {rate:.0f} tokens/s, "
+        rows.append((rate, f"{' '.join(filter(None, group))}: {len(members)} settings, predicted {rate:.0f} tokens/s, "
                            f"{promise['peak_memory_bytes'] / 2**20:.0f} MiB"))  # fmt: skip
     runs = 4 + 4 * question.rounds  # tuning, and both comparisons
     seconds += (

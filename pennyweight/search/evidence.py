@@ -18,6 +18,7 @@ from pennyweight.hardware import Hardware
 from pennyweight.measure.compare import Comparison
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search import Answer, Question
+from pennyweight.search.accounting import account
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
 
@@ -52,6 +53,7 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: Seque
         "refused": [list(row) for row in answer.refused],
         "hardware": hardware.as_json(),
         "versions": versions(),
+        "techniques": account(trials),
         "trials": len(trials),
         "peak_memory_bytes": {
             "chosen": _memory(answer.chosen, trials),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pennyweight.budget import Budget, Verdict
@@ -14,7 +14,7 @@ from pennyweight.measure.compare import Comparison
 from pennyweight.measure.quality import Evaluation, Reference
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
-from pennyweight.search.candidates import UNMODIFIED, Candidate, Space, propose
+from pennyweight.search.candidates import Candidate, Space, is_unmodified, propose
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
 from pennyweight.workload import Workload
@@ -35,6 +35,7 @@ class Question:
     exhaustive: bool = False
     rounds: int = 3
     start_timeout: float = 300.0
+    techniques: Mapping[str, str] = field(default_factory=dict)  # amount by name, as `recipes.parse` gives them
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -47,6 +48,7 @@ class Question:
             "schemes": self.schemes and list(self.schemes),
             "iterations": self.iterations,
             "exhaustive": self.exhaustive,
+            "techniques": dict(self.techniques),
         }
 
 
@@ -54,7 +56,7 @@ class Listener(Protocol):
     """Who watches the search: the command line, or a test."""
 
     def stage(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
+    def progress(self, done: int, total: int, note: str = "") -> None: ...
     def trial(self, trial: Trial) -> None: ...
 
 
@@ -78,7 +80,7 @@ class Answer:
 
     @property
     def unmodified_wins(self) -> bool:
-        return self.chosen is not None and self.chosen.scheme in UNMODIFIED
+        return self.chosen is not None and is_unmodified(self.chosen.group)
 
 
 def baseline_of(question: Question) -> Candidate:
@@ -94,4 +96,4 @@ def refuse_model(model: Model) -> None:
 
 
 def space_of(question: Question, hardware: Hardware) -> Space:
-    return propose(question.model, hardware, question.streams, question.engines, question.schemes)
+    return propose(question.model, hardware, question.streams, question.engines, question.schemes, question.techniques)

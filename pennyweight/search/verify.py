@@ -18,7 +18,7 @@ from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.quality import Reference
 from pennyweight.measure.replay import Progress, unwatched
-from pennyweight.measure.speed import measure_speed
+from pennyweight.measure.speed import in_other_tokens, measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search.evidence import EVIDENCE_FILE
@@ -45,8 +45,8 @@ def verify(
     evidence = read_evidence(directory)
     deployment = Deployment.read(directory)
     accepted = evidence["chosen"]
-    for name in ("engine", "model_id", "scheme", "settings", "served_name"):
-        if getattr(deployment, name) != accepted[name]:
+    for name in ("engine", "model_id", "scheme", "settings", "served_name", "recipe"):
+        if getattr(deployment, name) != accepted.get(name, ""):
             raise GateFailed(f"{name} in deployment.json is not what was accepted: restore it, or optimise again.")
     stage("Checksums")
     _check_artifact(Path(deployment.model_path), deployment.model_id)
@@ -68,6 +68,7 @@ def verify(
                 price_per_hour=budget.price_per_hour,
                 progress=progress,
             )
+            speed = in_other_tokens(speed, evidence["speed"]["conditions"].get("token_growth", 1.0))
             limits += budget.judge_limits(speed, budget.speed_limits).limits
         evaluation = quality.evaluate(endpoint, workload, references, budget, progress=progress)
     limits += evaluation.verdict.limits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,15 +19,16 @@ from pennyweight.hardware import Hardware
 from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.quality import Reference
-from pennyweight.measure.speed import measure_speed
+from pennyweight.measure.speed import in_other_tokens, measure_speed
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.model import Model
 from pennyweight.plan.cost import Load
-from pennyweight.search.candidates import UNMODIFIED, Candidate, predicted
+from pennyweight.search.candidates import Candidate, is_unmodified, predicted
 from pennyweight.search.question import Listener, Question, baseline_of, space_of
 from pennyweight.serve import Endpoint, serve
 from pennyweight.study import Study, Trial
 from pennyweight.techniques.quantize import CALIBRATED, Quantize
+from pennyweight.tokenizer import Tokenizer, Translation, growth, translation
 from pennyweight.workload import Arrivals, Workload, texts
 
 SCREEN_SLACK = 1.25  # how far a short run may miss a limit and stay in
@@ -54,6 +55,8 @@ class Workbench:
     def __post_init__(self) -> None:
         question = self.question
         self.tuning, self.held_out = question.workload.split(question.seed)
+        self.tokenizer = Tokenizer(question.model.path)
+        self._translations: dict[str, Translation | None] = {}
         self.arrivals = Arrivals("closed", max_concurrency=question.streams)
         self.space = space_of(question, self.hardware)
         self.study = Study(self.directory / "study.jsonl", question.as_json(), resume=self.resume)
@@ -76,7 +79,9 @@ class Workbench:
         partial.write_text("\n".join(lines) + "\n")
         partial.rename(self.references_file(half))
 
-    def attempt(self, stage: str, candidate: Candidate, measure: Callable[[Endpoint], Measurement]) -> Trial:
+    def attempt(
+        self, stage: str, candidate: Candidate, measure: Callable[[Endpoint, Deployment], Measurement]
+    ) -> Trial:
         """Build, serve, measure, record; what is in the study already is not done again."""
         known = self.find(stage, candidate)
         if known is not None:
@@ -90,15 +95,18 @@ class Workbench:
         try:
             deployment = self.deployment(candidate, self.build(candidate))
             with self.serve(deployment) as endpoint:
-                measurement = measure(endpoint)
+                measurement = measure(endpoint, deployment)
         except TRIAL_FAULTS as error:
             seconds = time.perf_counter() - started
             return self.record(Trial(stage, deployment, None, promise, str(error), seconds))
         return self.record(Trial(stage, deployment, measurement, promise, None, time.perf_counter() - started))
 
     def build(self, candidate: Candidate) -> Model:
+        made = candidate.recipe.build(
+            self.question.model, self.calibration(), self.prompts(), self.listener.progress
+        )
         return build_scheme(
-            self.question.model, candidate.scheme, self.question.iterations, self.calibration(), self.listener.progress
+            made, candidate.scheme, self.question.iterations, self.calibration(), self.listener.progress
         )
 
     def calibration(self) -> tuple[str, ...]:
@@ -107,14 +115,40 @@ class Workbench:
         pairs = ((texts([r]), answers.get(r.id)) for r in self.tuning.requests)
         return tuple("\n\n".join([*text, answer.text if answer else ""]) for text, answer in pairs if text)
 
-    def speed(self, endpoint: Endpoint, workload: Workload, warm_with: Workload | None = None) -> Measurement:
-        """One run; a run that spoiled itself is repeated before it is given up."""
+    def prompts(self) -> tuple[str, ...]:
+        """The tuning half's prompts as the model reads them."""
+        return tuple(self.tokenizer.prompt_text(request) for request in self.tuning.requests)
+
+    def translation(self, deployment: Deployment) -> Translation | None:
+        """The baseline's tokens in this deployment's, where its vocabulary is another."""
+        if deployment.model_path not in self._translations:
+            made = translation(self.question.model.path, Path(deployment.model_path)) if deployment.recipe else None
+            self._translations[deployment.model_path] = made
+        return self._translations[deployment.model_path]
+
+    def in_its_tokens(self, half: str, deployment: Deployment) -> Mapping[str, Reference]:
+        """The baseline's answers as this deployment spells them."""
+        translate, held = self.translation(deployment), self.references[half]
+        return {key: r.translated(translate) for key, r in held.items()} if translate else held
+
+    def growth(self, deployment: Deployment) -> float:
+        """How many of this deployment's tokens one of the baseline's takes, over its answers to the tuning half."""
+        if self.translation(deployment) is None:
+            return 1.0
+        answers = [reference.text for reference in self.references["tuning"].values()]
+        return growth(self.question.model.path, Path(deployment.model_path), answers)
+
+    def speed(
+        self, endpoint: Endpoint, deployment: Deployment, workload: Workload, warm_with: Workload | None = None
+    ) -> Measurement:
+        """One run, in the baseline's tokens; a run that spoiled itself is repeated before it is given up."""
         for attempt in range(SPOILED_RETRIES + 1):
             try:
-                return measure_speed(
+                made = measure_speed(
                     endpoint, workload, self.arrivals, Sampling(), seed=self.question.seed, warm_with=warm_with,
                     price_per_hour=self.question.budget.price_per_hour, progress=self.listener.progress,
                 )  # fmt: skip
+                return in_other_tokens(made, self.growth(deployment))
             except MeasurementVoid:
                 if attempt == SPOILED_RETRIES:
                     raise
@@ -138,7 +172,9 @@ class Workbench:
 
     def deployment(self, candidate: Candidate, model: Model | None) -> Deployment:
         path, model_id = (str(model.path), model.id) if model else ("", "")
-        return Deployment(candidate.engine, path, model_id, candidate.scheme, candidate.settings)
+        return Deployment(
+            candidate.engine, path, model_id, candidate.scheme, candidate.settings, recipe=candidate.recipe.name
+        )
 
     def find(self, stage: str, candidate: Candidate | None) -> Trial | None:
         if candidate is None:
@@ -196,7 +232,7 @@ class Workbench:
         runs = [
             t for t in self.study.trials
             if t.stage == "screen" and t.measurement is not None
-            and t.deployment.group in self.space.groups and t.deployment.scheme in UNMODIFIED
+            and t.deployment.group in self.space.groups and is_unmodified(t.deployment.group)
         ]  # fmt: skip
         if not runs:
             return None

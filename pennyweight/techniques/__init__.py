@@ -6,6 +6,7 @@ libraries that do the work take gigabytes, print as they like and patch each oth
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -24,18 +25,24 @@ from pennyweight.errors import ModelError, StorageError
 from pennyweight.model import Model, Step
 
 TECHNIQUES = {
+    "depth": "pennyweight.techniques.depth:Depth",
     "dequantize": "pennyweight.techniques.dequantize:Dequantize",
+    "distill": "pennyweight.techniques.distill:Distill",
+    "key_value_heads": "pennyweight.techniques.key_value_heads:KeyValueHeads",
     "quantize": "pennyweight.techniques.quantize:Quantize",
+    "sparsity": "pennyweight.techniques.sparsity:Sparsity",
+    "vocabulary": "pennyweight.techniques.vocabulary:Vocabulary",
+    "width": "pennyweight.techniques.width:Width",
 }
 OFFLINE = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "AR_DISABLE_DATASET_SUBPROCESS": "1",
     "TRANSFORMERS_VERBOSITY": "error", "PYTHONUNBUFFERED": "1",
 }  # fmt: skip
-COUNTED = re.compile(r"(\d+)/(\d+)")  # how tqdm shows where it is
+COUNTED = re.compile(r"%\|.*?(\d+)/(\d+)(?: ([a-z].*))?")  # how tqdm, and our own jobs, show where they are
 LOG_LINES = 8
 
-Progress = Callable[[int, int], None]
+Progress = Callable[..., None]  # (done, total), and a note where the job has one: loss, tokens/s
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,14 @@ class Technique(ABC):
         return Step(self.name, {**self.settings(), "revision": self.revision}, made_with)
 
 
-def unwatched(done: int, total: int) -> None:
+def digest(texts: Sequence[str]) -> dict[str, Any]:
+    """How texts stand in a recipe."""
+    return {"sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16], "texts": len(texts)}
+
+
+def unwatched(done: int, total: int, note: str = "") -> None:
     """Progress that nobody looks at."""
-    del done, total
+    del done, total, note
 
 
 def apply(technique: Technique, model: Model, progress: Progress = unwatched) -> Model:
@@ -110,8 +122,8 @@ def _follow(process: subprocess.Popen[bytes], progress: Progress) -> list[str]:
         *lines, rest = re.split(r"[\r\n]+", rest + data.decode(errors="replace"))
         for line in filter(str.strip, lines):
             counted = COUNTED.search(line)
-            if counted and "%|" in line:
-                progress(int(counted[1]), int(counted[2]))
+            if counted:
+                progress(int(counted[1]), int(counted[2]), *([counted[3].strip()] if counted[3] else []))
             else:
                 last = [*last, line.strip()][-LOG_LINES:]
     return [*last, rest.strip()] if rest.strip() else last

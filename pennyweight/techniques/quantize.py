@@ -9,7 +9,6 @@ foreign text, SmolLM2's perplexity improved while its chat got worse (DESIGN, se
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any, ClassVar
 from pennyweight import checkpoint
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique
+from pennyweight.techniques import Technique, digest
 
 CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 TUNED = {"Q4_K_M": "gguf:q4_k_m", "Q4_0": "gguf:q4_0"}
@@ -33,16 +32,19 @@ WINDOW = 256  # tokens of one calibration sample
 MOST_WINDOWS = 32
 BATCH = 4
 GPTQ_GROUP = 32  # weights that share a scale: divides every width that a 4-bit GGUF divides
+UNLISTED = ("DFLASH",)
 SEARCH_ROWS = 8192  # rows of a weight whose scales are searched at a time: what fits into the cache
 
 
 @dataclass(frozen=True)
 class Quantize(Technique):
-    """`calibration` is text of the tuning half; only the schemes that search their scales use it."""
+    """`calibration` is text of the tuning half; only the schemes that search their scales use it. `rounding` to
+    `nearest` is Q4_0 without a search, for models that were trained through just that rounding."""
 
     scheme: str = "Q8_0"
     iterations: int = 0
     calibration: tuple[str, ...] = ()
+    rounding: str = "searched"
 
     name: ClassVar[str] = "quantize"
     packages: ClassVar[tuple[str, ...]] = ("auto-round", "onnxruntime-genai", "gguf")
@@ -50,6 +52,10 @@ class Quantize(Technique):
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise UsageError(f"Scheme {self.scheme!r} is unknown: use one of {', '.join(SCHEMES)}.")
+        if self.rounding not in ("searched", "nearest"):
+            raise UsageError(f"--rounding {self.rounding!r} is unknown: use searched or nearest.")
+        if self.rounding == "nearest" and (self.scheme != "Q4_0" or self.iterations):
+            raise UsageError("--rounding nearest is for Q4_0 without --iterations.")
         if self.iterations < 0:
             raise UsageError(f"--iterations {self.iterations} is not possible: use 0 (no tuning) or more.")
         if self.iterations and self.scheme not in CALIBRATED:
@@ -57,24 +63,30 @@ class Quantize(Technique):
             raise UsageError(f"{self.scheme} has nothing to tune: leave --iterations away, or use {known}.")
 
     def settings(self) -> dict[str, Any]:
+        if self.rounding == "nearest":
+            return {"scheme": self.scheme, "rounding": self.rounding}
         if self.scheme not in CALIBRATED:
             return {"scheme": self.scheme}
-        digest = hashlib.sha256("\0".join(self.calibration).encode()).hexdigest()[:16]
         return {
             "scheme": self.scheme, "iterations": self.iterations,
-            "calibration": {"sha256": digest, "texts": len(self.calibration)},
+            "calibration": digest(self.calibration),
         }  # fmt: skip
 
     def result_kind(self, model: Model) -> tuple[str, str]:
         if model.format != "huggingface":
             raise ModelError(f"{model.path} is {model.format}: quantize the Hugging Face directory it was made from.")
-        if self.scheme in CALIBRATED and not self.calibration:
+        if self.scheme in CALIBRATED and self.rounding == "searched" and not self.calibration:
             raise UsageError(f"{self.scheme} needs text to calibrate on: name a workload.")
         return ("onnx" if self.scheme in ONNX else "gguf"), self.scheme
 
     def build(self, source: Path, target: Path) -> None:
         if self.scheme in CONVERSIONS:
             convert_to_gguf(source, target / "model.gguf", CONVERSIONS[self.scheme])
+        elif self.rounding == "nearest":
+            with tempfile.TemporaryDirectory(prefix="pennyweight-gguf-") as directory:
+                whole = Path(directory) / "whole.gguf"
+                convert_to_gguf(source, whole, "ALL_F32")
+                round_gguf(whole, target / "model.gguf")
         elif self.scheme in TUNED:
             self._gguf(source, target)
         elif self.scheme == "INT4":
@@ -111,7 +123,7 @@ class Quantize(Technique):
 
         tokenizer = AutoTokenizer.from_pretrained(source)
         windows, length = self._windows(tokenizer, source)
-        with scale_search_by_rows(), any_tokenizer(source):
+        with all_architectures(), scale_search_by_rows(), any_tokenizer(source):
             AutoRound(
                 str(source), tokenizer=tokenizer, scheme=scheme, iters=self.iterations, dataset=windows,
                 nsamples=sum(len(w) for w in windows), seqlen=length, batch_size=BATCH, enable_torch_compile=False,
@@ -138,6 +150,11 @@ class Quantize(Technique):
 
 def convert_to_gguf(source: Path, target: Path, file_type: str) -> None:
     """The llama.cpp converters that AutoRound carries along, without any quantizer of its own."""
+    with all_architectures():
+        _convert(source, target, file_type)
+
+
+def _convert(source: Path, target: Path, file_type: str) -> None:
     import gguf
     import torch
     from auto_round.export.export_to_gguf.config import ModelType
@@ -154,6 +171,50 @@ def convert_to_gguf(source: Path, target: Path, file_type: str) -> None:
         ) from None
     with torch.inference_mode(), any_tokenizer(source):
         converter(source, getattr(gguf.LlamaFileType, file_type), target, hparams=parameters).write()
+
+
+def round_gguf(source: Path, target: Path) -> None:
+    """A float32 GGUF with the blocks' matrices as Q4_0, rounded to nearest, and the others as Q8_0."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture)
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
+            continue
+        sub_type = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    for tensor in reader.tensors:
+        kind = gguf.GGMLQuantizationType.F32
+        if len(tensor.shape) == 2:
+            in_block = tensor.name.startswith("blk.")
+            kind = gguf.GGMLQuantizationType.Q4_0 if in_block else gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(tensor.name, gguf.quants.quantize(tensor.data, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@contextlib.contextmanager
+def all_architectures() -> Iterator[None]:
+    """AutoRound 0.16.1's converters name an architecture that gguf 0.19, the newest on PyPI, does not list, and Qwen's
+    do not import for it. While the context lasts, it is listed; nothing here converts such a model."""
+    import gguf
+
+    names: Any = gguf.MODEL_ARCH
+    missing = [name for name in UNLISTED if name not in names.__members__]
+    for number, name in enumerate(missing):
+        member = int.__new__(names, 100_000 + number)
+        member._name_, member._value_ = name, 100_000 + number
+        names._member_map_[name] = member
+    try:
+        yield
+    finally:
+        for name in missing:
+            del names._member_map_[name]
 
 
 @contextlib.contextmanager

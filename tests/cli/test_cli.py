@@ -23,7 +23,10 @@ from pennyweight.hardware import Hardware
 from pennyweight.measure import replay
 from pennyweight.serve import Endpoint
 
-VERBS = ("bench", "compare", "doctor", "evaluate", "optimize", "quantize", "serve", "verify")
+VERBS = (
+    "bench", "compare", "distill", "doctor", "draft", "evaluate", "optimize", "prune", "quantize", "serve",
+    "share-kv-heads", "trim-vocabulary", "verify",
+)  # fmt: skip
 
 
 @dataclass
@@ -201,6 +204,33 @@ def test_a_task_gate_needs_labels(pw: Pw, model: Path, workload: Path) -> None:
 @pytest.mark.parametrize(("option", "word"), [("--schemes", "Q9"), ("--engines", "warp")])
 def test_unknown_candidates_are_refused(pw: Pw, model: Path, workload: Path, option: str, word: str) -> None:
     pw("optimize", model, "-w", workload, option, word, "--dry-run").refused(2, word)
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["prune", "--layers", 2], "from 1 to 1"), (["prune"], "--layers"),
+        (["prune", "--layers", 0], "leaves nothing"),
+        (["prune", "--intermediate-size", 100], "use 96"), (["prune", "--kv-groups", 3], "has 2"),
+        (["prune", "--target-params", "ten"], "100M"), (["prune", "--target-params", "1B"], "ask for fewer"),
+        (["prune", "--target-params", "10k", "--layers", 1], "contradicts"), (["prune", "--by", "luck"], "--by"),
+        (["prune", "--sparsity", "3:4"], "2:4"), (["share-kv-heads", "--heads", 2], "does not divide"),
+        (["trim-vocabulary", "--tokens", 100], "use 64"), (["trim-vocabulary", "--tokens", 4096], "has 512"),
+        (["distill", "--teacher", "TEACHER", "--round-to", "Q3"], "--round-to"),
+        (["distill", "--teacher", "TEACHER", "--steps", 0], "--steps"), (["draft", "--layers", 2], "makes no draft"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_change_that_cannot_be_made_is_refused(pw: Pw, tiny_checkpoint: Path, words: list[object], word: str) -> None:
+    verb, *rest = [str(tiny_checkpoint) if part == "TEACHER" else part for part in words]
+    ran = pw(verb, tiny_checkpoint, *rest)
+    assert ran.code in (1, 2)
+    ran.refused(ran.code, word)
+
+
+def test_a_corpus_too_small_to_trust_says_how_much_is_needed(pw: Pw, tiny_checkpoint: Path, workload: Path) -> None:
+    pw("trim-vocabulary", tiny_checkpoint, "-w", workload).refused(1, "2048")
+    pw("prune", tiny_checkpoint, "--layers", 1, "-w", workload).refused(1, "2048")
 
 
 def test_an_unknown_engine_is_refused(pw: Pw, model: Path) -> None:

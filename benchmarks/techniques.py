@@ -1,0 +1,274 @@
+"""What each technique costs and what distillation wins back, on stories15M (full precision, on stories of its own), and
+the round trip of trimmed tokenizers. Parts can be run alone; each prints one line of JSON per row.
+
+    python benchmarks/techniques.py [random] [distill] [rounding] [roundtrip] [smollm2] [draft] [--minutes 15]
+
+Needs PENNYWEIGHT_DATA. Targets: each ranking clearly beats random removal; distillation closes 70% of the gap at 25%
+fewer parameters; training through Q4_0 closes 50% of the gap between nearest rounding and full precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from pennyweight import checkpoint, techniques
+from pennyweight.model import Model
+from pennyweight.techniques import Technique
+from pennyweight.techniques.continuations import Text, continue_texts, pad
+from pennyweight.techniques.depth import Depth
+from pennyweight.techniques.distill import Distill
+from pennyweight.techniques.key_value_heads import KeyValueHeads
+from pennyweight.techniques.quantize import Quantize
+from pennyweight.techniques.rounding import rounded
+from pennyweight.techniques.sparsity import Sparsity
+from pennyweight.techniques.vocabulary import Vocabulary
+from pennyweight.techniques.width import Width
+
+PARTS = ("random", "distill", "rounding", "roundtrip", "smollm2", "draft")
+RANDOM_SEEDS = (1, 2, 3)
+HELD_OUT, CALIBRATION = 64, 64  # stories, each with seeds of its own
+STRINGS = 100_000
+
+
+def say(**row: Any) -> None:
+    print(json.dumps(row), flush=True)
+
+
+class Stories:
+    """stories15M, and stories that it wrote: some to rank on, others to judge by."""
+
+    def __init__(self) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        data = Path(os.environ["PENNYWEIGHT_DATA"])
+        self.model = checkpoint.open_model(str(data.parent / "models" / "stories15m"))
+        self.network = AutoModelForCausalLM.from_pretrained(self.model.path, dtype=torch.float32).eval()
+        self.tokenizer = tokenizers.Tokenizer.from_file(str(self.model.path / "tokenizer.json"))
+        self.held_out = self.write(HELD_OUT, seed=1_000)
+        self.calibration = tuple(
+            self.tokenizer.decode(list(text.tokens)) for text in self.write(CALIBRATION, seed=2_000)
+        )
+        self.own_loss = self.loss(self.network)
+
+    def write(self, count: int, seed: int) -> list[Text]:
+        import torch
+
+        torch.manual_seed(seed)
+        settings = Distill(str(self.model.path), self.model.id, ("",) * 8)
+        return [Text(len(h), (*h, *r)) for h, r in continue_texts(self.network, self.tokenizer, [""] * count, settings)]
+
+    def loss(self, network: Any) -> float:
+        """Nats per token over the held-out stories."""
+        import torch
+
+        total, count = 0.0, 0
+        with torch.inference_mode():
+            for start in range(0, len(self.held_out), 16):
+                batch = pad(self.held_out[start : start + 16])
+                learn = batch.pop("learn").bool()[:, :-1]
+                logits = network(**batch, use_cache=False).logits[:, :-1][learn].float()
+                wanted = batch["input_ids"][:, 1:][learn]
+                total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+                count += int(learn.sum())
+        return total / count
+
+    def added(self, made: Model, scheme: str = "") -> float:
+        """Added nats of a changed model, its blocks rounded to a scheme where one is named."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        network = AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32).eval()
+        if scheme:
+            with torch.no_grad():
+                for module in network.model.layers.modules():
+                    if isinstance(module, torch.nn.Linear):
+                        module.weight.copy_(rounded(module.weight, scheme))
+        return self.loss(network) - self.own_loss
+
+
+def against_random(stories: Stories) -> None:
+    """Each technique's ranking against random removal of as much."""
+    texts = stories.calibration
+    pairs: list[tuple[str, Technique, list[Technique]]] = []
+    for layers in (5, 4):
+        by_chance: list[Technique] = [Depth(layers, "random", seed=seed) for seed in RANDOM_SEEDS]
+        pairs.append((f"depth: {6 - layers} of 6 blocks", Depth(layers, "loss", texts), by_chance))
+    for sizes in ({"intermediate": 672}, {"intermediate": 576}, {"intermediate": 480}, {"groups": 5}, {"groups": 4},
+                  {"hidden": 256}, {"hidden": 224}):  # fmt: skip
+        by_chance = [Width(**sizes, ranking="random", seed=seed) for seed in RANDOM_SEEDS]  # type: ignore[arg-type]
+        pairs.append((f"width: {sizes}", Width(**sizes, calibration=texts), by_chance))  # type: ignore[arg-type]
+    for pattern in ("50%", "2:4"):
+        chance: list[Technique] = [Sparsity(pattern, "random")]
+        pairs.append((f"sparsity: {pattern} wanda", Sparsity(pattern, "wanda", texts), chance))
+        pairs.append((f"sparsity: {pattern} magnitude", Sparsity(pattern, "magnitude"), chance))
+    for name, ranked, randoms in pairs:
+        added = stories.added(techniques.apply(ranked, stories.model))
+        chance_added = [stories.added(techniques.apply(r, stories.model)) for r in randoms]
+        mean = sum(chance_added) / len(chance_added)
+        say(part="random", what=name, added_nats=round(added, 4), random=[round(c, 4) for c in chance_added],
+            share_of_random=round(added / mean, 3))  # fmt: skip
+    for groups in (3, 2, 1):
+        made = techniques.apply(KeyValueHeads(groups), stories.model)
+        say(part="random", what=f"key-value heads: {groups} of 6", added_nats=round(stories.added(made), 4))
+
+
+def distilled(stories: Stories, student: Model, minutes: float, **more: Any) -> tuple[Model, dict[str, Any]]:
+    """For about so many minutes: a few steps tell how many that are. The stories are written before."""
+    settings = Distill(
+        str(stories.model.path), stories.model.id, ("",) * 64, continuations=32, steps=20, batch=16,
+        learning_rate=1e-3, **more,
+    )  # fmt: skip
+    rate: list[float] = []
+    began = 0.0
+
+    def watch(done: int, _total: int, note: str = "") -> None:
+        nonlocal began
+        if "loss" in note:
+            rate.append((time.perf_counter() - began) / done)
+        else:
+            began = time.perf_counter()
+
+    techniques.apply(replace(settings, seed=99, continuations=1), student, watch)
+    steps = max(20, int(60 * minutes / (sum(rate[-5:]) / len(rate[-5:]))))
+    started = time.perf_counter()
+    made = techniques.apply(replace(settings, steps=steps), student, techniques.unwatched)
+    return made, {"steps": steps, "seconds": round(time.perf_counter() - started)}
+
+
+def distillation(stories: Stories, minutes: float) -> None:
+    """Added nats before and after, 10% to 40% of blocks or neurons removed; the long run at 25% fewer parameters."""
+    texts = stories.calibration
+    whole = stories.model
+    cases: list[tuple[str, list[Technique], float]] = [
+        ("12.5% of neurons", [Width(intermediate=672, calibration=texts)], minutes / 10),
+        ("17% of blocks (5 of 6)", [Depth(5, "loss", texts)], minutes / 10),
+        ("37.5% of neurons: 25% of block parameters", [Width(intermediate=480, calibration=texts)], minutes),
+        ("33% of blocks (4 of 6)", [Depth(4, "loss", texts)], minutes / 5),
+        ("67% of blocks (2 of 6): 26% of all parameters", [Depth(2, "loss", texts)], minutes / 3),
+        ("key-value heads 6 to 2", [KeyValueHeads(2)], minutes / 10),
+    ]
+    for name, steps, share in cases:
+        student = whole
+        for step in steps:
+            student = techniques.apply(step, student)
+        before = stories.added(student)
+        made, facts = distilled(stories, student, share)
+        after = stories.added(made)
+        say(part="distill", what=name, before=round(before, 4), after=round(after, 4),
+            closed=round(1 - after / before, 3), **facts)  # fmt: skip
+
+
+def training_through_rounding(stories: Stories, minutes: float) -> None:
+    nearest = stories.added(stories.model, "Q4_0")
+    made, facts = distilled(stories, stories.model, minutes / 3, round_to="Q4_0")
+    after = stories.added(made, "Q4_0")
+    say(part="rounding", scheme="Q4_0", nearest=round(nearest, 4), trained=round(after, 4),
+        closed=round(1 - after / nearest, 3), **facts)  # fmt: skip
+    techniques.apply(Quantize("Q4_0", rounding="nearest"), made)
+
+
+def round_trips(stories: Stories) -> None:
+    """Random Unicode strings and all real texts through trimmed tokenizers."""
+    data = Path(os.environ["PENNYWEIGHT_DATA"]) / "text"
+    demo = options_model("demo")
+    texts = [file.read_text(encoding="utf-8") for file in sorted(data.iterdir())]
+    generator = random.Random(0)
+    for model in (demo, stories.model):
+        made = techniques.apply(Vocabulary(0, tuple(stories.calibration)), model)
+        full = tokenizers.Tokenizer.from_file(str(model.path / "tokenizer.json"))
+        trimmed = tokenizers.Tokenizer.from_file(str(made.path / "tokenizer.json"))
+        strings = [
+            "".join(chr(_code_point(generator)) for _ in range(generator.randint(0, 24))) for _ in range(STRINGS)
+        ]
+        wrong = sum(_back(trimmed, text) != _back(full, text) for text in [*strings, *texts])
+        inexact = sum(_back(trimmed, text) != text for text in [*strings, *texts])
+        grown = [len(trimmed.encode(t).ids) / len(full.encode(t).ids) for t in texts]
+        say(part="roundtrip", model=model.name, tokens=[full.get_vocab_size(), trimmed.get_vocab_size()],
+            strings=STRINGS, texts=len(texts), unlike_before=wrong, inexact=inexact,
+            tokens_of_texts=[round(g, 3) for g in grown], parameters_lost=made_smaller(model, made))  # fmt: skip
+
+
+def _code_point(generator: random.Random) -> int:
+    """Any of Unicode but the surrogates, a third of them ASCII."""
+    if generator.random() < 0.33:
+        return generator.randrange(128)
+    point = generator.randrange(0x110000 - 0x800)
+    return point if point < 0xD800 else point + 0x800
+
+
+def _back(tokenizer: Any, text: str) -> str:
+    return str(tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False))
+
+
+def made_smaller(before: Model, after: Model) -> int:
+    from pennyweight.weights import Weights
+
+    return Weights(before.path).parameters - Weights(after.path).parameters
+
+
+def options_model(reference: str) -> Model:
+    from pennyweight.techniques.dequantize import Dequantize
+
+    return techniques.apply(Dequantize(), checkpoint.open_model(reference))
+
+
+def smollm2() -> None:
+    """The trimmed, the depth-pruned and the combined model through `pw optimize` on chat."""
+    with tempfile.TemporaryDirectory(prefix="pennyweight-techniques-") as directory:
+        out = Path(directory) / "out"
+        command = [
+            sys.executable, "-m", "pennyweight", "optimize", "demo", "-o", str(out), "--json", "--rounds", "2",
+            "--engines", "openvino,onnxruntime", "--schemes", "Q8_0,INT8", "--techniques", "prune,vocabulary",
+        ]  # fmt: skip
+        line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+        evidence = json.loads((out / "evidence.json").read_text())
+    for row in evidence["techniques"]:
+        say(part="smollm2", **row)
+    say(part="smollm2", summary=json.loads(line))
+
+
+def draft() -> None:
+    command = [sys.executable, "-m", "pennyweight", "draft", "demo", "--steps", "150", "--json"]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    say(part="draft", **json.loads(output.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of the longest distillation")
+    arguments = parser.parse_args()
+    parts = arguments.parts or PARTS
+    if set(parts) & {"random", "distill", "rounding", "roundtrip"}:
+        stories = Stories()
+        tokens = sum(len(text.tokens) for text in stories.held_out)
+        say(part="stories", loss=round(stories.own_loss, 4), held_out_tokens=tokens)
+        if "random" in parts:
+            against_random(stories)
+        if "roundtrip" in parts:
+            round_trips(stories)
+        if "distill" in parts:
+            distillation(stories, arguments.minutes)
+        if "rounding" in parts:
+            training_through_rounding(stories, arguments.minutes)
+    if "smollm2" in parts:
+        smollm2()
+    if "draft" in parts:
+        draft()
+
+
+if __name__ == "__main__":
+    main()

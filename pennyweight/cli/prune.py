@@ -1,0 +1,77 @@
+"""`pw prune`: fewer blocks, narrower blocks, or single weights set to zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pennyweight.cli import artifacts, options
+from pennyweight.errors import UsageError
+
+if TYPE_CHECKING:
+    from pennyweight.model import Model
+    from pennyweight.techniques import Technique
+
+SPARSE = "Note: no engine here gets faster from single zeros (measured 0.95 to 1.05 times); only the file compresses."
+
+
+def prune(
+    model: artifacts.ModelArgument,
+    layers: Annotated[int | None, typer.Option(help="Blocks to keep.")] = None,
+    intermediate_size: Annotated[int, typer.Option(help="Feed-forward neurons to keep in each block.")] = 0,
+    kv_groups: Annotated[int, typer.Option(help="Key-value heads to keep, with their query heads.")] = 0,
+    hidden_size: Annotated[int, typer.Option(help="Hidden channels to keep.")] = 0,
+    target_params: Annotated[str | None, typer.Option(help="As 100M: the size to get down to, with --by.")] = None,
+    by: Annotated[str, typer.Option(help="What --target-params removes: layers or neurons.")] = "layers",
+    sparsity: Annotated[str | None, typer.Option(help="50% or 2:4 of the weights become zero.")] = None,
+    criterion: Annotated[str, typer.Option(help="wanda or magnitude, for --sparsity.")] = "wanda",
+    ranking: Annotated[str, typer.Option(help="Of blocks: loss (measured) or influence.")] = "loss",
+    workload: options.WorkloadName = "chat",
+    output: artifacts.Output = None,
+    seed: options.Seed = 0,
+    trace_format: options.TraceFormat = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Remove what costs MODEL least on the workload's tuning half; `pw distill` wins much of the loss back."""
+    from pennyweight import techniques
+    from pennyweight.cli.console import Live
+    from pennyweight.techniques.depth import Depth, layers_for
+    from pennyweight.techniques.layout import Layout
+    from pennyweight.techniques.sparsity import Sparsity
+    from pennyweight.techniques.width import Width, intermediate_for
+
+    artifacts.refuse_output(output)
+    target = artifacts.count(target_params, "--target-params")
+    if by not in ("layers", "neurons"):
+        raise UsageError(f"--by {by!r} is unknown: use layers or neurons.")
+    if target and (layers or intermediate_size):
+        raise UsageError("--target-params contradicts --layers and --intermediate-size: use one of them.")
+    with Live() as live:
+        live.stage(f"Opening {model}")
+        opened = options.open_model(model, live.progress)
+        texts = artifacts.tuning_texts(opened, workload, trace_format, seed)
+        layout = Layout.of(opened.config)
+        if target and target >= layout.parameters:
+            raise UsageError(f"{opened.name} has {layout.parameters / 1e6:.1f}M parameters already: ask for fewer.")
+        if target and by == "layers":
+            layers = layers_for(layout, target)
+        elif target:
+            intermediate_size = intermediate_for(layout, target)
+        steps: list[Technique] = []
+        if layers is not None:
+            steps.append(Depth(layers, ranking, texts, seed))
+        if intermediate_size or kv_groups or hidden_size:
+            steps.append(Width(intermediate_size, kv_groups, hidden_size, calibration=texts, seed=seed))
+        if sparsity is not None:
+            steps.append(Sparsity(sparsity, criterion, texts if criterion == "wanda" else ()))
+        if not steps:
+            raise UsageError("Say what to remove: --layers, --intermediate-size, --kv-groups, --hidden-size, "
+                             "--target-params or --sparsity.")  # fmt: skip
+        made: Model = opened
+        for step in steps:
+            live.stage(f"Pruning {opened.name}: {step.name}")
+            made = techniques.apply(step, made, live.progress)
+    if sparsity is not None:
+        typer.echo(SPARSE)
+    artifacts.hand_over(opened, made, output, as_json=as_json)

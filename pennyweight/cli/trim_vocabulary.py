@@ -1,0 +1,44 @@
+"""`pw trim-vocabulary`: the tokens that the user's texts need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pennyweight.cli import artifacts, options
+from pennyweight.errors import UsageError
+
+
+def trim_vocabulary(
+    model: artifacts.ModelArgument,
+    tokens: Annotated[int, typer.Option(help="Tokens to keep, a multiple of 64; 0: half.")] = 0,
+    corpus: Annotated[list[Path] | None, typer.Option(help="A text file of the user's; repeat for more.")] = None,
+    workload: options.WorkloadName = "chat",
+    output: artifacts.Output = None,
+    seed: options.Seed = 0,
+    trace_format: options.TraceFormat = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Keep the tokens that the workload's tuning half and --corpus use, then the most common ones. Any text still
+    round-trips; inside the kept vocabulary the greedy answers stay the same."""
+    from pennyweight import techniques
+    from pennyweight.cli.console import Live
+    from pennyweight.techniques.vocabulary import Vocabulary
+
+    artifacts.refuse_output(output)
+    read = []
+    for file in corpus or []:
+        try:
+            read.append(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--corpus {file} cannot be read ({error}): give a UTF-8 text file.") from None
+    with Live() as live:
+        live.stage(f"Opening {model}")
+        opened = options.open_model(model, live.progress)
+        texts = (*artifacts.tuning_texts(opened, workload, trace_format, seed), *read)
+        live.stage(f"Trimming the vocabulary of {opened.name}")
+        made = techniques.apply(Vocabulary(tokens, texts), opened, live.progress)
+    typer.echo(f"{made.config['vocab_size']} tokens of {opened.config['vocab_size']}")
+    artifacts.hand_over(opened, made, output, as_json=as_json, tokens=made.config["vocab_size"])

@@ -1,0 +1,122 @@
+"""A draft model out of its target: pruned, distilled on the target's own words, and measured: how far it guesses ahead
+on the held-out half, before and after, and what speculation with it is worth."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from pennyweight import techniques
+from pennyweight.deployment import Deployment
+from pennyweight.errors import UsageError
+from pennyweight.measure import compare as comparing
+from pennyweight.measure import quality
+from pennyweight.measure.acceptance import measure_acceptance
+from pennyweight.measure.compare import Comparison
+from pennyweight.measure.quality import Reference
+from pennyweight.measurement import Measurement
+from pennyweight.model import Model
+from pennyweight.search.question import Listener
+from pennyweight.serve import serve
+from pennyweight.techniques.depth import Depth
+from pennyweight.techniques.distill import Distill
+from pennyweight.techniques.layout import Layout
+from pennyweight.techniques.quantize import Quantize
+from pennyweight.tokenizer import Tokenizer
+from pennyweight.workload import Arrivals, Workload
+
+ENGINE, SCHEME = "openvino", "Q8_0"  # where speculation is measured
+RUN_WAVES = 3
+FEWEST_REQUESTS = 12
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What is asked: how many blocks the draft keeps, how long it learns, how many tokens it guesses at once."""
+
+    target: Model
+    workload: Workload
+    layers: int
+    steps: int
+    guesses: int = 4
+    streams: tuple[int, ...] = (1, 16)
+    rounds: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The draft, ready for the target's engine, with its acceptance before and after distillation and the ratio of
+    throughput with and without it, by streams."""
+
+    model: Model
+    before: Measurement
+    after: Measurement
+    speedups: dict[int, Comparison]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.model.id, "path": str(self.model.path),
+            "before": {name: self.before[name] for name in ("acceptance_length", "acceptance_rate")},
+            "after": {name: self.after[name] for name in ("acceptance_length", "acceptance_rate")},
+            "speedups": {str(streams): c.as_json() for streams, c in self.speedups.items()},
+        }  # fmt: skip
+
+
+def draft(asked: Drafting, listener: Listener) -> Draft:
+    tuning, held_out = asked.workload.split(asked.seed)
+    if len(held_out.requests) < FEWEST_REQUESTS:
+        raise UsageError(f"{len(held_out.requests)} held-out requests are too few to measure on: {FEWEST_REQUESTS}.")
+    layout = Layout.of(asked.target.config)
+    if not 1 <= asked.layers < layout.layers:
+        raise UsageError(f"--layers {asked.layers} makes no draft: {asked.target.name} has {layout.layers}.")
+    tokenizer = Tokenizer(asked.target.path)
+    prompts = tuple(tokenizer.prompt_text(request) for request in tuning.requests)
+
+    listener.stage("Answers of the target")
+    with serve(_reference(asked.target)) as endpoint:
+        made = quality.references(endpoint, held_out.requests, listener.progress)
+    listener.stage(f"Pruning to {asked.layers} of {layout.layers} blocks")
+    pruned = techniques.apply(Depth(asked.layers, "influence", prompts), asked.target, listener.progress)
+    before = _acceptance(pruned, made, asked.guesses, listener)
+    listener.stage("Distilling on the target's own words")
+    learning = Distill(
+        str(asked.target.path), asked.target.id, prompts, temperature=0.7, steps=asked.steps, batch=4,
+        mixed_precision=True, seed=asked.seed,
+    )  # fmt: skip
+    learnt = techniques.apply(learning, pruned, listener.progress)
+    after = _acceptance(learnt, made, asked.guesses, listener)
+    listener.stage(f"Converting both to {SCHEME}")
+    small, large = (techniques.apply(Quantize(SCHEME), m, listener.progress) for m in (learnt, asked.target))
+    return Draft(small, before, after, {s: _speedup(asked, held_out, large, small, s, listener) for s in asked.streams})
+
+
+def _reference(model: Model) -> Deployment:
+    return Deployment("transformers", str(model.path), model.id, model.scheme, {"max_num_seqs": 32})
+
+
+def _acceptance(model: Model, made: list[Reference], guesses: int, listener: Listener) -> Measurement:
+    listener.stage("How far it guesses ahead")
+    with serve(_reference(model)) as endpoint:
+        return measure_acceptance(endpoint, made, guesses, listener.progress)
+
+
+def _speedup(
+    asked: Drafting, held_out: Workload, target: Model, small: Model, streams: int, listener: Listener
+) -> Comparison:
+    """Interleaved, with the draft and without, greedy."""
+    listener.stage(f"Speed with and without the draft, {streams} streams")
+    plain = {"max_num_seqs": streams}
+    speculative = {**plain, "draft_model": str(small.path), "num_speculative_tokens": asked.guesses}
+    count = max(FEWEST_REQUESTS, RUN_WAVES * streams)
+    load = held_out.take(count, asked.seed).at_least(count)
+    with ExitStack() as kept:
+        openers = []
+        for settings in (speculative, plain):
+            deployment = Deployment(ENGINE, str(target.path), target.id, SCHEME, settings)
+            openers.append(comparing.opened_once(lambda d=deployment: serve(d), kept))  # type: ignore[misc]
+        return comparing.compare(
+            openers[0], openers[1], load, Arrivals("closed", max_concurrency=streams), rounds=asked.rounds,
+            seed=asked.seed, progress=listener.progress,
+        )  # fmt: skip

@@ -1,0 +1,129 @@
+"""What flows through a model when it reads calibration text: what pruning ranks by.
+
+Runs in the job process, where torch is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pennyweight.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+WINDOW = 256  # tokens read at once
+MOST_WINDOWS = 32
+FEWEST_TOKENS = 2048  # below this the ranking follows the text's accidents
+BATCH = 4
+
+
+@dataclass
+class Activations:
+    """`squares`: per linear layer (by module name), mean square of each input feature. `influence`: per block,
+    1 - cosine similarity of what goes in and what comes out (Men et al. 2024, arxiv.org/abs/2403.03853)."""
+
+    squares: dict[str, torch.Tensor] = field(default_factory=dict)
+    influence: list[float] = field(default_factory=list)
+
+
+def load(source: Path) -> Any:
+    """The model in bfloat16 where the checkpoint is that, else in float32, ready to read."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    return model.to(torch.float32 if model.dtype == torch.float16 else model.dtype).eval()
+
+
+def windows(source: Path, texts: Sequence[str]) -> list[torch.Tensor]:
+    """The texts as one stream of tokens, cut into batches [BATCH, WINDOW]; refuses too little of it."""
+    import json
+
+    import tokenizers
+    import torch
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    stream = [token for text in texts for token in tokenizer.encode(text).ids]
+    if len(stream) < FEWEST_TOKENS:
+        raise ModelError(
+            f"The calibration text has {len(stream)} tokens and {FEWEST_TOKENS} are needed for a ranking that means "
+            "something: give a longer workload."
+        )
+    context = json.loads((source / "config.json").read_text()).get("max_position_embeddings", WINDOW)
+    length = min(WINDOW, context)
+    count = min(MOST_WINDOWS, len(stream) // length)
+    rows = torch.tensor(stream[: count * length]).reshape(count, length)
+    return [rows[start : start + BATCH] for start in range(0, count, BATCH)]
+
+
+def collect(model: Any, batches: Sequence[torch.Tensor]) -> Activations:
+    """Read the batches once and keep the statistics."""
+    import torch
+
+    found = Activations(influence=[0.0] * len(model.model.layers))
+    with _Hooks(model, found, sum(batch.numel() for batch in batches)), torch.inference_mode():
+        for batch in batches:
+            model(input_ids=batch, use_cache=False)
+    return found
+
+
+def loss(model: Any, batches: Sequence[torch.Tensor]) -> float:
+    """Mean cross-entropy per token in nats."""
+    import torch
+
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for batch in batches:
+            logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
+            wanted = batch[:, 1:].flatten()
+            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum"))
+            count += batch[:, 1:].numel()
+    return total / count
+
+
+class _Hooks:
+    """Forward hooks on every linear layer and every block, gone when the context ends."""
+
+    def __init__(self, model: Any, found: Activations, tokens: int) -> None:
+        self.model, self.found, self.tokens = model, found, tokens
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        import torch
+
+        for name, module in self.model.named_modules():
+            if isinstance(module, torch.nn.Linear):
+                self.handles.append(module.register_forward_pre_hook(self._input_of(name)))
+        for number, block in enumerate(self.model.model.layers):
+            self.handles.append(block.register_forward_hook(self._through(number), with_kwargs=True))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _input_of(self, name: str) -> Any:
+        def hook(_module: Any, args: tuple[Any, ...]) -> None:
+            square = args[0].flatten(0, -2).float().square().sum(0) / self.tokens
+            self.found.squares[name] = self.found.squares.get(name, 0) + square
+
+        return hook
+
+    def _through(self, number: int) -> Any:
+        import torch
+
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            before = (args[0] if args else kwargs["hidden_states"]).float()
+            after = (output[0] if isinstance(output, tuple) else output).float()
+            away = 1 - torch.nn.functional.cosine_similarity(before, after, dim=-1)
+            self.found.influence[number] += float(away.sum()) / self.tokens
+
+        return hook
+
+
+def progress(done: int, total: int, note: str = "") -> None:
+    """One line that the parent process reads as progress."""
+    print(f"{100 * done // max(total, 1)}%| {done}/{total} {note}", flush=True)

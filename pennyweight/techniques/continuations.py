@@ -1,0 +1,149 @@
+"""The texts to learn from: what the teacher writes after each prompt. Runs in the job process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pennyweight.errors import ModelError
+from pennyweight.techniques.activations import progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from pennyweight.techniques.distill import Distill
+
+WRITTEN = "continuations.jsonl"
+TOGETHER = 32  # texts written at once
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids of the student's vocabulary; learning begins after the first `prompt` tokens."""
+
+    prompt: int
+    tokens: tuple[int, ...]
+
+
+def shared_tokens(student: Path, teacher: Path) -> list[int] | None:
+    """The teacher's id of each of the student's tokens; None where the vocabularies are the same. Refuses a student
+    whose tokens the teacher does not have: their distributions cannot be compared."""
+    import tokenizers
+
+    ours, theirs = (tokenizers.Tokenizer.from_file(str(path / "tokenizer.json")) for path in (student, teacher))
+    own, other = ours.get_vocab(), theirs.get_vocab()
+    if own == other:
+        return None
+    missing = [token for token in own if token not in other]
+    if missing:
+        raise ModelError(
+            f"Teacher and student do not match: {len(missing)} of the student's tokens ({missing[0]!r}, …) are unknown "
+            "to the teacher. Distil from the model that the student was made from."
+        )
+    return [other[token] for token in sorted(own, key=own.__getitem__)]
+
+
+def written(settings: Distill, source: Path, work: Path) -> list[Text]:
+    """Batch after batch, each with a seed of its own, appended to a file: a run that is cut goes on where it was."""
+    import tokenizers
+
+    file = work / WRITTEN
+    teacher = Path(settings.teacher)
+    jobs = [prompt for prompt in settings.prompts for _ in range(settings.continuations)]
+    batches = [jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER)]
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []  # the last one may have been cut off
+    if len(lines) < len(batches):
+        write_batches(settings, teacher, file, lines, batches)
+        lines = file.read_bytes().split(b"\n")[:-1]
+    ours = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    theirs = tokenizers.Tokenizer.from_file(str(teacher / "tokenizer.json"))
+    ids = shared_tokens(source, teacher)
+    own = None if ids is None else {token: number for number, token in enumerate(ids)}
+    found = []
+    for line in lines:
+        for prompt, answer in json.loads(line):
+            found.append(translated(prompt, answer, own, theirs, ours))
+    return [text for text in found if len(text.tokens) > text.prompt]
+
+
+def translated(
+    prompt: Sequence[int], answer: Sequence[int], own: dict[int, int] | None, theirs: Any, ours: Any
+) -> Text:
+    """In the student's tokens. Where it lacks one, the text is cut anew by its own tokenizer."""
+    if own is None:
+        return Text(len(prompt), (*prompt, *answer))
+    halves = []
+    for tokens in (prompt, answer):
+        if all(token in own for token in tokens):
+            halves.append([own[token] for token in tokens])
+        else:
+            text = theirs.decode(list(tokens), skip_special_tokens=False)
+            halves.append(ours.encode(text, add_special_tokens=False).ids)
+    return Text(len(halves[0]), (*halves[0], *halves[1]))
+
+
+def write_batches(
+    settings: Distill, teacher: Path, file: Path, done: Sequence[bytes], batches: Sequence[Sequence[str]]
+) -> None:
+    import tokenizers
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(teacher / "tokenizer.json"))
+    model = AutoModelForCausalLM.from_pretrained(teacher, dtype="auto").eval()
+    with file.open("wb") as stream:
+        stream.writelines(line + b"\n" for line in done)
+        for number in range(len(done), len(batches)):
+            torch.manual_seed(settings.seed * 1_000_003 + number)
+            rows = continue_texts(model, tokenizer, batches[number], settings)
+            stream.write(json.dumps(rows).encode() + b"\n")
+            stream.flush()
+            progress(number + 1, len(batches), "teacher writes")
+
+
+def continue_texts(
+    model: Any, tokenizer: Any, prompts: Sequence[str], settings: Distill
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt tokens, continuation) of each, sampled; the end token stays, so that the student learns to stop."""
+    start = model.config.bos_token_id if model.config.bos_token_id is not None else 0
+    heads = [(tokenizer.encode(p, add_special_tokens=not p).ids or [start])[: settings.length // 2] for p in prompts]
+    rows = generate(model, heads, settings)
+    return list(zip(heads, rows, strict=True))
+
+
+def generate(model: Any, heads: Sequence[Sequence[int]], settings: Distill) -> list[list[int]]:
+    """Sampled continuations of prompts of different lengths, up to `length` tokens in all."""
+    import torch
+
+    longest = max(map(len, heads))
+    padded = torch.tensor([[0] * (longest - len(h)) + list(h) for h in heads], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(h)) + [1] * len(h) for h in heads], device=model.device)
+    with torch.inference_mode():
+        made = model.generate(
+            input_ids=padded, attention_mask=mask, do_sample=True, temperature=settings.temperature, top_k=0, top_p=1.0,
+            max_new_tokens=settings.length - longest, pad_token_id=0, use_cache=True,
+        )  # fmt: skip
+    ends = model.generation_config.eos_token_id
+    return [_until_end(row[longest:].tolist(), set([ends] if isinstance(ends, int) else ends or [])) for row in made]
+
+
+def _until_end(tokens: list[int], ends: set[int]) -> list[int]:
+    places = [place for place, token in enumerate(tokens) if token in ends]
+    return tokens[: places[0] + 1] if places else tokens
+
+
+def pad(texts: Sequence[Text]) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `learn` (1 where the next token is part of an answer), all [texts, longest]."""
+    import torch
+
+    longest = max(len(text.tokens) for text in texts)
+    ids = torch.zeros(len(texts), longest, dtype=torch.long)
+    mask, learn = torch.zeros_like(ids), torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text.tokens)] = torch.tensor(text.tokens)
+        mask[row, : len(text.tokens)] = 1
+        learn[row, max(text.prompt - 1, 0) : len(text.tokens) - 1] = 1
+    return {"input_ids": ids, "attention_mask": mask, "learn": learn}

@@ -1,0 +1,119 @@
+"""Vocabulary trimming: the tokens that the user's texts need stay, and with them the way any other text falls apart
+into bytes. Rows of the embedding and the head go; every kept row is unchanged, so inside the kept vocabulary the
+greedy answers are the same as before. (The idea: Abdaoui et al. 2020, arxiv.org/abs/2010.05609.)"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pennyweight.errors import ModelError, UsageError
+from pennyweight.model import Model
+from pennyweight.techniques import Technique, digest
+from pennyweight.techniques.layout import Layout
+from pennyweight.techniques.pieces import Pieces
+
+if TYPE_CHECKING:
+    import torch
+
+SNAP = 64  # rows of the head: what kernels and GGUF's blocks like
+FEWEST_TOKENS = 2048  # of corpus: below this it says little about what will be needed
+ROWS = ("model.embed_tokens.weight", "lm_head.weight")
+ID_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "unk_token_id")
+SAMPLE = ({"role": "system", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"},
+          {"role": "user", "content": "d"})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Vocabulary(Technique):
+    """Keep `tokens` tokens (0: half), those of `corpus` first."""
+
+    tokens: int = 0
+    corpus: tuple[str, ...] = ()
+
+    name: ClassVar[str] = "vocabulary"
+    packages: ClassVar[tuple[str, ...]] = ("tokenizers",)
+
+    def settings(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, "corpus": digest(self.corpus)}
+
+    def result_kind(self, model: Model) -> tuple[str, str]:
+        layout = Layout.of(model.config)
+        if not 0 <= self.tokens < layout.vocabulary:
+            raise UsageError(f"--tokens {self.tokens} is not possible: {model.name} has {layout.vocabulary}.")
+        if self.tokens % SNAP:
+            raise UsageError(f"--tokens {self.tokens} is no multiple of {SNAP}: use {self.tokens // SNAP * SNAP}.")
+        if not self.corpus:
+            raise UsageError("Trimming needs text that shows which tokens are used: name a workload or --corpus.")
+        Pieces(json.loads((model.path / "tokenizer.json").read_text(encoding="utf-8")))
+        return "huggingface", model.scheme
+
+    def build(self, source: Path, target: Path) -> None:
+        import torch
+
+        from pennyweight.weights import Weights, rewrite
+
+        config = Model.config_of(source)
+        layout = Layout.of(config)
+        layout.check(Weights(source))
+        pieces = Pieces(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")))
+        used = needed(source, self.corpus)
+        kept, merges = pieces.filled(used, self.tokens or layout.vocabulary // 2 // SNAP * SNAP)
+        tokenizer, old = pieces.trimmed(kept, merges)
+        new = {before: after for after, before in enumerate(old)}
+        rows = torch.tensor(old)
+
+        def shorten(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+            return [(name, tensor[rows] if name in ROWS else tensor)]
+
+        write_json(target / "tokenizer.json", tokenizer)
+        for name in ("tokenizer_config.json", "generation_config.json"):
+            if (source / name).exists():
+                write_json(target / name, renumbered(json.loads((source / name).read_text()), new))
+        rewrite(source, target, {**renumbered(config, new), "vocab_size": len(old)}, shorten)
+
+
+def needed(source: Path, corpus: Sequence[str]) -> set[str]:
+    """The pieces that the corpus is made of, and those of the chat template."""
+    from pennyweight.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(source)
+    count, found = 0, set[int]()
+    for text in corpus:
+        ids = tokenizer.encode(text)
+        found.update(ids)
+        count += len(ids)
+    if count < FEWEST_TOKENS:
+        raise ModelError(
+            f"The corpus has {count} tokens and {FEWEST_TOKENS} are needed to trust it: give more text (--corpus)."
+        )
+    for start in range(len(SAMPLE)):  # some templates refuse a system message, or an assistant's first
+        try:
+            found.update(tokenizer.chat(SAMPLE[start:]))
+        except ModelError:
+            continue
+    return {str(tokenizer.backend.id_to_token(token)) for token in found}
+
+
+def renumbered(value: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    """A config's token ids; refuses one that was not kept."""
+    changed = dict(value)
+    for name in ID_FIELDS:
+        ids = changed.get(name)
+        if ids is None:
+            continue
+        lost = [i for i in (ids if isinstance(ids, list) else [ids]) if i not in new]
+        if lost:
+            raise ModelError(f"The trimmed vocabulary misses token {lost[0]}, the model's {name}.")
+        changed[name] = [new[i] for i in ids] if isinstance(ids, list) else new[ids]
+    if isinstance(changed.get("added_tokens_decoder"), dict):
+        entries = changed["added_tokens_decoder"].items()
+        changed["added_tokens_decoder"] = {str(new[int(i)]): entry for i, entry in entries if int(i) in new}
+    return changed
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

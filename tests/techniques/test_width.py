@@ -1,0 +1,32 @@
+"""Which neurons, heads and channels stay, and what the norms make of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pennyweight.errors import UsageError
+from pennyweight.techniques.layout import Layout
+from pennyweight.techniques.width import Width, intermediate_for, narrowed
+
+LAYOUT = Layout("llama", 4, 64, 128, 4, 2, 16, 512, tied=True)
+
+
+def test_the_config_names_what_it_implied_before() -> None:
+    made = narrowed({"model_type": "llama"}, LAYOUT, Width(intermediate=96, groups=1))
+    assert made == {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 1,
+        "num_attention_heads": 2, "head_dim": 16,
+    }  # fmt: skip
+
+
+def test_parameters_become_a_width() -> None:
+    neurons = 3 * LAYOUT.hidden * LAYOUT.layers
+    assert intermediate_for(LAYOUT, LAYOUT.parameters - 32 * neurons) == 96
+    assert intermediate_for(LAYOUT, LAYOUT.parameters - 32 * neurons - 1) == 64
+    with pytest.raises(UsageError, match="no feed-forward"):
+        intermediate_for(LAYOUT, LAYOUT.parameters - 120 * neurons)
+
+
+def test_an_unknown_ranking_is_refused() -> None:
+    with pytest.raises(UsageError, match="ranking"):
+        Width(ranking="luck")
