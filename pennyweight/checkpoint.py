@@ -233,7 +233,7 @@ def build(
     final = models / lineage.id
     try:
         models.mkdir(parents=True, exist_ok=True)
-        with _locked(models / f"{lineage.id}.lock"):
+        with locked(models / f"{lineage.id}.lock"):
             if (final / LINEAGE_FILE).exists():
                 with contextlib.suppress(StorageError, ModelError):  # what is damaged is built again
                     return read_artifact(final)
@@ -294,7 +294,7 @@ def file_checksum(file: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Two processes that want the same artifact build it once."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

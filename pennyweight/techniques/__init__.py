@@ -38,6 +38,8 @@ OFFLINE = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "AR_DISABLE_DATASET_SUBPROCESS": "1",
     "TRANSFORMERS_VERBOSITY": "error", "PYTHONUNBUFFERED": "1",
+    # Keep freed memory: glibc gives large pieces back at once, and half of a training step went to page faults.
+    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }  # fmt: skip
 COUNTED = re.compile(r"%\|.*?(\d+)/(\d+)(?: ([a-z].*))?")  # how tqdm, and our own jobs, show where they are
 LOG_LINES = 8

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pennyweight import checkpoint
 from pennyweight.errors import ModelError
+from pennyweight.model import canonical_hash
+from pennyweight.techniques import digest
 from pennyweight.techniques.activations import progress
 
 if TYPE_CHECKING:
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
 
     from pennyweight.techniques.distill import Distill
 
-WRITTEN = "continuations.jsonl"
 TOGETHER = 32  # texts written at once
 
 
@@ -46,18 +48,23 @@ def shared_tokens(student: Path, teacher: Path) -> list[int] | None:
     return [other[token] for token in sorted(own, key=own.__getitem__)]
 
 
-def written(settings: Distill, source: Path, work: Path) -> list[Text]:
-    """Batch after batch, each with a seed of its own, appended to a file: a run that is cut goes on where it was."""
+def written(settings: Distill, source: Path, folder: Path) -> list[Text]:
+    """Batch after batch, each with a seed of its own, appended to a file: a run that is cut goes on where it was, and
+    every student of this teacher reads the same texts."""
     import tokenizers
 
-    file = work / WRITTEN
     teacher = Path(settings.teacher)
+    wanted = [settings.teacher_id, digest(settings.prompts), settings.continuations, settings.temperature,
+              settings.length, settings.seed]  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{canonical_hash(wanted)}.jsonl"
     jobs = [prompt for prompt in settings.prompts for _ in range(settings.continuations)]
     batches = [jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER)]
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []  # the last one may have been cut off
-    if len(lines) < len(batches):
-        write_batches(settings, teacher, file, lines, batches)
-        lines = file.read_bytes().split(b"\n")[:-1]
+    with checkpoint.locked(file.with_suffix(".lock")):
+        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []  # the last one may have been cut off
+        if len(lines) < len(batches):
+            write_batches(settings, teacher, file, lines, batches)
+            lines = file.read_bytes().split(b"\n")[:-1]
     ours = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
     theirs = tokenizers.Tokenizer.from_file(str(teacher / "tokenizer.json"))
     ids = shared_tokens(source, teacher)

@@ -2,8 +2,8 @@
 that the teacher wrote after the user's prompts, or on its own ones (on-policy: Agarwal et al. 2023,
 arxiv.org/abs/2306.13649).
 
-The work directory beside the artifact outlives a kill: the texts and the Trainer's states are found there again, and
-the run goes on to the same result.
+The texts and the work directory beside the artifact outlive a kill: the Trainer's states are found there again, and the
+run goes on to the same result.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pennyweight.techniques.divergence import parse_mix
 from pennyweight.techniques.layout import Layout
 
 FEWEST_PROMPTS = 8
+TEXTS = "continuations"  # folder of what teachers wrote, beside the artifacts
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Distill(Technique):
 
         work = target.with_suffix(".work")
         work.mkdir(exist_ok=True)
-        texts = continuations.written(self, source, work)
+        texts = continuations.written(self, source, target.parent / TEXTS)
         state = training.train(self, source, work, texts)
 
         def learnt(name: str, tensor: Any) -> list[tuple[str, Any]]:

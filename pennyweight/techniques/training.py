@@ -14,7 +14,8 @@ from pennyweight.errors import ModelError
 from pennyweight.techniques import rounding
 from pennyweight.techniques.activations import progress
 from pennyweight.techniques.continuations import Text, generate, pad, shared_tokens
-from pennyweight.techniques.divergence import divergence, parse_mix
+from pennyweight.techniques.divergence import parse_mix
+from pennyweight.techniques.head_loss import head_divergence
 
 if TYPE_CHECKING:
     import torch
@@ -70,16 +71,14 @@ def _trainer(
             if settings.on_policy and _own_turn(self.state.global_step, settings.on_policy):
                 batch = own_texts(student, batch, settings)
             learn = batch.pop("learn").bool()
-            ours = model(**batch, use_cache=False, output_hidden_states=bool(settings.hidden))
-            with torch.inference_mode(), torch.autocast(teacher.device.type, enabled=False):
-                theirs = _read(teacher, batch, ids, hidden=bool(settings.hidden))
-            loss = divergence(
-                ours.logits[learn].float().log_softmax(-1), _chosen(theirs.logits[learn], ids).log_softmax(-1), mix
-            )
+            ours = last_states(model, batch)[learn]
+            with torch.no_grad(), torch.autocast(teacher.device.type, enabled=False):
+                read = batch if ids is None else {**batch, "input_ids": ids[batch["input_ids"]]}
+                theirs = last_states(teacher, read)[learn]
+            loss = head_divergence(ours, student.lm_head.weight, theirs, teacher.lm_head.weight, ids, mix)
             if settings.hidden:
-                target = theirs.hidden_states[-1][learn].float()
-                away = (ours.hidden_states[-1][learn].float() - target).square().mean()
-                loss = loss + settings.hidden * away / target.square().mean()
+                away = (ours.float() - theirs.float()).square().mean()
+                loss = loss + settings.hidden * away / theirs.float().square().mean()
             if not math.isfinite(float(loss.detach())):
                 raise ModelError(
                     f"The loss is not finite at step {self.state.global_step + 1}: lower --learning-rate. The last "
@@ -108,17 +107,12 @@ def _trainer(
     )
 
 
-def _read(teacher: Any, batch: dict[str, Any], ids: torch.Tensor | None, *, hidden: bool) -> Any:
-    """The teacher over the student's tokens, each of which is one of its own too."""
-    tokens = batch["input_ids"] if ids is None else ids[batch["input_ids"]]
-    return teacher(
-        input_ids=tokens, attention_mask=batch["attention_mask"], use_cache=False, output_hidden_states=hidden
-    )
-
-
-def _chosen(logits: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
-    """Of the teacher's distribution, the tokens that the student has."""
-    return (logits if ids is None else logits[..., ids]).float()
+def last_states(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """What the head reads, [texts, tokens, hidden]. The logits themselves are asked for at one place only: all of them
+    would be the largest tensor of the run."""
+    made = model(**batch, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+    states: torch.Tensor = made.hidden_states[-1]
+    return states
 
 
 def _own_turn(step: int, share: float) -> bool:

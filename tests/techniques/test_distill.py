@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(
 ) -> None:
     import torch
 
-    monkeypatch.setattr(training, "divergence", lambda *_: torch.tensor(math.nan, requires_grad=True))
+    monkeypatch.setattr(training, "head_divergence", lambda *_: torch.tensor(math.nan, requires_grad=True))
     with pytest.raises(ModelError, match="step 1"):
         run(settings(teacher), student, tmp_path)
     assert (tmp_path / "made.work").exists()
@@ -216,7 +216,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(teacher: Model, tmp_pat
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ.copy(), start_new_session=True)
     models = checkpoint.cache_directory() / "models"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(models.glob("*.work/continuations.jsonl")):
+    while time.monotonic() < deadline and not list(models.glob("continuations/*.jsonl")):
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
