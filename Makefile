@@ -6,7 +6,7 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-face bench-generator bench-perplexity bench-rival bench-search bench-streams clean
+.PHONY: demo test check fix bench bench-face bench-generator bench-perplexity bench-rival bench-search bench-streams bench-techniques clean
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
@@ -40,6 +40,10 @@ bench-perplexity: $(INSTALLED)
 
 bench-rival: $(INSTALLED)
 	$(BIN)/python benchmarks/rival.py --deployment $(DEMO_OUT)
+
+# Needs PENNYWEIGHT_DATA; about 45 minutes.
+bench-techniques: $(INSTALLED)
+	$(BIN)/python benchmarks/techniques.py
 
 bench-search: $(INSTALLED)
 	$(BIN)/python benchmarks/search.py

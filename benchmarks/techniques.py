@@ -106,7 +106,7 @@ def against_random(stories: Stories) -> None:
     for layers in (5, 4):
         by_chance: list[Technique] = [Depth(layers, "random", seed=seed) for seed in RANDOM_SEEDS]
         pairs.append((f"depth: {6 - layers} of 6 blocks", Depth(layers, "loss", texts), by_chance))
-    for sizes in ({"intermediate": 672}, {"intermediate": 480}, {"groups": 4}, {"hidden": 224}):
+    for sizes in ({"intermediate": 672}, {"intermediate": 480}, {"groups": 4}, {"hidden": 192}):
         by_chance = [Width(**sizes, ranking="random", seed=seed) for seed in RANDOM_SEEDS]  # type: ignore[arg-type]
         pairs.append((f"width: {sizes}", Width(**sizes, calibration=texts), by_chance))  # type: ignore[arg-type]
     for pattern in ("50%", "2:4"):

@@ -102,9 +102,11 @@ def _trainer(
     teacher.to(arguments.device)
     if kept is not None:
         ids = torch.tensor(kept, device=arguments.device)
-    return Distiller(
+    trainer = Distiller(
         student, arguments, data_collator=pad, train_dataset=list(texts), callbacks=[_watcher(settings, texts)]
     )
+    trainer.model_accepts_loss_kwargs = False  # the loss is ours, a mean: accumulated batches must share it
+    return trainer
 
 
 def last_states(model: Any, batch: dict[str, Any]) -> torch.Tensor:

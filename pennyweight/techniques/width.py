@@ -4,6 +4,7 @@ config.json says it all and any engine loads the result."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +66,13 @@ class Width(Technique):
             if wanted % step:
                 near = max(step, round(wanted / step) * step)
                 raise UsageError(f"{word} {wanted} is no multiple of {step}, which kernels need: use {near}.")
+        heads = layout.heads // layout.groups * (self.groups or layout.groups)
+        if (self.hidden or layout.hidden) % heads:
+            step = math.lcm(SNAP, heads)
+            raise UsageError(
+                f"{self.hidden or layout.hidden} hidden channels are no multiple of {heads} heads, which transformers "
+                f"asks for: keep a multiple of {step} with --hidden-size, or another number of --kv-groups."
+            )
         if not (self.intermediate or self.groups or self.hidden):
             raise UsageError("Say what to keep: --intermediate-size, --kv-groups or --hidden-size.")
         if self.ranking != "random" and not self.calibration:

@@ -88,6 +88,19 @@ def test_every_setting_trains(more: dict[str, Any], teacher: Model, student: Mod
 
 
 @pytest.mark.slow
+def test_accumulated_batches_share_one_step(teacher: Model, student: Model, tmp_path: Path) -> None:
+    """Two batches of two are, but for texts of unequal length, one of four: the first loss is alike, not twice."""
+    import json
+
+    found = []
+    for batch, accumulate in ((4, 1), (2, 2)):
+        place = tmp_path / f"{batch}x{accumulate}"
+        run(settings(teacher, steps=1, batch=batch, accumulate=accumulate), student, place)
+        found.append(json.loads((place / "made.partial" / "losses.json").read_text())[0][1])
+    assert found[1] == pytest.approx(found[0], rel=0.25)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("on_policy", [0.0, 0.5])
 def test_a_run_that_is_cut_resumes_to_the_same_result(
     on_policy: float, teacher: Model, student: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from pennyweight.errors import UsageError
+from pennyweight.model import Lineage, Model
 from pennyweight.techniques.layout import Layout
 from pennyweight.techniques.width import Width, intermediate_for, narrowed
 
@@ -30,3 +34,13 @@ def test_parameters_become_a_width() -> None:
 def test_an_unknown_ranking_is_refused() -> None:
     with pytest.raises(UsageError, match="ranking"):
         Width(ranking="luck")
+
+
+def test_channels_that_the_heads_do_not_divide_are_refused(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6,
+              "num_attention_heads": 6, "vocab_size": 512}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = Model(tmp_path, "huggingface", "F32", Lineage("x", {}))
+    with pytest.raises(UsageError, match="multiple of 96"):
+        Width(hidden=224, calibration=("x",)).result_kind(model)
+    assert Width(hidden=192, calibration=("x",)).result_kind(model) == ("huggingface", "F32")
