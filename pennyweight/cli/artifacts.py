@@ -56,5 +56,5 @@ def count(text: str | None, option: str) -> int | None:
     number, suffix = (text[:-1], text[-1].lower()) if text[-1:].isalpha() else (text, "")
     try:
         return int(float(number) * COUNTS[suffix])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise UsageError(f"{option} {text!r} is no count: write it as 100M or 1.2B.") from None

@@ -128,7 +128,7 @@ def _generator(run: Replay) -> list[Quantity]:
 
 
 PER_TOKEN = re.compile(r"(?:tpot|itl)_.*|.*_per_1k_tokens|dollars_per_million_tokens")
-TOKENS_PER_SECOND = ("output_throughput", "total_throughput")
+TOKENS_PER_SECOND = ("output_throughput", "total_throughput", "output_tokens")
 
 
 def in_other_tokens(measurement: Measurement, growth: float) -> Measurement:

@@ -28,6 +28,8 @@ from pennyweight.workload import Arrivals, Workload
 
 ENGINE, SCHEME = "openvino", "Q8_0"  # where speculation is measured
 RUN_WAVES = 3
+MOST_GUESSES = 16
+LENGTH = 384  # tokens of prompt and continuation to learn from
 FEWEST_REQUESTS = 12
 
 
@@ -71,8 +73,17 @@ def draft(asked: Drafting, listener: Listener) -> Draft:
     layout = Layout.of(asked.target.config)
     if not 1 <= asked.layers < layout.layers:
         raise UsageError(f"--layers {asked.layers} makes no draft: {asked.target.name} has {layout.layers}.")
+    if not 1 <= asked.guesses <= MOST_GUESSES:
+        raise UsageError(f"--num-speculative-tokens {asked.guesses} is not possible: use 1 to {MOST_GUESSES}.")
+    if asked.rounds < 2:
+        raise UsageError(f"--rounds {asked.rounds} gives no confidence interval: use 2 or more.")
     tokenizer = Tokenizer(asked.target.path)
     prompts = tuple(tokenizer.prompt_text(request) for request in tuning.requests)
+    learning = Distill(
+        str(asked.target.path), asked.target.id, prompts, length=LENGTH, temperature=0.7, steps=asked.steps, batch=4,
+        mixed_precision=True, seed=asked.seed,
+    )  # fmt: skip
+    learning.result_kind(asked.target)
 
     listener.stage("Answers of the target")
     with serve(_reference(asked.target)) as endpoint:
@@ -81,10 +92,6 @@ def draft(asked: Drafting, listener: Listener) -> Draft:
     pruned = techniques.apply(Depth(asked.layers, "influence", prompts), asked.target, listener.progress)
     before = _acceptance(pruned, made, asked.guesses, listener)
     listener.stage("Distilling on the target's own words")
-    learning = Distill(
-        str(asked.target.path), asked.target.id, prompts, temperature=0.7, steps=asked.steps, batch=4,
-        mixed_precision=True, seed=asked.seed,
-    )  # fmt: skip
     learnt = techniques.apply(learning, pruned, listener.progress)
     after = _acceptance(learnt, made, asked.guesses, listener)
     listener.stage(f"Converting both to {SCHEME}")

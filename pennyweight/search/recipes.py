@@ -86,7 +86,7 @@ def technique(
         "vocabulary": lambda: Vocabulary(int(amount), texts),
         "distill": lambda: Distill(
             str(teacher.path), teacher.id, tuple(prompts), steps=int(amount), batch=4, mixed_precision=True,
-            learning_rate=1e-4, temperature=0.7,
+            learning_rate=1e-4, temperature=0.7, length=384,
         ),
     }  # fmt: skip
     return makers[name]()
@@ -117,8 +117,10 @@ def parse(text: str | None) -> dict[str, str]:
         wanted[name] = amount or ORDER[name]
         if name in ("prune", "neurons"):
             _share(name, wanted[name])
-        elif name != "sparsity" and not wanted[name].isdigit():
-            raise UsageError(f"--techniques {part!r}: {amount!r} is no whole number.")
+        elif name == "sparsity":
+            Sparsity(wanted[name])
+        elif not wanted[name].isdecimal() or (int(wanted[name]) < 1 and name != "vocabulary"):
+            raise UsageError(f"--techniques {part!r}: {amount!r} is no whole number above 0.")
     return wanted
 
 

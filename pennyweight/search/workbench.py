@@ -132,10 +132,11 @@ class Workbench:
         return {key: r.translated(translate) for key, r in held.items()} if translate else held
 
     def growth(self, deployment: Deployment) -> float:
-        """How many of this deployment's tokens one of the baseline's takes, over its answers to the tuning half."""
+        """How many of this deployment's tokens one of the baseline's takes. Over the held-out answers: the vocabulary
+        was chosen by the tuning half's."""
         if self.translation(deployment) is None:
             return 1.0
-        answers = [reference.text for reference in self.references["tuning"].values()]
+        answers = [reference.text for reference in self.references["held-out"].values()]
         return growth(self.question.model.path, Path(deployment.model_path), answers)
 
     def speed(

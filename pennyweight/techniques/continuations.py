@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyweight import checkpoint
-from pennyweight.errors import ModelError
-from pennyweight.model import canonical_hash
+from pennyweight.errors import ModelError, UsageError
+from pennyweight.model import Model, canonical_hash
 from pennyweight.techniques import digest
 from pennyweight.techniques.activations import progress
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pennyweight.techniques.distill import Distill
 
+FEWEST_PROMPTS = 8
 TOGETHER = 32  # texts written at once
 
 
@@ -30,14 +31,15 @@ class Text:
     tokens: tuple[int, ...]
 
 
-def shared_tokens(student: Path, teacher: Path) -> list[int] | None:
-    """The teacher's id of each of the student's tokens; None where the vocabularies are the same. Refuses a student
-    whose tokens the teacher does not have: their distributions cannot be compared."""
+def shared_tokens(student: Path, teacher: Path) -> list[tuple[int, int]] | None:
+    """(student's id, teacher's id) of each of the student's tokens; None where vocabularies and heads are the same.
+    Refuses a student whose tokens the teacher does not have: their distributions cannot be compared."""
     import tokenizers
 
     ours, theirs = (tokenizers.Tokenizer.from_file(str(path / "tokenizer.json")) for path in (student, teacher))
     own, other = ours.get_vocab(), theirs.get_vocab()
-    if own == other:
+    rows = [Model.config_of(path)["vocab_size"] for path in (student, teacher)]
+    if own == other and rows[0] == rows[1]:
         return None
     missing = [token for token in own if token not in other]
     if missing:
@@ -45,7 +47,7 @@ def shared_tokens(student: Path, teacher: Path) -> list[int] | None:
             f"Teacher and student do not match: {len(missing)} of the student's tokens ({missing[0]!r}, …) are unknown "
             "to the teacher. Distil from the model that the student was made from."
         )
-    return [other[token] for token in sorted(own, key=own.__getitem__)]
+    return [(number, other[token]) for token, number in own.items() if number < rows[0] and other[token] < rows[1]]
 
 
 def written(settings: Distill, source: Path, folder: Path) -> list[Text]:
@@ -58,7 +60,7 @@ def written(settings: Distill, source: Path, folder: Path) -> list[Text]:
               settings.length, settings.seed]  # fmt: skip
     folder.mkdir(exist_ok=True)
     file = folder / f"{canonical_hash(wanted)}.jsonl"
-    jobs = [prompt for prompt in settings.prompts for _ in range(settings.continuations)]
+    jobs = [prompt for prompt in short_enough(settings, teacher) for _ in range(settings.continuations)]
     batches = [jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER)]
     with checkpoint.locked(file.with_suffix(".lock")):
         lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []  # the last one may have been cut off
@@ -68,7 +70,7 @@ def written(settings: Distill, source: Path, folder: Path) -> list[Text]:
     ours = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
     theirs = tokenizers.Tokenizer.from_file(str(teacher / "tokenizer.json"))
     ids = shared_tokens(source, teacher)
-    own = None if ids is None else {token: number for number, token in enumerate(ids)}
+    own = None if ids is None else {theirs_id: own_id for own_id, theirs_id in ids}
     found = []
     for line in lines:
         for prompt, answer in json.loads(line):
@@ -116,9 +118,32 @@ def continue_texts(
 ) -> list[tuple[list[int], list[int]]]:
     """(prompt tokens, continuation) of each, sampled; the end token stays, so that the student learns to stop."""
     start = model.config.bos_token_id if model.config.bos_token_id is not None else 0
-    heads = [(tokenizer.encode(p, add_special_tokens=not p).ids or [start])[: settings.length // 2] for p in prompts]
+    heads = [prompt_tokens(tokenizer, prompt, start) for prompt in prompts]
     rows = generate(model, heads, settings)
     return list(zip(heads, rows, strict=True))
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, start: int) -> list[int]:
+    """With the special tokens that serving would put before it, once: a rendered chat may hold them already."""
+    with_special: list[int] = tokenizer.encode(prompt).ids
+    plain: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
+    doubled = len(with_special) > len(plain) > 0 and with_special[0] == plain[0]
+    return (plain if doubled else with_special) or [start]
+
+
+def short_enough(settings: Distill, teacher: Path) -> list[str]:
+    """The prompts that leave half of the length to the answer. A cut one would teach to go on with the question."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(teacher / "tokenizer.json"))
+    lengths = [len(prompt_tokens(tokenizer, prompt, 0)) for prompt in settings.prompts]
+    fitting = [p for p, length in zip(settings.prompts, lengths, strict=True) if length <= settings.length // 2]
+    if len(fitting) < FEWEST_PROMPTS:
+        raise UsageError(
+            f"{len(fitting)} of {len(lengths)} prompts fit into half of --length {settings.length} and "
+            f"{FEWEST_PROMPTS} are needed: raise --length (the longest prompt has {max(lengths)} tokens)."
+        )
+    return fitting
 
 
 def generate(model: Any, heads: Sequence[Sequence[int]], settings: Distill) -> list[list[int]]:

@@ -9,6 +9,7 @@ run goes on to the same result.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from pennyweight.techniques import Technique, digest, rounding
 from pennyweight.techniques.divergence import parse_mix
 from pennyweight.techniques.layout import Layout
 
-FEWEST_PROMPTS = 8
 TEXTS = "continuations"  # folder of what teachers wrote, beside the artifacts
 
 
@@ -47,6 +47,7 @@ class Distill(Technique):
     seed: int = 0
 
     name: ClassVar[str] = "distill"
+    revision: ClassVar[int] = 2  # the head multiplies in bfloat16, too, where that is asked for
     packages: ClassVar[tuple[str, ...]] = ("transformers", "accelerate", "torch")
 
     def __post_init__(self) -> None:
@@ -55,6 +56,11 @@ class Distill(Technique):
             raise UsageError(f"--round-to {self.round_to!r} is unknown: use {', '.join(rounding.SCHEMES)}.")
         if self.steps < 1 or self.batch < 1 or self.continuations < 1 or self.accumulate < 1 or self.length < 8:
             raise UsageError("--steps, --batch, --accumulate and --continuations must be 1 or more, --length 8.")
+        for word, value in (("--temperature", self.temperature), ("--learning-rate", self.learning_rate)):
+            if not 0 < value < math.inf:
+                raise UsageError(f"{word} {value} is not possible: it must be above 0.")
+        if not 0 <= self.hidden < math.inf:
+            raise UsageError(f"--hidden {self.hidden} is no weight: use 0 or more.")
         if not 0 <= self.on_policy <= 1:
             raise UsageError(f"--on-policy {self.on_policy} is no share: use 0 to 1.")
 
@@ -68,12 +74,13 @@ class Distill(Technique):
             raise UsageError(
                 f"--hidden matches states of one width: the student has {student.hidden}, the teacher {teacher.hidden}."
             )
+        from pennyweight.techniques.continuations import FEWEST_PROMPTS, shared_tokens, short_enough
+
         if len(self.prompts) < FEWEST_PROMPTS:
             raise UsageError(
                 f"{len(self.prompts)} prompts are too few to distil on: {FEWEST_PROMPTS} or more are needed."
             )
-        from pennyweight.techniques.continuations import shared_tokens
-
+        short_enough(self, Path(self.teacher))
         shared_tokens(model.path, Path(self.teacher))
         return "huggingface", model.scheme
 

@@ -15,19 +15,18 @@ PIECE = 256  # positions whose logits are held at once
 
 
 def head_divergence(
-    ours: torch.Tensor, weight: torch.Tensor, theirs: torch.Tensor, other: torch.Tensor, ids: torch.Tensor | None,
-    mix: dict[str, float],
+    ours: torch.Tensor, weight: torch.Tensor, theirs: torch.Tensor, other: torch.Tensor, mix: dict[str, float], *,
+    low: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """Mean divergence over positions. `ours`, `theirs`: states [positions, hidden]; `weight`, `other`: the heads
-    [tokens, hidden]; of the teacher's tokens, `ids` names those that the student has."""
+    [tokens, hidden], of the same tokens. `low`: the student's side multiplies in bfloat16."""
     import torch
 
-    device = ours.device.type
-    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    kept = (other if ids is None else other[ids]).detach()
+    kind = torch.bfloat16 if low else torch.float32
+    kept = other.detach()
     grad_states, grad_weight = torch.empty_like(ours), torch.zeros_like(weight)
     head, total = weight.detach().to(kind), 0.0
-    with torch.no_grad(), torch.autocast(device, enabled=False):
+    with torch.no_grad():
         for start in range(0, len(ours), PIECE):
             rows = slice(start, start + PIECE)
             wanted = (theirs[rows].to(kept.dtype) @ kept.T).float().log_softmax(-1)

@@ -50,7 +50,7 @@ class Layout:
         return Layout(
             family, layers, hidden, config["intermediate_size"], heads, config.get("num_key_value_heads") or heads,
             config.get("head_dim") or hidden // heads, config["vocab_size"],
-            config.get("tie_word_embeddings", family in ("gemma3_text",)), tuple(config.get("layer_types") or ()),
+            config.get("tie_word_embeddings", family in ("gemma3_text",)), _layer_types(config),
         )  # fmt: skip
 
     @property
@@ -69,6 +69,16 @@ class Layout:
             layer, part = split(name)
             if (part not in PARTS) if layer is not None else (part not in OUTSIDE):
                 raise ModelError(f"The tensor {name} belongs to no layout known here ({', '.join(FAMILIES)}).")
+
+
+def _layer_types(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Older Gemma-3 configs name the pattern's length only: the last of every so many layers looks globally."""
+    if config.get("layer_types") or config.get("model_type") != "gemma3_text":
+        return tuple(config.get("layer_types") or ())
+    every = config.get("sliding_window_pattern") or 6
+    kinds = ("full_attention" if (layer + 1) % every == 0 else "sliding_attention"
+             for layer in range(config["num_hidden_layers"]))  # fmt: skip
+    return tuple(kinds)
 
 
 def split(name: str) -> tuple[int | None, str]:

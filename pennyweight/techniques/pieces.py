@@ -24,6 +24,7 @@ class Pieces:
     """The contents of one tokenizer.json: byte-level BPE, BPE with byte fallback, or Unigram with byte fallback."""
 
     value: Mapping[str, Any]
+    rows: int = 1 << 60  # of the embedding: tokens beyond it (Gemma's for images) have no weights and go
 
     def __post_init__(self) -> None:
         kind = self.model.get("type")
@@ -46,7 +47,12 @@ class Pieces:
             found = {piece: number for number, (piece, _) in enumerate(self.model["vocab"])}
         else:
             found = dict(self.model["vocab"])
-        return found | {token["content"]: token["id"] for token in self.value["added_tokens"]}
+        found |= {token["content"]: token["id"] for token in self.added}
+        return {piece: number for piece, number in found.items() if number < self.rows}
+
+    @property
+    def added(self) -> list[Mapping[str, Any]]:
+        return [token for token in self.value["added_tokens"] if token["id"] < self.rows]
 
     @cached_property
     def merges(self) -> list[tuple[str, str]]:
@@ -68,7 +74,7 @@ class Pieces:
     @cached_property
     def safe(self) -> set[str]:
         """What must stay whatever the corpus says: specials and added tokens, bytes, the piece for the unknown."""
-        kept: set[str] = {token["content"] for token in self.value["added_tokens"]}
+        kept: set[str] = {token["content"] for token in self.added}
         if self.byte_level:
             kept |= {piece for piece in self.ids if len(piece) == 1}  # 256 stand-ins for bytes
         kept |= {piece for piece in self.ids if BYTE_PIECE.fullmatch(piece)}
@@ -147,7 +153,7 @@ class Pieces:
             spelled = isinstance(self.model["merges"][0], str) if self.model["merges"] else False
             model["merges"] = [" ".join(m) if spelled else list(m) for m in self.merges if m in merges]
         value = {**self.value, "model": model}
-        value["added_tokens"] = [{**token, "id": new[token["id"]]} for token in self.value["added_tokens"]]
+        value["added_tokens"] = [{**token, "id": new[token["id"]]} for token in self.added]
         if value.get("post_processor"):
             value["post_processor"] = _renumbered(value["post_processor"], new)
         return value, old

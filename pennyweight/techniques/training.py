@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +57,13 @@ def last_state(work: Path) -> str | None:
 
 
 def _trainer(
-    settings: Distill, student: Any, teacher: Any, texts: Sequence[Text], kept: list[int] | None, work: Path
+    settings: Distill, student: Any, teacher: Any, texts: Sequence[Text], kept: list[tuple[int, int]] | None, work: Path
 ) -> Any:
     import torch
     from transformers import Trainer, TrainingArguments
 
     mix = parse_mix(settings.divergence)
-    ids: torch.Tensor | None = None
+    ids: Shared | None = None
 
     class Distiller(Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
@@ -72,10 +73,13 @@ def _trainer(
                 batch = own_texts(student, batch, settings)
             learn = batch.pop("learn").bool()
             ours = last_states(model, batch)[learn]
-            with torch.no_grad(), torch.autocast(teacher.device.type, enabled=False):
-                read = batch if ids is None else {**batch, "input_ids": ids[batch["input_ids"]]}
+            with torch.no_grad():
+                read = batch if ids is None else {**batch, "input_ids": ids.read[batch["input_ids"]]}
                 theirs = last_states(teacher, read)[learn]
-            loss = head_divergence(ours, student.lm_head.weight, theirs, teacher.lm_head.weight, ids, mix)
+            own, other = student.lm_head.weight, teacher.lm_head.weight
+            if ids is not None:
+                own, other = own[ids.own], other[ids.other]
+            loss = head_divergence(ours, own, theirs, other, mix, low=settings.mixed_precision)
             if settings.hidden:
                 away = (ours.float() - theirs.float()).square().mean()
                 loss = loss + settings.hidden * away / theirs.float().square().mean()
@@ -101,12 +105,30 @@ def _trainer(
     )  # fmt: skip
     teacher.to(arguments.device)
     if kept is not None:
-        ids = torch.tensor(kept, device=arguments.device)
+        ids = shared(kept, student.config.vocab_size, arguments.device)
     trainer = Distiller(
         student, arguments, data_collator=pad, train_dataset=list(texts), callbacks=[_watcher(settings, texts)]
     )
     trainer.model_accepts_loss_kwargs = False  # the loss is ours, a mean: accumulated batches must share it
     return trainer
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The tokens that both have, by each one's ids, and the teacher's id of every token of the student."""
+
+    own: torch.Tensor
+    other: torch.Tensor
+    read: torch.Tensor
+
+
+def shared(kept: Sequence[tuple[int, int]], rows: int, device: Any) -> Shared:
+    import torch
+
+    own, other = (torch.tensor(ids, device=device) for ids in zip(*kept, strict=True))
+    read = torch.zeros(rows, dtype=torch.long, device=device)
+    read[own] = other
+    return Shared(own, other, read)
 
 
 def last_states(model: Any, batch: dict[str, Any]) -> torch.Tensor:

@@ -45,10 +45,11 @@ class Vocabulary(Technique):
         if not 0 <= self.tokens < layout.vocabulary:
             raise UsageError(f"--tokens {self.tokens} is not possible: {model.name} has {layout.vocabulary}.")
         if self.tokens % SNAP:
-            raise UsageError(f"--tokens {self.tokens} is no multiple of {SNAP}: use {self.tokens // SNAP * SNAP}.")
+            near = max(SNAP, self.tokens // SNAP * SNAP)
+            raise UsageError(f"--tokens {self.tokens} is no multiple of {SNAP}: use {near}.")
         if not self.corpus:
             raise UsageError("Trimming needs text that shows which tokens are used: name a workload or --corpus.")
-        Pieces(json.loads((model.path / "tokenizer.json").read_text(encoding="utf-8")))
+        Pieces(json.loads((model.path / "tokenizer.json").read_text(encoding="utf-8")), layout.vocabulary)
         return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
@@ -59,7 +60,7 @@ class Vocabulary(Technique):
         config = Model.config_of(source)
         layout = Layout.of(config)
         layout.check(Weights(source))
-        pieces = Pieces(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")))
+        pieces = Pieces(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")), layout.vocabulary)
         used = needed(source, self.corpus)
         kept, merges = pieces.filled(used, self.tokens or layout.vocabulary // 2 // SNAP * SNAP)
         tokenizer, old = pieces.trimmed(kept, merges)

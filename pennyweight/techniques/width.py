@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SNAP = 32  # GGUF's blocks; sizes that kernels like are multiples of it
 RANKINGS = ("activations", "random")
 QUERY, KEY, VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+EVEN_HEADS = ("llama", "gemma3_text")  # whose configs transformers refuses where heads do not divide the channels
 # Norms over the hidden channels, and the linear layer that reads each (whose input is the norm's output).
 READERS = {
     "input_layernorm.weight": QUERY,
@@ -67,7 +68,7 @@ class Width(Technique):
                 near = max(step, round(wanted / step) * step)
                 raise UsageError(f"{word} {wanted} is no multiple of {step}, which kernels need: use {near}.")
         heads = layout.heads // layout.groups * (self.groups or layout.groups)
-        if (self.hidden or layout.hidden) % heads:
+        if layout.family in EVEN_HEADS and (self.hidden or layout.hidden) % heads:
             step = math.lcm(SNAP, heads)
             raise UsageError(
                 f"{self.hidden or layout.hidden} hidden channels are no multiple of {heads} heads, which transformers "
@@ -162,7 +163,10 @@ class Surgeon:
             rows = tensor[self._heads(layer, stem)]
             return rows if tensor.ndim == 1 else rows[:, channels]
         if part.endswith("layernorm.weight"):
-            return self._norm(tensor, f"model.layers.{layer}.{READERS[part]}" if part in READERS else "")
+            reader = READERS.get(part, "")
+            if self.layout.family == "gemma3_text" and part == "post_attention_layernorm.weight":
+                reader = ""  # there it works on what attention gives, which no linear layer reads
+            return self._norm(tensor, f"model.layers.{layer}.{reader}")
         return tensor  # q_norm and k_norm work within a head
 
     def _outside(self, name: str, tensor: torch.Tensor) -> torch.Tensor:

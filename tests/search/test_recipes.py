@@ -39,7 +39,7 @@ def test_the_evidence_exists() -> None:
             assert (root / file.split(",")[0]).exists(), row
 
 
-@pytest.mark.parametrize("text", ["melt", "prune:2", "prune:0%", "distill:many", "kv-heads:x"])
+@pytest.mark.parametrize("text", ["melt", "prune:2", "prune:0%", "distill:many", "distill:0", "kv-heads:x"])
 def test_unknown_techniques_and_amounts_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match=text.partition(":")[0]):
         parse(text)

@@ -18,7 +18,7 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.techniques import training
-from pennyweight.techniques.continuations import Text, pad, shared_tokens, translated
+from pennyweight.techniques.continuations import Text, pad, prompt_tokens, shared_tokens, translated
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.distill import Distill
 from pennyweight.techniques.sparsity import Sparsity
@@ -27,7 +27,7 @@ from pennyweight.weights import Weights
 from pennyweight.workload import texts
 
 TEXTS = tuple(texts(traces.load("chat").requests))
-PROMPTS = tuple(text[:80] for text in TEXTS[:8])
+PROMPTS = tuple(text[:30] for text in TEXTS[:8])
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,7 @@ def test_a_trimmed_student_learns_from_the_whole_teacher(teacher: Model, student
     trimmed = techniques.apply(Vocabulary(448, TEXTS[:6] * 8), student)
     ids = shared_tokens(trimmed.path, teacher.path)
     assert ids is not None and len(ids) == 448
+    assert all(own <= other for own, other in ids)
     made = run(settings(teacher, steps=2), trimmed, tmp_path)
     assert made["model.embed_tokens.weight"].shape[0] == 448
 
@@ -206,12 +207,52 @@ def test_padding_marks_where_to_learn() -> None:
 
 @pytest.mark.parametrize(
     ("more", "word"),
-    [({"steps": 0}, "steps"), ({"on_policy": 2.0}, "on-policy"), ({"round_to": "Q3"}, "round-to"),
+    [({"steps": 0}, "steps"), ({"temperature": 0.0}, "temperature"),
+     ({"learning_rate": -1.0}, "learning-rate"), ({"on_policy": 2.0}, "on-policy"), ({"round_to": "Q3"}, "round-to"),
      ({"divergence": "odd"}, "divergence")],
 )  # fmt: skip
 def test_bad_settings_are_refused(more: dict[str, Any], word: str, teacher: Model) -> None:
     with pytest.raises(UsageError, match=word):
         settings(teacher, **more)
+
+
+def test_prompts_too_long_to_be_answered_are_refused(teacher: Model) -> None:
+    with pytest.raises(UsageError, match="raise --length"):
+        settings(teacher, prompts=TEXTS[:9], length=8).result_kind(teacher)
+
+
+def test_special_tokens_stand_before_a_prompt_once(teacher: Model) -> None:
+    import tokenizers
+    from tokenizers.processors import TemplateProcessing
+
+    backend = tokenizers.Tokenizer.from_file(str(teacher.path / "tokenizer.json"))
+    plain = backend.encode("hello").ids
+    backend.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    assert prompt_tokens(backend, "hello", 0) == [0, *plain]
+    assert prompt_tokens(backend, "<|endoftext|>hello", 0) == [0, *plain]
+    assert prompt_tokens(backend, "", 7) == [0]
+
+
+@pytest.mark.slow
+def test_heads_of_unequal_length_are_compared_where_both_have_rows(teacher: Model, tmp_path: Path) -> None:
+    """Qwen's sizes share a tokenizer and pad the embedding differently."""
+    import torch
+
+    from pennyweight.weights import rewrite
+
+    config = Model.config_of(teacher.path)
+
+    def longer(name: str, tensor: Any) -> list[tuple[str, Any]]:
+        rows = torch.zeros(64, tensor.shape[1]) if "embed_tokens" in name else tensor[:0]
+        return [(name, torch.cat([tensor, rows]))]
+
+    padded = tmp_path / "padded"
+    padded.mkdir()
+    rewrite(teacher.path, padded, {**config, "vocab_size": config["vocab_size"] + 64}, longer)
+    student = checkpoint.open_model(str(padded))
+    assert len(shared_tokens(student.path, teacher.path) or ()) == config["vocab_size"]
+    made = run(settings(teacher, steps=1), student, tmp_path)
+    assert made["model.embed_tokens.weight"].shape[0] == config["vocab_size"] + 64
 
 
 def test_too_few_prompts_are_refused(teacher: Model) -> None:

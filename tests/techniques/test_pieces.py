@@ -123,3 +123,13 @@ def test_special_ids_of_the_post_processor_follow(tokenizer_directory: Path) -> 
 def test_other_kinds_are_refused(kind: str) -> None:
     with pytest.raises(ModelError, match=kind):
         Pieces({"model": {"type": kind, "vocab": {}}, "added_tokens": []})
+
+
+def test_tokens_beyond_the_embedding_go() -> None:
+    """Gemma's tokenizer has one for images whose id is the number of rows."""
+    value = byte_level()
+    rows = len(value["model"]["vocab"])
+    value["added_tokens"] = [*value["added_tokens"], {"id": rows, "content": "<image>", "special": True}]
+    pieces = Pieces(value, rows)
+    made, old = pieces.trimmed(*pieces.closed(pieces.safe))
+    assert max(old) < rows and "<image>" not in {token["content"] for token in made["added_tokens"]}
