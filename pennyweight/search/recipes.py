@@ -52,6 +52,8 @@ class Recipe:
 
     def refusal(self, model: Model) -> str | None:
         """Why this cannot be made of the model."""
+        if not self.steps:
+            return None  # whatever its architecture
         try:
             layout = Layout.of(model.config)
             for name, amount in self.steps:

@@ -18,10 +18,12 @@ from pennyweight.search.candidates import (
     Candidate,
     Space,
     finer_than,
+    is_unmodified,
     neighbours,
     predicted,
     propose,
 )
+from pennyweight.search.recipes import Recipe
 from pennyweight.serve import catalogue
 
 SMALL = Hardware("cpu", 2, 1 << 34, memory_bandwidth=3e10, arithmetic_rate={"f32": 3e11, "bf16": 1e12, "int8": 2e12})
@@ -67,11 +69,11 @@ def test_every_engine_with_every_scheme_is_either_proposed_or_refused(model: Mod
     for engine in catalogue.names():
         offer = catalogue.offer(engine)
         for scheme in offer.schemes if offer.model_format != "huggingface" else [model.scheme]:
-            assert ((engine, scheme) in found.groups) != (f"{engine} {scheme}" in refused)
+            assert ((engine, scheme, "") in found.groups) != (f"{engine} {scheme}" in refused)
 
 
 def test_each_group_begins_with_the_defaults(model: Model) -> None:
-    for (engine, _), group in space(model).groups.items():
+    for (engine, *_), group in space(model).groups.items():
         choices = catalogue.settings_to_search(engine, LARGE, 16)
         assert group[0].settings == {name: values[0] for name, values in choices.items()}
 
@@ -86,20 +88,20 @@ def test_an_engine_that_cannot_serve_the_model_is_refused_with_the_reason(tmp_pa
 def test_an_engine_that_is_not_installed_is_refused_with_a_mend(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines.engine_class("onnxruntime"), "packages", ("no_such_package_for_a_test",))
     found = space(model)
-    assert "onnxruntime" not in {engine for engine, _ in found.groups}
+    assert "onnxruntime" not in {engine for engine, *_ in found.groups}
     reasons = [reason for name, reason in found.refused if name.startswith("onnxruntime ")]
     assert len(reasons) == len(catalogue.offer("onnxruntime").schemes)
     assert all("pip install" in reason for reason in reasons)
 
 
 def test_only_the_engines_that_were_asked_for_are_proposed(model: Model) -> None:
-    assert {engine for engine, _ in space(model, engines=["openvino"]).groups} == {"openvino"}
+    assert {engine for engine, *_ in space(model, engines=["openvino"]).groups} == {"openvino"}
     with pytest.raises(UsageError, match="'tpu'"):
         space(model, engines=["tpu"])
 
 
 def test_only_the_schemes_that_were_asked_for_come_beside_the_unmodified_model(model: Model) -> None:
-    schemes = {scheme for _, scheme in space(model, schemes=["Q4_0"]).groups}
+    schemes = {scheme for _, scheme, _ in space(model, schemes=["Q4_0"]).groups}
     assert "Q4_0" in schemes
     assert schemes - {"Q4_0"} <= set(UNMODIFIED)
     assert schemes & set(UNMODIFIED)
@@ -130,8 +132,9 @@ def test_every_quantized_scheme_that_is_served_stands_on_a_ladder() -> None:
 
 
 def test_the_unmodified_model_is_known_as_such() -> None:
-    assert Candidate("openvino", "F16").unmodified
-    assert not Candidate("openvino", "Q8_0").unmodified
+    assert is_unmodified(Candidate("openvino", "F16").group)
+    assert not is_unmodified(Candidate("openvino", "Q8_0").group)
+    assert not is_unmodified(Candidate("openvino", "F16", recipe=Recipe((("vocabulary", "0"),))).group)
     assert Candidate("openvino", "F16", {"b": 1, "a": 2}).label == "openvino F16 a=2 b=1"
 
 
