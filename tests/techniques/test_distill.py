@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(
 ) -> None:
     import torch
 
-    monkeypatch.setattr(training, "head_divergence", lambda *_: torch.tensor(math.nan, requires_grad=True))
+    monkeypatch.setattr(training, "head_divergence", lambda *_, **__: torch.tensor(math.nan, requires_grad=True))
     with pytest.raises(ModelError, match="step 1"):
         run(settings(teacher), student, tmp_path)
     assert (tmp_path / "made.work").exists()
@@ -266,7 +266,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(teacher: Model, tmp_pat
     spec = tmp_path / "student"
     spec.symlink_to(teacher.path)
     command = [sys.executable, "-m", "pennyweight", "distill", str(spec), "--teacher", str(teacher.path),
-               "--steps", "4", "--batch", "2", "--length", "48", "--continuations", "1"]  # fmt: skip
+               "--steps", "4", "--batch", "2", "--length", "240", "--continuations", "1"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ.copy(), start_new_session=True)
     models = checkpoint.cache_directory() / "models"
     deadline = time.monotonic() + 60
