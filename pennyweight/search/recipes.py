@@ -17,8 +17,7 @@ from pennyweight.techniques.distill import Distill
 from pennyweight.techniques.key_value_heads import KeyValueHeads
 from pennyweight.techniques.layout import Layout
 from pennyweight.techniques.sparsity import Sparsity
-from pennyweight.techniques.vocabulary import SNAP as ROWS
-from pennyweight.techniques.vocabulary import Vocabulary
+from pennyweight.techniques.vocabulary import Vocabulary, size_kept
 from pennyweight.techniques.width import SNAP, Width, narrowed
 
 # In the order in which they are applied, each with the amount that is tried when none is given.
@@ -47,7 +46,7 @@ class Recipe:
             elif name == "kv-heads":
                 changed["num_key_value_heads"] = int(amount)
             elif name == "vocabulary":
-                changed["vocab_size"] = int(amount) or layout.vocabulary // 2 // ROWS * ROWS
+                changed["vocab_size"] = size_kept(int(amount), layout)
         return changed
 
     def refusal(self, model: Model) -> str | None:

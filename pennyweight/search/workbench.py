@@ -56,7 +56,8 @@ class Workbench:
         question = self.question
         self.tuning, self.held_out = question.workload.split(question.seed)
         self.tokenizer = Tokenizer(question.model.path)
-        self._translations: dict[str, Translation | None] = {}
+        self._translations: dict[str, Translation | None] = {}  # by model path, as the next
+        self._growths: dict[str, float] = {}
         self.arrivals = Arrivals("closed", max_concurrency=question.streams)
         self.space = space_of(question, self.hardware)
         self.study = Study(self.directory / "study.jsonl", question.as_json(), resume=self.resume)
@@ -136,8 +137,11 @@ class Workbench:
         was chosen by the tuning half's."""
         if self.translation(deployment) is None:
             return 1.0
-        answers = [reference.text for reference in self.references["held-out"].values()]
-        return growth(self.question.model.path, Path(deployment.model_path), answers)
+        if deployment.model_path not in self._growths:
+            answers = [reference.text for reference in self.references["held-out"].values()]
+            made = growth(self.question.model.path, Path(deployment.model_path), answers)
+            self._growths[deployment.model_path] = made
+        return self._growths[deployment.model_path]
 
     def speed(
         self, endpoint: Endpoint, deployment: Deployment, workload: Workload, warm_with: Workload | None = None

@@ -82,6 +82,11 @@ def unwatched(done: int, total: int, note: str = "") -> None:
     del done, total, note
 
 
+def progress(done: int, total: int, note: str = "") -> None:
+    """Said in the job process: one line that `COUNTED` reads in the other."""
+    print(f"{100 * done // max(total, 1)}%| {done}/{total} {note}", flush=True)
+
+
 def apply(technique: Technique, model: Model, progress: Progress = unwatched) -> Model:
     """The model after the technique, from the cache or built now."""
     model_format, scheme = technique.result_kind(model)

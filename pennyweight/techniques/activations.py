@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyweight.errors import ModelError
+from pennyweight.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +44,10 @@ def windows(source: Path, texts: Sequence[str]) -> list[torch.Tensor]:
     """The texts as one stream of tokens, cut into batches [BATCH, WINDOW]; refuses too little of it."""
     import json
 
-    import tokenizers
     import torch
 
-    tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
-    stream = [token for text in texts for token in tokenizer.encode(text).ids]
+    tokenizer = Tokenizer(source)
+    stream = [token for text in texts for token in tokenizer.encode(text)]
     if len(stream) < FEWEST_TOKENS:
         raise ModelError(
             f"The calibration text has {len(stream)} tokens and {FEWEST_TOKENS} are needed for a ranking that means "
@@ -122,8 +122,3 @@ class _Hooks:
             self.found.influence[number] += float(away.sum()) / self.tokens
 
         return hook
-
-
-def progress(done: int, total: int, note: str = "") -> None:
-    """One line that the parent process reads as progress."""
-    print(f"{100 * done // max(total, 1)}%| {done}/{total} {note}", flush=True)

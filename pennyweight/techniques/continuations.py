@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pennyweight import checkpoint
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model, canonical_hash
-from pennyweight.techniques import digest
-from pennyweight.techniques.activations import progress
+from pennyweight.techniques import digest, progress
+from pennyweight.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +34,7 @@ class Text:
 def shared_tokens(student: Path, teacher: Path) -> list[tuple[int, int]] | None:
     """(student's id, teacher's id) of each of the student's tokens; None where vocabularies and heads are the same.
     Refuses a student whose tokens the teacher does not have: their distributions cannot be compared."""
-    import tokenizers
-
-    ours, theirs = (tokenizers.Tokenizer.from_file(str(path / "tokenizer.json")) for path in (student, teacher))
+    ours, theirs = (Tokenizer(path).backend for path in (student, teacher))
     own, other = ours.get_vocab(), theirs.get_vocab()
     rows = [Model.config_of(path)["vocab_size"] for path in (student, teacher)]
     if own == other and rows[0] == rows[1]:
@@ -53,8 +51,6 @@ def shared_tokens(student: Path, teacher: Path) -> list[tuple[int, int]] | None:
 def written(settings: Distill, source: Path, folder: Path) -> list[Text]:
     """Batch after batch, each with a seed of its own, appended to a file: a run that is cut goes on where it was, and
     every student of this teacher reads the same texts."""
-    import tokenizers
-
     teacher = Path(settings.teacher)
     wanted = [settings.teacher_id, digest(settings.prompts), settings.continuations, settings.temperature,
               settings.length, settings.seed]  # fmt: skip
@@ -67,8 +63,7 @@ def written(settings: Distill, source: Path, folder: Path) -> list[Text]:
         if len(lines) < len(batches):
             write_batches(settings, teacher, file, lines, batches)
             lines = file.read_bytes().split(b"\n")[:-1]
-    ours = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
-    theirs = tokenizers.Tokenizer.from_file(str(teacher / "tokenizer.json"))
+    ours, theirs = Tokenizer(source).backend, Tokenizer(teacher).backend
     ids = shared_tokens(source, teacher)
     own = None if ids is None else {theirs_id: own_id for own_id, theirs_id in ids}
     found = []
@@ -97,11 +92,10 @@ def translated(
 def write_batches(
     settings: Distill, teacher: Path, file: Path, done: Sequence[bytes], batches: Sequence[Sequence[str]]
 ) -> None:
-    import tokenizers
     import torch
     from transformers import AutoModelForCausalLM
 
-    tokenizer = tokenizers.Tokenizer.from_file(str(teacher / "tokenizer.json"))
+    tokenizer = Tokenizer(teacher).backend
     model = AutoModelForCausalLM.from_pretrained(teacher, dtype="auto").eval()
     with file.open("wb") as stream:
         stream.writelines(line + b"\n" for line in done)
@@ -133,9 +127,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, start: int) -> list[int]:
 
 def short_enough(settings: Distill, teacher: Path) -> list[str]:
     """The prompts that leave half of the length to the answer. A cut one would teach to go on with the question."""
-    import tokenizers
-
-    tokenizer = tokenizers.Tokenizer.from_file(str(teacher / "tokenizer.json"))
+    tokenizer = Tokenizer(teacher).backend
     lengths = [len(prompt_tokens(tokenizer, prompt, 0)) for prompt in settings.prompts]
     fitting = [p for p, length in zip(settings.prompts, lengths, strict=True) if length <= settings.length // 2]
     if len(fitting) < FEWEST_PROMPTS:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique, activations, digest
+from pennyweight.techniques import Technique, activations, digest, progress
 from pennyweight.techniques.layout import Layout, join, split
 
 RANKINGS = ("loss", "influence", "random")
@@ -120,7 +120,7 @@ def least_loss(
         losses = {}
         for done, suspect in enumerate(suspects):
             losses[suspect] = loss_without([i for i in kept if i != suspect])
-            activations.progress(step * SUSPECTS + done + 1, steps * SUSPECTS)
+            progress(step * SUSPECTS + done + 1, steps * SUSPECTS)
         kept.remove(min(losses, key=lambda i: losses[i]))
     return kept
 

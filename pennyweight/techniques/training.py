@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyweight.errors import ModelError
-from pennyweight.techniques import rounding
-from pennyweight.techniques.activations import progress
+from pennyweight.techniques import progress, rounding
 from pennyweight.techniques.continuations import Text, generate, pad, shared_tokens
 from pennyweight.techniques.divergence import parse_mix
 from pennyweight.techniques.head_loss import head_divergence

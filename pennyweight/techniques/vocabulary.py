@@ -49,7 +49,7 @@ class Vocabulary(Technique):
             raise UsageError(f"--tokens {self.tokens} is no multiple of {SNAP}: use {near}.")
         if not self.corpus:
             raise UsageError("Trimming needs text that shows which tokens are used: name a workload or --corpus.")
-        Pieces(json.loads((model.path / "tokenizer.json").read_text(encoding="utf-8")), layout.vocabulary)
+        read_pieces(model.path, layout)
         return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
@@ -60,9 +60,9 @@ class Vocabulary(Technique):
         config = Model.config_of(source)
         layout = Layout.of(config)
         layout.check(Weights(source))
-        pieces = Pieces(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")), layout.vocabulary)
+        pieces = read_pieces(source, layout)
         used = needed(source, self.corpus)
-        kept, merges = pieces.filled(used, self.tokens or layout.vocabulary // 2 // SNAP * SNAP)
+        kept, merges = pieces.filled(used, size_kept(self.tokens, layout))
         tokenizer, old = pieces.trimmed(kept, merges)
         new = {before: after for after, before in enumerate(old)}
         rows = torch.tensor(old)
@@ -75,6 +75,15 @@ class Vocabulary(Technique):
             if (source / name).exists():
                 write_json(target / name, renumbered(json.loads((source / name).read_text()), new))
         rewrite(source, target, {**renumbered(config, new), "vocab_size": len(old)}, shorten)
+
+
+def size_kept(tokens: int, layout: Layout) -> int:
+    """So many as are asked for, or half."""
+    return tokens or layout.vocabulary // 2 // SNAP * SNAP
+
+
+def read_pieces(source: Path, layout: Layout) -> Pieces:
+    return Pieces(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")), layout.vocabulary)
 
 
 def needed(source: Path, corpus: Sequence[str]) -> set[str]:
