@@ -69,9 +69,7 @@ class Tokenizer:
 
         A checkpoint without a template (a base model) gets the messages as plain paragraphs.
         """
-        if self._compiled is None:
-            return self.encode(self.chat_text(messages))
-        return self.encode(self.chat_text(messages), add_special_tokens=False)
+        return self.encode(self.chat_text(messages), add_special_tokens=not self.template)
 
     def prompt_text(self, request: Request) -> str:
         """What the model reads of a request, as text."""

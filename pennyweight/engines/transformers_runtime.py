@@ -78,12 +78,12 @@ class TransformersRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
         super().__init__(settings.max_num_seqs)
         torch.set_num_threads(settings.num_threads or available_cores())
-        torch.set_grad_enabled(False)
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
         self._layers = [RowLayer(settings.max_num_seqs) for _ in range(self._model.config.num_hidden_layers)]
         self._store = Cache(layers=self._layers)
 
+    @torch.no_grad()
     def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
         cache = DynamicCache()
         output = self._model(torch.tensor([list(prompt)]), past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -91,6 +91,7 @@ class TransformersRuntime(RowRuntime):
             layer.fill(row, filled.keys, filled.values)
         return _numpy(output.logits[0, -1])
 
+    @torch.no_grad()
     def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         held = torch.from_numpy(lengths)
         for layer in self._layers:
@@ -106,6 +107,7 @@ class TransformersRuntime(RowRuntime):
         for layer in self._layers:
             layer.move(source, target, length)
 
+    @torch.no_grad()
     def _logits(self, tokens: Sequence[int]) -> Logits:
         return _numpy(self._model(torch.tensor([list(tokens)]), use_cache=False).logits[0])
 
