@@ -12,6 +12,13 @@ from typing import Any
 LINEAGE_FILE = "lineage.json"
 
 
+def cache_values_per_token(config: Mapping[str, Any]) -> int:
+    """How many numbers a decoder with this config.json keeps of every token: keys and values of all layers."""
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    return int(2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * width)
+
+
 def canonical_hash(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of a JSON value, the same on every machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

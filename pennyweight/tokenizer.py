@@ -19,6 +19,7 @@ import tokenizers
 from pennyweight.errors import ModelError
 from pennyweight.workload import Request
 
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 
@@ -51,6 +52,15 @@ class Tokenizer:
     @property
     def vocabulary_size(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def byte_pieces(self) -> dict[int, bytes]:
+        """What each token stands for in a text, in bytes: a character can take several tokens."""
+        if '"ByteLevel"' in json.dumps(json.loads(self.backend.to_str())["decoder"]):
+            known = _byte_of_stand_in()
+            pieces = {n: piece for piece, n in self.backend.get_vocab().items() if set(piece) <= known.keys()}
+            return {number: bytes(known[stand_in] for stand_in in piece) for number, piece in pieces.items()}
+        return {n: _piece_bytes(piece) for piece, n in self.backend.get_vocab().items()}
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
@@ -141,6 +151,19 @@ def growth(before: Path, after: Path, texts: Iterable[str]) -> float:
     counts = [(len(old.encode(t)), len(new.encode(t))) for t in texts]
     total = sum(count for count, _ in counts)
     return sum(count for _, count in counts) / total if total else 1.0
+
+
+def _byte_of_stand_in() -> dict[str, int]:
+    """Byte-level vocabularies spell bytes that are no visible character as one from 256 on (GPT-2's table)."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+def _piece_bytes(piece: str) -> bytes:
+    """A SentencePiece one."""
+    matched = BYTE_PIECE.fullmatch(piece)
+    return bytes([int(matched[1], 16)]) if matched else piece.replace("▁", " ").encode()
 
 
 def _template(directory: Path, config: Mapping[str, Any]) -> str:

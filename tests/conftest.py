@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pennyweight import traces
 from pennyweight.deployment import Deployment
+from pennyweight.engines import environments
 from pennyweight.serve import Endpoint, serve
 from pennyweight.workload import texts
 
@@ -22,12 +23,14 @@ TEMPLATE = (
 )
 CONTEXT = 256
 VOCABULARY = 512
+ENGINES = environments.home("")  # the user's, before any test changes the cache
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees or fills the user's cache."""
     monkeypatch.setenv("PENNYWEIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("PENNYWEIGHT_ENGINES", str(ENGINES))
 
 
 @pytest.fixture(scope="session")

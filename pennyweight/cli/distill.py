@@ -18,13 +18,14 @@ def distill(
     length: Annotated[int, typer.Option(help="Tokens of prompt and continuation.")] = 256,
     continuations: Annotated[int, typer.Option(help="That the teacher writes after each prompt.")] = 4,
     temperature: Annotated[float, typer.Option(help="At which they are written.")] = 1.0,
-    learning_rate: Annotated[float, typer.Option(help="Its highest value.")] = 5e-4,
+    learning_rate: Annotated[float, typer.Option(help="Its highest value.")] = 2e-4,
     divergence: Annotated[
         str, typer.Option(help="forward, reverse, jensen-shannon, or a mix: forward:0.7,reverse:0.3.")
     ] = "forward",
-    hidden: Annotated[float, typer.Option(help="Weight of matching the last hidden state.")] = 0.0,
+    hidden: Annotated[float, typer.Option(help="Weight of matching hidden states, block by block.")] = 0.0,
     on_policy: Annotated[float, typer.Option(help="Share of the steps on the student's own continuations.")] = 0.0,
     round_to: Annotated[str, typer.Option(help="Train through the rounding of Q4_0, Q8_0 or W4A16.")] = "",
+    train_embeddings: Annotated[bool, typer.Option(help="The embeddings and the head, too.")] = False,
     mixed_precision: Annotated[bool, typer.Option(help="bfloat16 arithmetic, float32 weights.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     workload: options.WorkloadName = "chat",
@@ -47,7 +48,8 @@ def distill(
         texts = artifacts.tuning_texts(model, workload, trace_format, seed)
         technique = Distill(
             str(model.path), model.id, texts, continuations, temperature, length, steps, batch, accumulate,
-            learning_rate, divergence, hidden, on_policy, round_to, mixed_precision, gradient_checkpointing, seed,
+            learning_rate, divergence, hidden, on_policy, round_to, train_embeddings, mixed_precision,
+            gradient_checkpointing, seed,
         )  # fmt: skip
         live.stage(f"Distilling {model.name} into {learner.name}")
         made = techniques.apply(technique, learner, live.progress)

@@ -2,25 +2,31 @@
 
 An engine's class is its settings: frozen, checked when it is made. `load` gives a `Runtime`, which the worker drives:
 
-    submit(generation) -> step() -> [Event, …] -> step() -> … ; cancel(id) ; score(tokens)
+    submit(generation) -> step() -> [Event, …] -> step() -> … ; cancel(id) ; score(tokens, start)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.hardware import Hardware
 
+if TYPE_CHECKING:
+    from pennyweight.engines.environments import Recipe
+
 ENGINES = {
     "openvino": "pennyweight.engines.openvino:OpenVINO",
     "onnxruntime": "pennyweight.engines.onnxruntime:ONNXRuntime",
+    "llamacpp": "pennyweight.engines.llamacpp:LlamaCpp",
     "transformers": "pennyweight.engines.transformers:Transformers",
     "scripted": "pennyweight.engines.scripted:Scripted",
 }
@@ -57,8 +63,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Score:
-    """Teacher forcing over one sequence of n tokens: n-1 log-probabilities of its tokens from the second on, with the
-    most likely token and its log-probability at each of these places."""
+    """Teacher forcing over one sequence: log-probabilities of its tokens from some place on, with the most likely token
+    and its log-probability at each of these places."""
 
     logprobs: Sequence[float]
     top_tokens: Sequence[int]
@@ -66,12 +72,15 @@ class Score:
 
 
 class Runtime(Protocol):
-    """A loaded model in a worker. One thread drives it; `step` should release the GIL while it computes."""
+    """A loaded model in a worker. One thread drives it; `step` should release the GIL while it computes.
+
+    `score` tells of the tokens from place `start` on (1 or more), at once or, from a server, later.
+    """
 
     def submit(self, generation: Generation) -> None: ...
     def step(self) -> list[Event]: ...
     def cancel(self, generation_id: str) -> None: ...
-    def score(self, tokens: Sequence[int]) -> Score: ...
+    def score(self, tokens: Sequence[int], start: int) -> Score | Future[Score]: ...
     def close(self) -> None: ...
 
 
@@ -88,6 +97,8 @@ class Engine(ABC):
     schemes: ClassVar[tuple[str, ...]]
     architectures: ClassVar[tuple[str, ...]]  # `model_type` values; empty means all that transformers knows
     max_top_logprobs: ClassVar[int] = 1
+    tested: ClassVar[tuple[str, str]] = ("0", "")  # versions from the first up to, and without, the second
+    recipe: ClassVar[Recipe | None] = None  # of an environment of its own
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_num_seqs <= 4096:
@@ -99,10 +110,15 @@ class Engine(ABC):
     def load(self, directory: Path) -> Runtime:
         """Load the model in this directory. Called in the worker process only."""
 
-    def search_settings(self, hardware: Hardware, streams: int) -> Mapping[str, tuple[Any, ...]]:
-        """Settings worth searching on this machine at this load: name -> values, the default first."""
-        del hardware, streams
+    def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
+        """Settings worth searching on this machine at this load, whose longest request takes so many tokens: name ->
+        values, the default first."""
+        del hardware, streams, longest
         return {}
+
+    def context_length(self, config: Mapping[str, Any]) -> int:
+        """Tokens of prompt and answer that one request may have."""
+        return int(config.get("max_position_embeddings", 2048))
 
     @classmethod
     def missing(cls) -> str | None:
@@ -110,12 +126,31 @@ class Engine(ABC):
         absent = [package for package in cls.packages if util.find_spec(package) is None]
         if not absent:
             return None
-        wheels = " ".join(package.replace("_", "-") for package in absent)
-        return f"{cls.name} needs {', '.join(absent)}: run `pip install {wheels}`."
+        return f"{cls.name} needs {', '.join(absent)}: run `pip install {' '.join(cls.wheels(absent))}`."
+
+    @classmethod
+    def wheels(cls, packages: Sequence[str] | None = None) -> list[str]:
+        """As the package index spells them."""
+        return [package.replace("_", "-") for package in (cls.packages if packages is None else packages)]
 
     @classmethod
     def version(cls) -> str:
-        return metadata.version(cls.packages[0].replace("_", "-")) if cls.packages else "built in"
+        return metadata.version(cls.wheels()[0]) if cls.packages else "built in"
+
+    @classmethod
+    def lives(cls) -> str:
+        """Where it was found."""
+        found = util.find_spec(cls.packages[0]) if cls.packages else None
+        return str(Path(found.origin).parent) if found and found.origin else "built in"
+
+    @classmethod
+    def warning(cls) -> str | None:
+        """What is to be said of a version that the tests did not see."""
+        lowest, beyond = cls.tested
+        version = cls.version()
+        if not beyond or _numbers(lowest) <= _numbers(version) < _numbers(beyond):
+            return None
+        return f"{cls.name} {version} is outside the tested range ({lowest} up to {beyond}): it may answer otherwise."
 
     @classmethod
     def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
@@ -126,6 +161,10 @@ class Engine(ABC):
         if cls.architectures and model_type not in cls.architectures:
             known = ", ".join(cls.architectures)
             raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {known}.")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:4])
 
 
 def engine_class(name: str) -> type[Engine]:

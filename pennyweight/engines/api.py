@@ -1,7 +1,7 @@
 """The OpenAI API's bodies: what may be asked, and how answers are spelled. No engine and no network in here.
 
 Source: OpenAI's API reference for /v1/completions and /v1/chat/completions; `ignore_eos`, `return_token_ids` and
-`max_tokens: 0` with `echo` are spelled as vLLM's server has them.
+`max_tokens: 0` with `echo` are spelled as vLLM's server has them, `logprob_start_len` as SGLang's.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class CompletionBody(Body):
     max_tokens: int = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0)
     echo: bool = False
+    logprob_start_len: int = Field(0, ge=0)
 
     @property
     def top_logprobs(self) -> int | None:
@@ -197,23 +198,23 @@ class Answer:
         return {"content": content, "refusal": None}
 
 
-def scored(answer: Answer, score: Score) -> dict[str, Any]:
-    """The answer to `echo` with `max_tokens: 0`: log-probabilities of the prompt itself, none for its first token.
+def scored(answer: Answer, score: Score, start: int = 1) -> dict[str, Any]:
+    """The answer to `echo` with `max_tokens: 0`: log-probabilities of the prompt itself from place `start` on.
 
     `top_logprobs` holds the most likely token; where that is the prompt's own token there is one entry, else two.
     """
     name = answer.tokenizer.token_text
     tokens = [name(token) for token in answer.prompt_tokens]
-    rows: list[dict[str, float] | None] = [None]
-    agreed: list[bool | None] = [None]
-    for place, own in enumerate(answer.prompt_tokens[1:]):
+    rows: list[dict[str, float] | None] = [None] * start
+    agreed: list[bool | None] = [None] * start
+    for place, own in enumerate(answer.prompt_tokens[start:]):
         agreed.append(score.top_tokens[place] == own)
         rows.append(
-            {name(score.top_tokens[place]): score.top_logprobs[place], tokens[place + 1]: score.logprobs[place]}
+            {name(score.top_tokens[place]): score.top_logprobs[place], tokens[place + start]: score.logprobs[place]}
         )
     logprobs = {
         "tokens": tokens,
-        "token_logprobs": [None, *score.logprobs],
+        "token_logprobs": [*[None] * start, *score.logprobs],
         "top_logprobs": rows,
         "top_is_own": agreed,  # token texts can collide, ids cannot
         "text_offset": _offsets(tokens),

@@ -3,7 +3,7 @@
 A process and not a thread, because libraries keep Python's interpreter lock while they compute (OpenVINO GenAI 2026.4
 does for a whole step), and HTTP would stand still meanwhile.
 
-    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens) ("close",)
+    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start) ("close",)
     driver -> worker   ("ready",) ("failed", sentence) ("events", [Event, …]) ("score", key, Score | None, fault)
 """
 
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from pennyweight import engines
-from pennyweight.engines import Event, Generation, Runtime
+from pennyweight.engines import Event, Generation, Runtime, Score
 from pennyweight.errors import PennyweightError
 
 
@@ -45,14 +46,17 @@ class Driver:
         self._connection = connection
         self._runtime = runtime
         self._active: set[str] = set()
+        self._scoring: dict[int, Future[Score]] = {}
         self._closing = False
 
     def drive(self) -> None:
         while not self._closing:
-            if not self._active or self._connection.poll():
+            idle = not (self._active or self._scoring)
+            if idle or self._connection.poll():
                 self._obey(self._connection.recv())
                 continue
             events = self._step()
+            self._tell_scores()
             if events:
                 self._connection.send(("events", events))
 
@@ -64,8 +68,8 @@ class Driver:
                 if generation_id in self._active:
                     self._active.discard(generation_id)
                     self._runtime.cancel(generation_id)
-            case ("score", key, tokens):
-                self._score(key, tokens)
+            case ("score", key, tokens, start):
+                self._score(key, tokens, start)
             case _:
                 self._closing = True
 
@@ -86,13 +90,26 @@ class Driver:
         self._active.difference_update([event.id for event in events if event.finish])
         return events
 
-    def _score(self, key: int, tokens: list[int]) -> None:
+    def _score(self, key: int, tokens: list[int], start: int) -> None:
         try:
-            self._connection.send(("score", key, self._runtime.score(tokens), None))
+            score = self._runtime.score(tokens, start)
         except Exception as error:  # as above
             self._connection.send(("score", key, None, _first_line(error)))
+            return
+        if isinstance(score, Future):
+            self._scoring[key] = score
+        else:
+            self._connection.send(("score", key, score, None))
+
+    def _tell_scores(self) -> None:
+        """Those that a server has answered meanwhile."""
+        for key in [key for key, score in self._scoring.items() if score.done()]:
+            score = self._scoring.pop(key)
+            fault = score.exception()
+            told = (None, _first_line(fault)) if fault else (score.result(), None)
+            self._connection.send(("score", key, *told))
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

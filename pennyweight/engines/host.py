@@ -98,13 +98,13 @@ class Host:
         """The client has left. Nothing happens to what has ended already."""
         self.finish(generation_id, "abort")
 
-    async def score(self, tokens: Sequence[int]) -> Score:
+    async def score(self, tokens: Sequence[int], start: int) -> Score:
         if self.failure:
             raise EngineError(self.failure)
         key = next(self._keys)
         answer: asyncio.Future[Score] = self._loop.create_future()
         self._scores[key] = answer
-        self._connection.send(("score", key, list(tokens)))
+        self._connection.send(("score", key, list(tokens), start))
         return await answer
 
     def close(self) -> None:

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pennyweight.engines import Engine, Event, Generation, Runtime, Score
+from pennyweight.engines import Event, Generation, Runtime, Score
 from pennyweight.engines.sampling import derived_seed
+from pennyweight.engines.speculation import Speculating
 from pennyweight.errors import EngineRefused
 from pennyweight.hardware import Hardware, available_cores
 
@@ -23,22 +24,20 @@ PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 
 @dataclass(frozen=True)
-class OpenVINO(Engine):
-    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are taken in pieces between decodes.
-    `draft_model` is the directory of a smaller model of the same vocabulary (`pw draft`), which guesses ahead."""
+class OpenVINO(Speculating):
+    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are taken in pieces between decodes."""
 
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = False
     kv_cache_dtype: str = "auto"
     inference_precision: str = "auto"
-    draft_model: str = ""
-    num_speculative_tokens: int = 4
 
     name: ClassVar[str] = "openvino"
     packages: ClassVar[tuple[str, ...]] = ("openvino_genai", "openvino")
     model_format: ClassVar[str] = "gguf"
     schemes: ClassVar[tuple[str, ...]] = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
+    tested: ClassVar[tuple[str, str]] = ("2026.4", "2027")
     max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
 
     def __post_init__(self) -> None:
@@ -47,12 +46,6 @@ class OpenVINO(Engine):
             value = getattr(self, setting)
             if value not in known:
                 raise EngineRefused(f"openvino: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
-        if not 1 <= self.num_speculative_tokens <= 16:
-            raise EngineRefused(
-                f"openvino: num_speculative_tokens={self.num_speculative_tokens} is not possible: use 1 to 16."
-            )
-        if self.draft_model and not (Path(self.draft_model) / "model.gguf").exists():
-            raise EngineRefused(f"openvino: {self.draft_model} holds no model.gguf to draft with: use `pw draft`.")
         if self.max_num_batched_tokens < 16:
             raise EngineRefused(
                 f"openvino: max_num_batched_tokens={self.max_num_batched_tokens} is too few: use 16 or more."
@@ -68,7 +61,8 @@ class OpenVINO(Engine):
                 "Q5_0 there, which it does not know; use Q8_0 or Q4_0."
             )
 
-    def search_settings(self, hardware: Hardware, streams: int) -> Mapping[str, tuple[Any, ...]]:
+    def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
+        del longest
         choices: dict[str, tuple[Any, ...]] = {
             "kv_cache_dtype": ("auto", "bf16"),
             "enable_prefix_caching": (False, True),
@@ -100,11 +94,16 @@ class OpenVINORuntime:
         schedule.max_num_batched_tokens = settings.max_num_batched_tokens
         schedule.enable_prefix_caching = settings.enable_prefix_caching
         schedule.cache_size = 0  # grow with use: a preallocated cache would be reported as memory that is needed
-        self._guesses = settings.num_speculative_tokens if settings.draft_model else 0
+        self._speculates: dict[str, int] = {}
         properties = dict(self._properties)
-        if settings.draft_model:
-            draft = Path(settings.draft_model) / "model.gguf"
+        if settings.speculative_method:
+            self._speculates["num_assistant_tokens"] = settings.num_speculative_tokens
+        if settings.speculative_method == "draft_model":
+            draft = Path(settings.draft_model) / settings.draft_file
             properties["draft_model"] = openvino_genai.draft_model(str(draft), "CPU", **self._properties)
+        elif settings.speculative_method == "ngram":
+            self._speculates["max_ngram_size"] = settings.prompt_lookup_max
+            properties["prompt_lookup"] = True
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(self._file), schedule, "CPU", properties)
         self._max_num_seqs = settings.max_num_seqs  # the pipeline does not hold its own limit while it splits prompts
         self._waiting: deque[Generation] = deque()
@@ -116,7 +115,9 @@ class OpenVINORuntime:
         self._waiting.append(generation)
 
     def _admit(self, generation: Generation) -> None:
-        settings: dict[str, Any] = {"max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0}
+        settings: dict[str, Any] = {
+            "max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0, **self._speculates,
+        }  # fmt: skip
         if generation.temperature > 0:
             settings |= {
                 "temperature": generation.temperature, "top_p": generation.top_p, "rng_seed": derived_seed(generation),
@@ -127,8 +128,6 @@ class OpenVINORuntime:
             settings["ignore_eos"] = True
         if generation.top_logprobs is not None:
             settings["logprobs"] = 1
-        if self._guesses:
-            settings["num_assistant_tokens"] = self._guesses
         self._numbers += 1
         prompt = self._openvino.Tensor(np.asarray([generation.prompt], dtype=np.int64))
         handle = self._pipeline.add_request(self._numbers, prompt, self._genai.GenerationConfig(**settings))
@@ -173,10 +172,10 @@ class OpenVINORuntime:
         if handle is not None:
             handle.cancel()
 
-    def score(self, tokens: Sequence[int]) -> Score:
+    def score(self, tokens: Sequence[int], start: int) -> Score:
         if self._scorer is None:
             self._scorer = Scorer(self._file, self._properties)
-        return self._scorer.score(tokens)
+        return self._scorer.score(tokens, start)
 
     def close(self) -> None:
         self._handles.clear()
@@ -198,7 +197,7 @@ class Scorer:
             _return_scores(model)
             self._request = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
 
-    def score(self, tokens: Sequence[int]) -> Score:
+    def score(self, tokens: Sequence[int], start: int) -> Score:
         ids = np.asarray([tokens], dtype=np.int64)
         self._request.reset_state()
         self._request.infer({
@@ -206,8 +205,8 @@ class Scorer:
             "position_ids": np.arange(ids.shape[1] - 1)[None], "beam_idx": np.zeros(1, dtype=np.int32),
             "targets": ids[:, 1:],
         })  # fmt: skip
-        own, top, top_logprob = (self._request.get_tensor(n).data[0] for n in ("own", "top", "top_logprob"))
-        return Score(own.tolist(), top.tolist(), top_logprob.tolist())
+        told = (self._request.get_tensor(name).data[0, start - 1 :] for name in ("own", "top", "top_logprob"))
+        return Score(*(values.tolist() for values in told))
 
 
 def _saved_graph(file: Path, directory: Path, properties: Mapping[str, Any]) -> str:

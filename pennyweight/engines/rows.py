@@ -83,11 +83,11 @@ class RowRuntime(ABC):
                 self._release(index)
                 return
 
-    def score(self, tokens: Sequence[int]) -> Score:
-        logprobs = log_softmax(self._logits(tokens)[:-1])
+    def score(self, tokens: Sequence[int], start: int) -> Score:
+        logprobs = log_softmax(self._logits(tokens)[start - 1 : -1])
         top = logprobs.argmax(axis=-1)
         places = np.arange(len(top))
-        own = logprobs[places, np.asarray(tokens[1:])]
+        own = logprobs[places, np.asarray(tokens[start:])]
         return Score(own.tolist(), top.tolist(), logprobs[places, top].tolist())
 
     def close(self) -> None:

@@ -85,9 +85,9 @@ class ScriptedRuntime:
     def cancel(self, generation_id: str) -> None:
         self._running.pop(generation_id, None)
 
-    def score(self, tokens: Sequence[int]) -> Score:
-        count = len(tokens) - 1
-        return Score([-0.5 - self._settings.loss] * count, list(tokens[1:]), [-0.5 - self._settings.loss] * count)
+    def score(self, tokens: Sequence[int], start: int) -> Score:
+        count = len(tokens) - start
+        return Score([-0.5 - self._settings.loss] * count, list(tokens[start:]), [-0.5 - self._settings.loss] * count)
 
     def close(self) -> None:
         self._running.clear()

@@ -213,7 +213,8 @@ def application(served: Served) -> Starlette:
             raise Refused("max_tokens 0 asks for nothing: add echo and logprobs to score the prompt.", "max_tokens")
         if len(answer.prompt_tokens) < 2:
             raise Refused("A prompt of one token has nothing to score: send two or more.", "prompt")
-        return JSONResponse(scored(answer, await served.host.score(answer.prompt_tokens)))
+        start = min(max(1, body.logprob_start_len), len(answer.prompt_tokens) - 1)
+        return JSONResponse(scored(answer, await served.host.score(answer.prompt_tokens, start), start))
 
     async def chat(request: Request) -> Response:
         return await answer_call(request, ChatBody)
@@ -319,7 +320,7 @@ async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
     tokenizer = Tokenizer(directory)
     config = json.loads((directory / "config.json").read_text())
     hosted = Host(asyncio.get_running_loop(), on_death=lambda: setattr(server, "should_exit", True))
-    served = Served(engine, hosted, tokenizer, spec["served_name"], int(config.get("max_position_embeddings", 2048)))
+    served = Served(engine, hosted, tokenizer, spec["served_name"], engine.context_length(config))
     server = uvicorn.Server(
         uvicorn.Config(
             application(served),

@@ -285,7 +285,7 @@ async def _score(
         return (), ()
     body = {
         "model": client.model, "prompt": [*prompt, *answer], "echo": True, "logprobs": 1, "max_tokens": 0,
-        "temperature": 0.0,
+        "temperature": 0.0, "logprob_start_len": len(prompt),
     }  # fmt: skip
     scored = (await client.post("/v1/completions", body))["choices"][0].get("logprobs")
     if not scored or not scored.get("token_logprobs"):

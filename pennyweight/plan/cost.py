@@ -14,6 +14,7 @@ from typing import Any
 
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Measurement, Quantity, collect
+from pennyweight.model import cache_values_per_token
 
 # Bits per weight of the block matrices, the embedding or head included where the scheme converts it.
 BITS = {
@@ -63,7 +64,7 @@ class ModelShape:
         feed_forward = 3 * hidden * config["intermediate_size"]
         # A tied embedding serves as the head too; an untied one is only looked up.
         parameters = layers * (attention + feed_forward) + config["vocab_size"] * hidden
-        return ModelShape(parameters, layers, 2 * 2 * layers * groups * width)
+        return ModelShape(parameters, layers, 2 * cache_values_per_token(config))
 
 
 @dataclass(frozen=True)

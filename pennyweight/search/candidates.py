@@ -55,9 +55,10 @@ class Space:
 
 def propose(
     model: Model, hardware: Hardware, streams: int, engines: Sequence[str] | None, schemes: Sequence[str] | None,
-    wanted: Mapping[str, str] | None = None,
+    wanted: Mapping[str, str] | None = None, longest: int = 2048,
 ) -> Space:  # fmt: skip
-    """Every engine with every scheme that it serves and every recipe, as far as they can be made of this model."""
+    """Every engine with every scheme that it serves and every recipe, as far as they can be made of this model and are
+    of use to requests of up to `longest` tokens."""
     groups: dict[Group, tuple[Candidate, ...]] = {}
     recipes, refused = compose(wanted or {})
     possible = []
@@ -77,7 +78,7 @@ def propose(
         for scheme in offered:
             if schemes and scheme not in schemes and scheme not in UNMODIFIED:
                 continue
-            choices = catalogue.settings_to_search(engine, hardware, streams)
+            choices = catalogue.settings_to_search(engine, hardware, streams, longest)
             for recipe, config in possible:
                 reason = catalogue.refusal(engine, scheme, config)
                 if reason:

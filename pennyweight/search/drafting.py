@@ -18,7 +18,7 @@ from pennyweight.measure.quality import Reference
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
 from pennyweight.search.question import Listener
-from pennyweight.serve import serve
+from pennyweight.serve import catalogue, serve
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.distill import Distill
 from pennyweight.techniques.layout import Layout
@@ -28,7 +28,6 @@ from pennyweight.workload import Arrivals, Workload
 
 ENGINE, SCHEME = "openvino", "Q8_0"  # where speculation is measured
 RUN_WAVES = 3
-MOST_GUESSES = 16
 LENGTH = 384  # tokens of prompt and continuation to learn from
 FEWEST_REQUESTS = 12
 
@@ -73,8 +72,7 @@ def draft(asked: Drafting, listener: Listener) -> Draft:
     layout = Layout.of(asked.target.config)
     if not 1 <= asked.layers < layout.layers:
         raise UsageError(f"--layers {asked.layers} makes no draft: {asked.target.name} has {layout.layers}.")
-    if not 1 <= asked.guesses <= MOST_GUESSES:
-        raise UsageError(f"--num-speculative-tokens {asked.guesses} is not possible: use 1 to {MOST_GUESSES}.")
+    catalogue.check(ENGINE, {"num_speculative_tokens": asked.guesses})
     if asked.rounds < 2:
         raise UsageError(f"--rounds {asked.rounds} gives no confidence interval: use 2 or more.")
     tokenizer = Tokenizer(asked.target.path)
@@ -115,7 +113,8 @@ def _speedup(
     """Interleaved, with the draft and without, greedy."""
     listener.stage(f"Speed with and without the draft, {streams} streams")
     plain = {"max_num_seqs": streams}
-    speculative = {**plain, "draft_model": str(small.path), "num_speculative_tokens": asked.guesses}
+    guessing = {"speculative_method": "draft_model", "num_speculative_tokens": asked.guesses}
+    speculative = {**plain, **guessing, "draft_model": str(small.path)}
     count = max(FEWEST_REQUESTS, RUN_WAVES * streams)
     load = held_out.take(count, asked.seed).at_least(count)
     with ExitStack() as kept:

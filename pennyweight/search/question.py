@@ -17,7 +17,8 @@ from pennyweight.model import Model
 from pennyweight.search.candidates import Candidate, Space, is_unmodified, propose
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
-from pennyweight.workload import Workload
+from pennyweight.tokenizer import Tokenizer
+from pennyweight.workload import Request, Workload
 
 
 @dataclass(frozen=True)
@@ -96,4 +97,16 @@ def refuse_model(model: Model) -> None:
 
 
 def space_of(question: Question, hardware: Hardware) -> Space:
-    return propose(question.model, hardware, question.streams, question.engines, question.schemes, question.techniques)
+    longest = longest_request(Tokenizer(question.model.path), question.workload)
+    return propose(
+        question.model, hardware, question.streams, question.engines, question.schemes, question.techniques, longest
+    )
+
+
+def longest_request(tokenizer: Tokenizer, workload: Workload) -> int:
+    """Tokens of prompt and answer, at most, of any request."""
+
+    def prompt(request: Request) -> int:
+        return len(request.prompt_tokens or tokenizer.encode(tokenizer.prompt_text(request)))
+
+    return max(prompt(request) + request.max_tokens for request in workload.requests)

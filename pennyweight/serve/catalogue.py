@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pennyweight import engines
-from pennyweight.errors import EngineMissing, EngineRefused
+from pennyweight.engines import environments
+from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.hardware import Hardware
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One engine: what it takes, what may be set, and why it cannot be used if it cannot."""
+    """One engine: what it takes, what may be set, where it is, and why it cannot be used if it cannot."""
 
     engine: str
     model_format: str
     schemes: tuple[str, ...]
+    levers: tuple[str, ...]
     version: str | None
+    where: str
     missing: str | None
+    warning: str | None
+    install: str
 
 
 def names() -> tuple[str, ...]:
@@ -30,7 +37,25 @@ def names() -> tuple[str, ...]:
 def offer(engine: str) -> Offer:
     cls = engines.engine_class(engine)
     missing = cls.missing()
-    return Offer(engine, cls.model_format, cls.schemes, None if missing else cls.version(), missing)
+    version, where, warning = (None, "", None) if missing else (cls.version(), cls.lives(), cls.warning())
+    command = f"pw engines install {engine}" if cls.recipe else f"pip install {' '.join(cls.wheels())}"
+    levers = tuple(field.name for field in dataclasses.fields(cls))
+    return Offer(engine, cls.model_format, cls.schemes, levers, version, where, missing, warning, command)
+
+
+def install(engine: str, stage: environments.Stage, progress: environments.Progress) -> Path:
+    """Make the engine's own environment; those that are plain packages have none."""
+    recipe = engines.engine_class(engine).recipe
+    if recipe is None:
+        raise UsageError(f"{engine} needs no environment of its own: run `{offer(engine).install}`.")
+    return environments.install(engine, recipe, stage, progress)
+
+
+def remove(engine: str) -> int:
+    """Free the bytes that its environment took."""
+    if engines.engine_class(engine).recipe is None:
+        raise UsageError(f"{engine} has no environment of its own: uninstall it with pip.")
+    return environments.remove(engine)
 
 
 def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:
@@ -42,14 +67,16 @@ def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def settings_to_search(engine: str, hardware: Hardware, streams: int) -> Mapping[str, tuple[Any, ...]]:
+def settings_to_search(
+    engine: str, hardware: Hardware, streams: int, longest: int
+) -> Mapping[str, tuple[Any, ...]]:
     """Setting -> values, the default first. Threads and the batch limit are every engine's."""
     choices: dict[str, tuple[Any, ...]] = {"max_num_seqs": (streams,)}
     if streams >= 16:
         choices["max_num_seqs"] = (streams, streams // 2)
     if hardware.cores > 2:
         choices["num_threads"] = (0, hardware.cores - 1)  # a core left for HTTP
-    return {**choices, **engines.engine_class(engine)().search_settings(hardware, streams)}
+    return {**choices, **engines.engine_class(engine)().search_settings(hardware, streams, longest)}
 
 
 def check(engine: str, settings: Mapping[str, Any]) -> None:

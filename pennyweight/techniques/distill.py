@@ -36,17 +36,18 @@ class Distill(Technique):
     steps: int = 200
     batch: int = 8
     accumulate: int = 1
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     divergence: str = "forward"  # or reverse, jensen-shannon, or a mix: forward:0.7,reverse:0.3
-    hidden: float = 0.0  # weight of matching the last hidden state
+    hidden: float = 0.0  # weight of matching hidden states, block by block
     on_policy: float = 0.0  # share of the steps on the student's own continuations
     round_to: str = ""  # train through the rounding of this scheme
+    train_embeddings: bool = False  # and the head: in short runs they forget more than they learn (docs/log.md)
     mixed_precision: bool = False
     gradient_checkpointing: bool = False
     seed: int = 0
 
     name: ClassVar[str] = "distill"
-    revision: ClassVar[int] = 2  # the head multiplies in bfloat16, too, where that is asked for
+    revision: ClassVar[int] = 3  # hidden states matched block by block; embeddings kept
     packages: ClassVar[tuple[str, ...]] = ("transformers", "accelerate", "torch")
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pennyweight.errors import UsageError
@@ -52,3 +53,14 @@ def divergence(student: torch.Tensor, teacher: torch.Tensor, mix: dict[str, floa
 
 def _kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (p.exp() * (p - q)).sum(-1).mean()
+
+
+def states_distance(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean squared distance as a share of the teacher's mean square, each [positions, hidden]: of what each block
+    makes where both have as many blocks (as Jiao et al. 2020, arxiv.org/abs/1909.10351, match them), else of the last.
+    """
+    import torch
+
+    depth = len(teacher) - 1 if len(student) == len(teacher) else 1
+    pairs = zip(student[-depth:], teacher[-depth:], strict=True)
+    return torch.stack([(a - b).float().square().mean() / b.float().square().mean() for a, b in pairs]).mean()

@@ -24,7 +24,7 @@ def head_divergence(
 
     kind = torch.bfloat16 if low else torch.float32
     kept = other.detach()
-    grad_states, grad_weight = torch.empty_like(ours), torch.zeros_like(weight)
+    grad_states, grad_weight = torch.empty_like(ours), torch.zeros_like(weight) if weight.requires_grad else None
     head, total = weight.detach().to(kind), 0.0
     with torch.no_grad():
         for start in range(0, len(ours), PIECE):
@@ -36,7 +36,8 @@ def head_divergence(
                 found = divergence(logits.log_softmax(-1), wanted, mix) * (len(states) / len(ours))
             grad = torch.autograd.grad(found, logits)[0].to(kind)
             grad_states[rows] = (grad @ head).to(ours.dtype)
-            grad_weight += (grad.T @ states).to(weight.dtype)
+            if grad_weight is not None:
+                grad_weight += (grad.T @ states).to(weight.dtype)
             total += float(found.detach())
     made: torch.Tensor = _taken().apply(ours, weight, torch.tensor(total, device=ours.device), grad_states, grad_weight)
     return made
@@ -49,12 +50,13 @@ def _taken() -> Any:
     class Taken(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, _states: Any, _weight: Any, loss: Any, grad_states: Any, grad_weight: Any) -> Any:
-            ctx.save_for_backward(grad_states, grad_weight)
+            ctx.learns_head = grad_weight is not None
+            ctx.save_for_backward(grad_states, *([grad_weight] if ctx.learns_head else []))
             return loss.clone()
 
         @staticmethod
         def backward(ctx: Any, *outer: Any) -> Any:
-            states, weight = ctx.saved_tensors
-            return outer[0] * states, outer[0] * weight, None, None, None
+            states, *weight = ctx.saved_tensors
+            return outer[0] * states, outer[0] * weight[0] if weight else None, None, None, None
 
     return Taken

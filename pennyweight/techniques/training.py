@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pennyweight.errors import ModelError
 from pennyweight.techniques import progress, rounding
 from pennyweight.techniques.continuations import Text, generate, pad, shared_tokens
-from pennyweight.techniques.divergence import parse_mix
+from pennyweight.techniques.divergence import parse_mix, states_distance
 from pennyweight.techniques.head_loss import head_divergence
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def train(settings: Distill, source: Path, work: Path, texts: Sequence[Text]) ->
     teacher = AutoModelForCausalLM.from_pretrained(settings.teacher, dtype="auto").eval()
     if teacher.dtype == torch.float16:
         teacher = teacher.float()
+    for table in (student.get_input_embeddings(), student.get_output_embeddings()):
+        table.weight.requires_grad_(settings.train_embeddings)
     if settings.round_to:
         rounding.train_through(student, settings.round_to)
     trainer = _trainer(settings, student, teacher, texts, shared_tokens(source, Path(settings.teacher)), work)
@@ -71,17 +73,16 @@ def _trainer(
             if settings.on_policy and _own_turn(self.state.global_step, settings.on_policy):
                 batch = own_texts(student, batch, settings)
             learn = batch.pop("learn").bool()
-            ours = last_states(model, batch)[learn]
+            ours = [layer[learn] for layer in states(model, batch)]
             with torch.no_grad():
                 read = batch if ids is None else {**batch, "input_ids": ids.read[batch["input_ids"]]}
-                theirs = last_states(teacher, read)[learn]
+                theirs = [layer[learn] for layer in states(teacher, read)]
             own, other = student.lm_head.weight, teacher.lm_head.weight
             if ids is not None:
                 own, other = own[ids.own], other[ids.other]
-            loss = head_divergence(ours, own, theirs, other, mix, low=settings.mixed_precision)
+            loss = head_divergence(ours[-1], own, theirs[-1], other, mix, low=settings.mixed_precision)
             if settings.hidden:
-                away = (ours.float() - theirs.float()).square().mean()
-                loss = loss + settings.hidden * away / theirs.float().square().mean()
+                loss = loss + settings.hidden * states_distance(ours, theirs)
             if not math.isfinite(float(loss.detach())):
                 raise ModelError(
                     f"The loss is not finite at step {self.state.global_step + 1}: lower --learning-rate. The last "
@@ -130,12 +131,12 @@ def shared(kept: Sequence[tuple[int, int]], rows: int, device: Any) -> Shared:
     return Shared(own, other, read)
 
 
-def last_states(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """What the head reads, [texts, tokens, hidden]. The logits themselves are asked for at one place only: all of them
-    would be the largest tensor of the run."""
+def states(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """The embeddings, what each block makes of them, and last what the head reads, each [texts, tokens, hidden]. The
+    logits are asked for at one place only: all of them would be the largest tensor of the run."""
     made = model(**batch, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-    states: torch.Tensor = made.hidden_states[-1]
-    return states
+    found: tuple[torch.Tensor, ...] = made.hidden_states
+    return found
 
 
 def _own_turn(step: int, share: float) -> bool:

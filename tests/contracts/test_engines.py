@@ -29,6 +29,8 @@ SERVED = [
     ("openvino", "Q8_0"),
     ("onnxruntime", "FP32"),
     ("onnxruntime", "INT8"),
+    ("llamacpp", "F16"),
+    ("llamacpp", "Q8_0"),
 ]
 PROMPTS = ["Write a short poem about rain", "hi", "How do I sort a list in Python? Explain it step by step please."]
 
@@ -36,6 +38,8 @@ PROMPTS = ["Write a short poem about rain", "hi", "How do I sort a list in Pytho
 @pytest.fixture(scope="module", params=SERVED, ids=[f"{engine}-{scheme}" for engine, scheme in SERVED])
 def deployment(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Deployment:
     engine, scheme = request.param
+    if (reason := engines.engine_class(engine).missing()) and engines.engine_class(engine).recipe:
+        pytest.skip(reason)
     model = checkpoint.open_model(str(tiny_checkpoint))
     if scheme != model.scheme:
         model = techniques.apply(Quantize(scheme), model)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pennyweight.errors import UsageError
-from pennyweight.techniques.divergence import divergence, parse_mix
+from pennyweight.techniques.divergence import divergence, parse_mix, states_distance
 
 
 def test_the_definitions() -> None:
@@ -43,3 +43,12 @@ def test_none_is_negative_and_equal_ones_are_nought(a: list[float], b: list[floa
 def test_unknown_mixes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="divergence"):
         parse_mix(text)
+
+
+def test_states_are_matched_block_by_block_where_there_are_as_many() -> None:
+    import torch
+
+    teacher = [torch.full((2, 4), float(size)) for size in (9, 1, 2)]
+    student = [torch.full((2, 4), float(size)) for size in (0, 2, 2)]
+    assert float(states_distance(student, teacher)) == pytest.approx(0.5)  # the embeddings do not count
+    assert float(states_distance(student[1:], teacher)) == pytest.approx(0.0)

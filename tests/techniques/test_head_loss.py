@@ -23,5 +23,7 @@ def test_pieces_give_the_whole(mix: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert float(pieces) == pytest.approx(float(whole), rel=1e-5)
     low = head_loss.head_divergence(ours, weight, theirs, other, parse_mix(mix), low=True)
     assert float(low) == pytest.approx(float(whole), rel=0.05)
+    frozen = head_loss.head_divergence(ours, weight.detach(), theirs, other, parse_mix(mix))
+    assert torch.allclose(torch.autograd.grad(3 * frozen, [ours])[0], expected[0], atol=1e-5)
     for made, right in zip(torch.autograd.grad(3 * pieces, [ours, weight]), expected, strict=True):
         assert torch.allclose(made, right, atol=1e-5)

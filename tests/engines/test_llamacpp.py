@@ -1,0 +1,88 @@
+"""llama.cpp's settings and command line; what it answers is under tests/contracts."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pennyweight import engines
+from pennyweight.engines.llamacpp import LlamaCpp
+from pennyweight.engines.llamacpp_runtime import _splits
+from pennyweight.errors import EngineMissing, EngineRefused
+
+CONFIG = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512,
+          "max_position_embeddings": 8192}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"kv_cache_dtype": "int3"}, "q8_0"),
+        ({"flash_attention": "maybe"}, "auto, on, off"),
+        ({"flash_attention": "off", "kv_cache_dtype": "q8_0"}, "flash attention"),
+        ({"max_model_len": -1}, "max_model_len"),
+        ({"max_num_batched_tokens": 1}, "max_num_batched_tokens"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, object], word: str) -> None:
+    with pytest.raises(EngineRefused, match=word):
+        engines.make("llamacpp", settings)
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pennyweight.engines.llamacpp.available_memory", lambda: 2**28 + 1000)
+    asked = LlamaCpp(max_num_seqs=32, max_model_len=8192)
+    with pytest.raises(EngineRefused, match=r"0\.5 GiB of cache and 0\.2 GiB are.* 4096 tokens a slot, or 16 slots"):
+        asked.refuse_memory(CONFIG, weights=1000)
+    LlamaCpp(max_num_seqs=16, max_model_len=8192).refuse_memory(CONFIG, weights=1000)
+    LlamaCpp(max_num_seqs=32, max_model_len=8192, kv_cache_dtype="q4_0").refuse_memory(CONFIG, weights=1000)
+
+
+def test_a_slot_holds_what_was_asked_for_and_no_more_than_the_model_knows() -> None:
+    assert LlamaCpp().context_length(CONFIG) == 4096
+    assert LlamaCpp(max_model_len=512).context_length(CONFIG) == 512
+    assert LlamaCpp(max_model_len=99_999).context_length(CONFIG) == 8192
+
+
+def test_settings_reach_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    made = LlamaCpp(
+        max_num_seqs=3, max_model_len=512, kv_cache_dtype="q8_0", speculative_method="draft_model",
+        draft_model=str(tmp_path), num_speculative_tokens=5,
+    ).arguments(Path("some.gguf"), CONFIG)  # fmt: skip
+    pairs = set(pairwise(made))
+    assert {("--parallel", "3"), ("--ctx-size", "1536"), ("--cache-type-k", "q8_0"), ("--cache-type-v", "q8_0"),
+            ("--spec-type", "draft-simple"), ("--spec-draft-n-max", "5"),
+            ("--spec-draft-model", str(tmp_path / "model.gguf"))} <= pairs  # fmt: skip
+    looked = LlamaCpp(speculative_method="ngram", prompt_lookup_max=2).arguments(Path("some.gguf"), CONFIG)
+    assert ("--spec-ngram-simple-size-n", "2") in set(pairwise(looked))
+
+
+def test_without_a_server_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENNYWEIGHT_ENGINES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineMissing, match="pw engines install llamacpp"):
+        engines.require("llamacpp")
+
+
+@pytest.mark.parametrize(("version", "warned"), [("0.5.0-dev", False), ("0.9.1", True), ("7000", True)])
+def test_a_server_of_another_version_is_warned_of(
+    version: str, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYWEIGHT_ENGINES", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    program = tmp_path / "llama-server"
+    program.write_text(f"#!/bin/sh\necho 'version: {version} (build 1)' >&2\n")
+    program.chmod(0o755)
+    warning = LlamaCpp.warning()
+    assert (warning is not None) == warned
+    assert not warned or "0.5.0 up to 0.6" in str(warning)
+    assert LlamaCpp.lives() == str(program)
+
+
+def test_splits_are_all_ways_to_cut() -> None:
+    assert _splits(b"abc", 2) == [[b"a", b"bc"], [b"ab", b"c"]]
+    assert _splits(b"ab", 3) == []
+    assert _splits(b"", 1) == []
