@@ -17,6 +17,7 @@ def bench(
     workload: options.WorkloadName = "chat",
     engine: Annotated[str | None, typer.Option(help="Serve the model directory TARGET with this engine.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="An engine setting, name=value.")] = None,
+    speculative_config: options.SpeculativeConfig = None,
     model: Annotated[str | None, typer.Option(help="The model's name at a URL that serves several.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Directory of the tokenizer, for length-only traces.")] = None,
     max_concurrency: options.MaxConcurrency = options.CONCURRENCY,
@@ -46,7 +47,7 @@ def bench(
 
     times = options.arrivals(max_concurrency, request_rate, burstiness, as_recorded, time_scale)
     slos = options.pairs(goodput, "--goodput")
-    parsed = parse(target, engine, options.settings(setting))
+    parsed = parse(target, engine, {**options.settings(setting), **options.speculation(speculative_config)})
     requests = options.workload(workload, trace_format, num_prompts, seed, tokenizer or parsed.tokenizer)
     api_key = os.environ.get("OPENAI_API_KEY")
     with Live() as live, ExitStack() as stack:

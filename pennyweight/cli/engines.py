@@ -36,7 +36,7 @@ def show(name: str, *, as_json: bool) -> None:
     for offer in offers:
         typer.echo(f"{offer.engine:<13}{offer.missing or f'{offer.version}, in {offer.where}'}")
         typer.echo(f"{'':<13}takes {offer.model_format}: {', '.join(offer.schemes)}")
-        typer.echo(f"{'':<13}levers: {', '.join(offer.levers)}")
+        typer.echo(f"{'':<13}levers: {', '.join(offer.levers) or 'none'}; settings: {', '.join(offer.settings)}")
         if offer.warning:
             typer.echo(f"{'':<13}warning: {offer.warning}")
         typer.echo(f"{'':<13}install: {offer.install}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -27,6 +28,9 @@ WorkloadName = Annotated[
 NumPrompts = Annotated[int | None, typer.Option(help="Use only so many requests of the workload.")]
 Seed = Annotated[int, typer.Option(help="For the split, the order, arrivals and synthetic prompts.")]
 MaxConcurrency = Annotated[int, typer.Option(help="Requests at once in a closed loop.")]
+SpeculativeConfig = Annotated[
+    str | None, typer.Option(help='Guessing ahead, as vLLM spells it: {"method": "ngram"} or {"model": "DIR"}.')
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one last line of JSON, for programs.")]
 TraceFormat = Annotated[str | None, typer.Option(help="The trace's format, where it is not recognised.")]
 
@@ -92,6 +96,26 @@ def settings(words: list[str] | None) -> dict[str, Any]:
                 except ValueError:
                     continue
         found[name.replace("-", "_")] = value
+    return found
+
+
+def speculation(text: str | None) -> dict[str, Any]:
+    """vLLM's `{"method": "ngram", "num_speculative_tokens": 4}` or `{"model": "DIR", …}` to engine settings."""
+    if text is None:
+        return {}
+    names = {"method": "speculative_method", "model": "draft_model"}
+    kept = ("num_speculative_tokens", "prompt_lookup_max", "disable_by_batch_size")
+    try:
+        asked = json.loads(text)
+        unknown = set(asked) - {*names, *kept}
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"--speculative-config is no JSON object ({error}): write it as vLLM does.") from None
+    if unknown:
+        known = ", ".join((*names, *kept))
+        raise UsageError(f"--speculative-config knows no {', '.join(sorted(unknown))}: it has {known}.")
+    found = {names.get(name, name): value for name, value in asked.items()}
+    if "draft_model" in found:
+        found.setdefault("speculative_method", "draft_model")
     return found
 
 

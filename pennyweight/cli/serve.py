@@ -20,6 +20,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to bind to.")] = 8000,
     engine: Annotated[str | None, typer.Option(help="Serve the model directory TARGET with this engine.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="An engine setting, name=value.")] = None,
+    speculative_config: options.SpeculativeConfig = None,
     start_timeout: Annotated[float, typer.Option(help="Seconds that the engine may take to get ready.")] = 300.0,
     log: Annotated[Path | None, typer.Option(help="File for the engine's log.")] = None,
 ) -> None:
@@ -27,7 +28,7 @@ def serve(
     from pennyweight.cli.targets import parse
     from pennyweight.serve import serve as running
 
-    parsed = parse(target, engine, options.settings(setting))
+    parsed = parse(target, engine, {**options.settings(setting), **options.speculation(speculative_config)})
     if parsed.deployment is None:
         raise EngineError(f"{target} is served already: give a deployment.")
     signal.signal(signal.SIGTERM, _interrupt)

@@ -99,6 +99,7 @@ class Engine(ABC):
     max_top_logprobs: ClassVar[int] = 1
     tested: ClassVar[tuple[str, str]] = ("0", "")  # versions from the first up to, and without, the second
     recipe: ClassVar[Recipe | None] = None  # of an environment of its own
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what can be pulled: settings that pull it
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_num_seqs <= 4096:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pennyweight.engines import Runtime, environments
 from pennyweight.engines.environments import Command, Recipe
-from pennyweight.engines.speculation import Speculating
+from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
 from pennyweight.hardware import Hardware, available_cores, available_memory
 from pennyweight.model import cache_values_per_token
@@ -70,6 +70,14 @@ class LlamaCpp(Speculating):
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F16", "Q8_0", "Q4_K_M", "Q4_0")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
     max_top_logprobs: ClassVar[int] = 20
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "prefix caching": {"enable_prefix_caching": True},
+        "8-bit cache": {"kv_cache_dtype": "q8_0"},
+        "4-bit cache": {"kv_cache_dtype": "q4_0"},
+        "no flash attention": {"flash_attention": "off"},
+        "small steps": {"max_num_batched_tokens": 64},
+        **GUESSING,
+    }
     tested: ClassVar[tuple[str, str]] = ("0.5.0", "0.6")
     recipe: ClassVar[Recipe | None] = Recipe(
         f"llama-cpp-python {SOURCE_VERSION}", _commands, needs=("c++",), minutes=5, disk_bytes=2 * 10**9

@@ -39,6 +39,7 @@ WAIT = 0.005  # seconds that a step waits for news before it looks for other mes
 START_SECONDS = 600.0
 MOST_LOST = 4  # tokens of one character
 PR_SET_PDEATHSIG = 1
+UNGUESSED = {"speculative.type": "none", "speculative.n_max": 0}
 Chunk = dict[str, Any]
 
 
@@ -52,7 +53,7 @@ class LlamaServer:
         added = self._tokenizer.backend.get_added_tokens_decoder().items()
         self._broken = {token for token, piece in self._tokenizer.byte_pieces.items() if not _is_text(piece)}
         self._unforced = self._broken | {number for number, token in added if token.special}
-        self._cache_prompt = settings.enable_prefix_caching
+        self._settings = settings
         self._place = Path(tempfile.mkdtemp(prefix="pennyweight-llama-"))
         self._socket = self._place / "server.sock"
         program = settings.program()
@@ -131,11 +132,13 @@ class LlamaServer:
     async def _generate(self, generation: Generation) -> None:
         wants = generation.top_logprobs is not None
         body = {
-            "prompt": list(generation.prompt), "n_predict": generation.max_tokens, "cache_prompt": self._cache_prompt,
-            "ignore_eos": not generation.stop_tokens, **_sampling(generation),
+            "prompt": list(generation.prompt), "n_predict": generation.max_tokens, **_sampling(generation),
+            "cache_prompt": self._settings.enable_prefix_caching, "ignore_eos": not generation.stop_tokens,
         }  # fmt: skip
         if wants:
-            body |= {"n_probs": max(1, generation.top_logprobs or 0), "speculative.type": "none"}
+            body |= {"n_probs": max(1, generation.top_logprobs or 0)}
+        if wants or not self._settings.guesses_with(len(self._tasks) - 1):
+            body |= UNGUESSED
         told = 0
         answer: list[int] = []
         try:
@@ -242,7 +245,7 @@ class LlamaServer:
             return False
         body = {
             "prompt": tokens[:place], "n_predict": len(rest), "temperature": 0.0, "n_probs": 1, "cache_prompt": True,
-            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in rest), "speculative.type": "none",
+            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in rest), **UNGUESSED,
         }  # fmt: skip
         before = len(found)
         async for chunk in self._stream(body):
@@ -261,7 +264,7 @@ class LlamaServer:
         plain = self._tokenizer.encode("a", add_special_tokens=False)[-1]
         body = {
             "prompt": list(before), "n_predict": 1, "temperature": 0.0, "n_probs": self._tokenizer.vocabulary_size,
-            "grammar": f"root ::= <[{plain}]>", "cache_prompt": True, "speculative.type": "none",
+            "grammar": f"root ::= <[{plain}]>", "cache_prompt": True, **UNGUESSED,
         }  # fmt: skip
         async for chunk in self._stream(body):
             for row in chunk.get("completion_probabilities") or []:

@@ -36,6 +36,7 @@ class ONNXRuntime(Engine):
     schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT4")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text")
     max_top_logprobs: ClassVar[int] = 20
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {"spinning threads": {"allow_spinning": True}}
     tested: ClassVar[tuple[str, str]] = ("1.31", "1.33")
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pennyweight.engines import Event, Generation, Runtime, Score
 from pennyweight.engines.sampling import derived_seed
-from pennyweight.engines.speculation import Speculating
+from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
 from pennyweight.hardware import Hardware, available_cores
 
@@ -37,6 +37,13 @@ class OpenVINO(Speculating):
     model_format: ClassVar[str] = "gguf"
     schemes: ClassVar[tuple[str, ...]] = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "prefix caching": {"enable_prefix_caching": True},
+        "bf16 cache": {"kv_cache_dtype": "bf16"},
+        "float32 arithmetic": {"inference_precision": "f32"},
+        "small steps": {"max_num_batched_tokens": 64},
+        **GUESSING,
+    }
     tested: ClassVar[tuple[str, str]] = ("2026.4", "2027")
     max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
 
@@ -94,6 +101,7 @@ class OpenVINORuntime:
         schedule.max_num_batched_tokens = settings.max_num_batched_tokens
         schedule.enable_prefix_caching = settings.enable_prefix_caching
         schedule.cache_size = 0  # grow with use: a preallocated cache would be reported as memory that is needed
+        self._settings = settings
         self._speculates: dict[str, int] = {}
         properties = dict(self._properties)
         if settings.speculative_method:
@@ -118,6 +126,8 @@ class OpenVINORuntime:
         settings: dict[str, Any] = {
             "max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0, **self._speculates,
         }  # fmt: skip
+        if self._speculates and not self._settings.guesses_with(len(self._handles)):
+            settings["num_assistant_tokens"] = 0
         if generation.temperature > 0:
             settings |= {
                 "temperature": generation.temperature, "top_p": generation.top_p, "rng_seed": derived_seed(generation),

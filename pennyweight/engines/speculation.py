@@ -3,13 +3,19 @@ guesses tokens ahead, and the model checks them all in one step."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pennyweight.engines import Engine
 from pennyweight.errors import EngineRefused
 
+A_DRAFT = "<a draft>"  # stands for a directory where levers are listed
+GUESSING: Mapping[str, Mapping[str, Any]] = {
+    "n-gram guesses": {"speculative_method": "ngram"},
+    "draft model": {"speculative_method": "draft_model", "draft_model": A_DRAFT},
+}
 METHODS = ("", "ngram", "draft_model")
 MOST_GUESSES = 64
 
@@ -17,12 +23,14 @@ MOST_GUESSES = 64
 @dataclass(frozen=True)
 class Speculating(Engine):
     """`ngram` looks the last `prompt_lookup_max` tokens up in the text so far and guesses what followed there;
-    `draft_model` is the directory of a smaller model of the same vocabulary (`pw draft`). Spelled as vLLM's."""
+    `draft_model` is the directory of a smaller model of the same vocabulary (`pw draft`). A request that comes when
+    `disable_by_batch_size` are running already is not guessed for (0: always guess). Spelled as vLLM's."""
 
     speculative_method: str = ""
     num_speculative_tokens: int = 4
     prompt_lookup_max: int = 3
     draft_model: str = ""
+    disable_by_batch_size: int = 0
 
     draft_file: ClassVar[str] = "model.gguf"
 
@@ -31,18 +39,20 @@ class Speculating(Engine):
         if self.speculative_method not in METHODS:
             known = ", ".join(filter(None, METHODS))
             raise EngineRefused(f"{self.name}: speculative_method={self.speculative_method!r} is unknown: use {known}.")
-        if not 1 <= self.num_speculative_tokens <= MOST_GUESSES:
-            raise EngineRefused(
-                f"{self.name}: num_speculative_tokens={self.num_speculative_tokens} is not possible: use 1 to "
-                f"{MOST_GUESSES}."
-            )
-        if not 1 <= self.prompt_lookup_max <= MOST_GUESSES:
-            raise EngineRefused(
-                f"{self.name}: prompt_lookup_max={self.prompt_lookup_max} is not possible: use 1 to {MOST_GUESSES}."
-            )
+        for setting, lowest, highest in (
+            ("num_speculative_tokens", 1, MOST_GUESSES), ("prompt_lookup_max", 1, MOST_GUESSES),
+            ("disable_by_batch_size", 0, 4096),
+        ):  # fmt: skip
+            value = getattr(self, setting)
+            if not lowest <= value <= highest:
+                raise EngineRefused(f"{self.name}: {setting}={value} is not possible: use {lowest} to {highest}.")
         if self.speculative_method == "draft_model" and not (Path(self.draft_model) / self.draft_file).exists():
             raise EngineRefused(
                 f"{self.name}: draft_model={self.draft_model!r} holds no {self.draft_file}: make one with `pw draft`."
             )
         if self.draft_model and self.speculative_method != "draft_model":
             raise EngineRefused(f"{self.name}: draft_model needs speculative_method=draft_model.")
+
+    def guesses_with(self, running: int) -> bool:
+        """Whether to guess for a request that finds so many running."""
+        return bool(self.speculative_method) and not 0 < self.disable_by_batch_size <= running

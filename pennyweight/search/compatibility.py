@@ -1,9 +1,20 @@
-"""What works together. Each row names the test or the measurement that shows it."""
+"""What works together: techniques by the test that shows it, levers of an engine by a measurement of each pair.
+
+`compatibility.json` and docs/compatibility.md are written by benchmarks/compatibility.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from itertools import combinations
+from typing import Any
+
+VERDICTS = ("works", "broken", "no gain")
+TABLE_FILE = "compatibility.json"
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,32 @@ TABLE = (
 LOSSLESS = ("vocabulary",)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two levers of one engine, as measured. `agreement` is the share of greedy tokens up to the first that differs
+    from the engine's own without levers; `speed` is against the faster of the two alone."""
+
+    engine: str
+    first: str
+    second: str
+    verdict: str
+    agreement: float
+    speed: float
+    why: str = ""
+
+
+@cache
+def pairs() -> tuple[Pair, ...]:
+    text = resources.files(__package__).joinpath(TABLE_FILE).read_text(encoding="utf-8")
+    return tuple(Pair(**row) for row in json.loads(text)["pairs"])
+
+
+def measured_on() -> str:
+    """Machine, date and versions of the measurement."""
+    text = resources.files(__package__).joinpath(TABLE_FILE).read_text(encoding="utf-8")
+    return str(json.loads(text)["measured_on"])
+
+
 def refusal(techniques: Sequence[str]) -> str | None:
     """Why these techniques are not tried together."""
     for row in TABLE:
@@ -38,3 +75,49 @@ def refusal(techniques: Sequence[str]) -> str | None:
     if "distill" in techniques and not lossy:
         return "distillation has nothing to win back here"
     return None
+
+
+def conflict(
+    engine: str, settings: Mapping[str, Any], levers: Mapping[str, Mapping[str, Any]],
+    known: Sequence[Pair] | None = None,
+) -> str | None:  # fmt: skip
+    """Why these settings of an engine are refused: two of its levers that break each other."""
+    pulled = [name for name, lever in levers.items() if is_pulled(lever, settings)]
+    for pair in pairs() if known is None else known:
+        if pair.engine == engine and pair.verdict == "broken" and {pair.first, pair.second} <= set(pulled):
+            return (
+                f"{engine}: {pair.first} and {pair.second} break each other: {pair.why} "
+                f"(docs/compatibility.md, {measured_on()}). Leave one of them away."
+            )
+    return None
+
+
+def is_pulled(lever: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """A lever's own placeholder, <…>, stands for any value."""
+    return all(
+        name in settings and (settings[name] == value or str(value).startswith("<")) for name, value in lever.items()
+    )
+
+
+def combinable(levers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Pairs of levers that do not set the same thing."""
+    return [(a, b) for a, b in combinations(levers, 2) if not levers[a].keys() & levers[b].keys()]
+
+
+def as_markdown() -> str:
+    """docs/compatibility.md."""
+    lines = [
+        "# What works together", "",
+        "Written by `python benchmarks/compatibility.py`; do not edit. Each pair of levers of each engine ran once on "
+        f"a small model: {measured_on()}.", "",
+        "*Agreement*: share of greedy tokens up to the first that differs from the engine without levers. *Speed*: "
+        "against the faster of the two alone, at one stream. *broken*: it fails, or agrees clearly less than either "
+        "alone; refused. *no gain*: slower than the faster of the two alone.", "",
+        "| engine | lever | lever | verdict | agreement | speed | |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for pair in pairs():
+        figures = f"{pair.agreement:.2f} | {pair.speed:.2f}"
+        lines.append(f"| {pair.engine} | {pair.first} | {pair.second} | {pair.verdict} | {figures} | {pair.why} |")
+    lines += ["", "## Techniques", "", "| technique | technique | verdict | | evidence |", "|---|---|---|---|---|"]
+    lines += [f"| {row.first} | {row.second} | {row.verdict} | {row.why} | {row.evidence} |" for row in TABLE]
+    return "\n".join(lines) + "\n"

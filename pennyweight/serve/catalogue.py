@@ -21,7 +21,8 @@ class Offer:
     engine: str
     model_format: str
     schemes: tuple[str, ...]
-    levers: tuple[str, ...]
+    settings: tuple[str, ...]
+    levers: Mapping[str, Mapping[str, Any]]
     version: str | None
     where: str
     missing: str | None
@@ -39,8 +40,8 @@ def offer(engine: str) -> Offer:
     missing = cls.missing()
     version, where, warning = (None, "", None) if missing else (cls.version(), cls.lives(), cls.warning())
     command = f"pw engines install {engine}" if cls.recipe else f"pip install {' '.join(cls.wheels())}"
-    levers = tuple(field.name for field in dataclasses.fields(cls))
-    return Offer(engine, cls.model_format, cls.schemes, levers, version, where, missing, warning, command)
+    settings = tuple(field.name for field in dataclasses.fields(cls))
+    return Offer(engine, cls.model_format, cls.schemes, settings, cls.levers, version, where, missing, warning, command)
 
 
 def install(engine: str, stage: environments.Stage, progress: environments.Progress) -> Path:

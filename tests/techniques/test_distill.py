@@ -17,7 +17,7 @@ import pytest
 from pennyweight import checkpoint, techniques, traces
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import training
+from pennyweight.techniques import continuations, training
 from pennyweight.techniques.continuations import Text, pad, prompt_tokens, shared_tokens, translated
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.distill import Distill
@@ -85,6 +85,19 @@ def test_every_setting_trains(more: dict[str, Any], teacher: Model, student: Mod
     assert set(made) == set(before)
     assert any(not torch.equal(made[name], before[name]) for name in made)
     assert all(torch.isfinite(tensor).all() for tensor in made.values())
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    likely = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
+    scores = (2 * likely.log()).expand(20_000, 5)  # at temperature 2
+    drawn = continuations._drawn(2.0)(torch.zeros(20_000, 1), scores)
+    assert torch.equal(drawn.isfinite().sum(-1), torch.ones(20_000))
+    shares = drawn.isfinite().float().mean(0)
+    assert torch.allclose(shares, likely, atol=0.015)
+    assert shares[4] == 0
 
 
 @pytest.mark.slow
