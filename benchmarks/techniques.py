@@ -1,7 +1,7 @@
 """What each technique costs and what distillation wins back, on stories15M (full precision, on stories of its own), and
 the round trip of trimmed tokenizers. Parts can be run alone; each prints one line of JSON per row.
 
-    python benchmarks/techniques.py [random] [distill] [rounding] [roundtrip] [sparsity] [smollm2] [draft] [--minutes 15]
+    python benchmarks/techniques.py [random|distill|rounding|roundtrip|sparsity|smollm2|draft …] [--minutes 15]
 
 Needs PENNYWEIGHT_DATA. Targets: each ranking clearly beats random removal; distillation closes 70% of the gap at 25%
 fewer parameters; training through Q4_0 closes 50% of the gap between nearest rounding and full precision.
@@ -244,7 +244,7 @@ def sparse_speed() -> None:
                 comparing.opened_once(lambda d=deployment: serve(d), kept)  # type: ignore[misc]
                 for deployment in (Deployment(engine, str(m.path), m.id, scheme, {"max_num_seqs": 16}) for m in made)
             ]
-            found = comparing.compare(*openers, requests, Arrivals("closed", max_concurrency=16), rounds=3)
+            found = comparing.compare(openers[0], openers[1], requests, Arrivals("closed", max_concurrency=16), rounds=3)
         say(part="sparsity", pattern="2:4", engine=engine, scheme=scheme, times_as_fast=round(found.ratio, 3),
             interval=[round(end, 3) for end in found.interval])  # fmt: skip
 
