@@ -177,7 +177,7 @@ def distillation(stories: Stories, minutes: float) -> None:
 
 def training_through_rounding(stories: Stories, minutes: float) -> None:
     nearest = stories.added(stories.model, "Q4_0")
-    made, facts = distilled(stories, stories.model, minutes / 3, round_to="Q4_0")
+    made, facts = distilled(stories, stories.model, minutes / 3, round_to="Q4_0", learning_rate=3e-5)
     after = stories.added(made, "Q4_0")
     say(part="rounding", scheme="Q4_0", nearest=round(nearest, 4), trained=round(after, 4),
         closed=round(1 - after / nearest, 3), **facts)  # fmt: skip

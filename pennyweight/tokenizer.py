@@ -87,6 +87,12 @@ class Tokenizer:
             return self.chat_text(request.messages)
         return request.prompt or self.decode(request.prompt_tokens)
 
+    def request_tokens(self, request: Request) -> Sequence[int]:
+        """What the model reads of a request."""
+        if request.messages:
+            return self.chat(request.messages)
+        return request.prompt_tokens or self.encode(request.prompt)
+
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The same prompt before it is cut into tokens."""
         try:

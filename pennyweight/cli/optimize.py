@@ -45,6 +45,9 @@ def optimize(
         str | None, typer.Option(help="Also try these, with amounts: prune:10%,vocabulary,distill:200 (and neurons, "
                                       "kv-heads, sparsity), alone and together.")
     ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="A server that joins the search as it is (--engines remote,… or with all).")
+    ] = None,
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
@@ -67,7 +70,9 @@ def optimize(
     if rounds < 1 or max_concurrency < 1:
         raise UsageError("--rounds and --max-concurrency must be 1 or more.")
     from pennyweight.cli.console import Live
+    from pennyweight.cli.targets import remote_settings
 
+    remote = remote_settings(_names(engines), base_url)
     with Live() as live:
         live.stage(f"Opening {model}")
         opened = options.open_model(model, live.progress)
@@ -80,7 +85,7 @@ def optimize(
         hardware = measured_hardware()
         question = Question(
             opened, requests, budget, max_concurrency, seed, _names(engines), _names(schemes), iterations, exhaustive,
-            rounds, start_timeout, recipes.parse(techniques),
+            rounds, start_timeout, recipes.parse(techniques), remote,
         )  # fmt: skip
         refuse_model(opened)
         check_workload(question)
@@ -111,10 +116,7 @@ def check_workload(question: Question) -> None:
             "use --max-added-nats, or a workload with references and scorers."
         )
     for request in question.workload.requests:
-        if request.messages:
-            length = len(tokenizer.chat(request.messages))
-        else:
-            length = len(request.prompt_tokens) or len(tokenizer.encode(request.prompt))
+        length = len(tokenizer.request_tokens(request))
         if length + request.max_tokens > context:
             raise WorkloadError(
                 f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the model's context is "

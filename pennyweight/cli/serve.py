@@ -26,10 +26,11 @@ def serve(
 ) -> None:
     """Serve a deployment with the OpenAI API."""
     from pennyweight.cli.targets import parse
+    from pennyweight.serve import catalogue
     from pennyweight.serve import serve as running
 
     parsed = parse(target, engine, {**options.settings(setting), **options.speculation(speculative_config)})
-    if parsed.deployment is None:
+    if parsed.deployment is None or parsed.deployment.engine == catalogue.REMOTE:
         raise EngineError(f"{target} is served already: give a deployment.")
     signal.signal(signal.SIGTERM, _interrupt)
     with running(parsed.deployment, host=host, port=port, log=log, start_timeout=start_timeout) as endpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,19 @@ def parse(text: str, engine: str | None = None, settings: dict[str, Any] | None 
         raise UsageError(f"{engine} serves {wanted} and {text} is {model.format}: make it with `pw quantize`.")
     catalogue.check(engine, settings or {})
     return Target(text, Deployment(engine, str(model.path), model.id, model.scheme, settings or {}))
+
+
+def remote_settings(engines: tuple[str, ...] | None, base_url: str | None) -> dict[str, str] | None:
+    """Of the server that `--base-url` names, which `--engines` may leave out."""
+    asked = engines is not None and "remote" in engines
+    if base_url is None:
+        if asked:
+            raise UsageError("--engines remote needs --base-url with the server's address.")
+        return None
+    if engines is not None and not asked:
+        raise UsageError("--base-url is given and --engines leaves remote out: add it there.")
+    url = base_url.rstrip("/").removesuffix("/v1")
+    return {"base_url": url, "served_model": _only_model(url, os.environ.get("OPENAI_API_KEY"))}
 
 
 def _only_model(base_url: str, api_key: str | None) -> str:

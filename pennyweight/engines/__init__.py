@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -27,7 +27,9 @@ ENGINES = {
     "openvino": "pennyweight.engines.openvino:OpenVINO",
     "onnxruntime": "pennyweight.engines.onnxruntime:ONNXRuntime",
     "llamacpp": "pennyweight.engines.llamacpp:LlamaCpp",
+    "vllm": "pennyweight.engines.vllm:VLLM",
     "transformers": "pennyweight.engines.transformers:Transformers",
+    "remote": "pennyweight.engines.remote:Remote",
     "scripted": "pennyweight.engines.scripted:Scripted",
 }
 
@@ -71,6 +73,14 @@ class Score:
     top_logprobs: Sequence[float]
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A server's command line, and what its environment has more than ours."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 class Runtime(Protocol):
     """A loaded model in a worker. One thread drives it; `step` should release the GIL while it computes.
 
@@ -109,7 +119,12 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self, directory: Path) -> Runtime:
-        """Load the model in this directory. Called in the worker process only."""
+        """Load the model in this directory. Called in the driver process only."""
+
+    def launch(self, directory: Path, host: str, port: int, served_name: str) -> Launch | None:
+        """How to start an engine that is a server with the OpenAI API itself; None for one that our worker hosts."""
+        del directory, host, port, served_name
+        return None
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
         """Settings worth searching on this machine at this load, whose longest request takes so many tokens: name ->

@@ -9,13 +9,11 @@ vocabulary at that place.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import json
 import math
 import queue
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from pennyweight.engines import Event, Generation, Score
+from pennyweight.engines.process import end_with_parent
 from pennyweight.engines.sampling import derived_seed
 from pennyweight.errors import EngineError
 from pennyweight.tokenizer import Tokenizer
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 WAIT = 0.005  # seconds that a step waits for news before it looks for other messages
 START_SECONDS = 600.0
 MOST_LOST = 4  # tokens of one character
-PR_SET_PDEATHSIG = 1
 UNGUESSED = {"speculative.type": "none", "speculative.n_max": 0}
 Chunk = dict[str, Any]
 
@@ -59,7 +57,7 @@ class LlamaServer:
         program = settings.program()
         assert program is not None
         command = [program, *settings.arguments(file, config), "--host", str(self._socket)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._tasks: dict[str, Future[None]] = {}
         self._loop = asyncio.new_event_loop()
@@ -311,8 +309,3 @@ def _fault(text: str) -> str:
         return f"llama-server: {json.loads(text)['error']['message']}"
     except (ValueError, KeyError, TypeError):
         return f"llama-server: {text[:300]}"
-
-
-def _end_with_parent() -> None:
-    """A server whose driver was killed must not go on."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

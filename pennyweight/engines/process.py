@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import psutil
 
 from pennyweight import engines
 from pennyweight.deployment import Deployment
+from pennyweight.engines import Launch
 from pennyweight.errors import EngineError, StorageError
 
 # Runtimes report home or look for updates unless they are told not to.
@@ -32,6 +34,7 @@ QUIET = {
 }
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our loopback
 STOP_SECONDS = 10.0
+PR_SET_PDEATHSIG = 1
 LOG_LINES = 12
 
 
@@ -122,22 +125,33 @@ class EngineProcess:
 def start(deployment: Deployment, log: Path, host: str = "127.0.0.1", port: int = 0) -> EngineProcess:
     """Launch a worker for this deployment. Settings are checked here, before a process is spent."""
     engines.require(deployment.engine)
-    engines.make(deployment.engine, deployment.settings)
+    engine = engines.make(deployment.engine, deployment.settings)
     if not Path(deployment.model_path).is_dir():
         raise StorageError(f"{deployment.model_path} is gone: build the deployment again.")
     port = port or free_port(host)
     refuse_taken_port(host, port)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable, "-m", "pennyweight.engines.worker", "--spec", json.dumps(deployment.as_json()),
-        "--host", host, "--port", str(port), "--parent", str(os.getpid()),
-    ]  # fmt: skip
+    launched = engine.launch(Path(deployment.model_path), host, port, deployment.served_name)
+    launch = launched or hosted(deployment, host, port)
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **QUIET},
+            launch.arguments, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **QUIET, **launch.environment}, preexec_fn=end_with_parent if launched else None,
         )  # fmt: skip
     return EngineProcess(deployment, host, port, log, process)
+
+
+def hosted(deployment: Deployment, host: str, port: int) -> Launch:
+    """Our own worker, for engines that are libraries."""
+    return Launch((
+        sys.executable, "-m", "pennyweight.engines.worker", "--spec", json.dumps(deployment.as_json()),
+        "--host", host, "--port", str(port), "--parent", str(os.getpid()),
+    ))  # fmt: skip
+
+
+def end_with_parent() -> None:
+    """In a new process, before it becomes a server that does not watch us itself."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def free_port(host: str) -> int:

@@ -93,7 +93,7 @@ def references(endpoint: Endpoint, requests: Sequence[Request], progress: Progre
     """Let the baseline answer, then score its own answers: what candidates are held against."""
 
     async def run() -> list[Reference]:
-        async with connect(endpoint.base_url, endpoint.model) as client:
+        async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
 
             async def one(request: Request) -> Reference:
                 prompt, answer, text = await _answer(client, request)
@@ -113,7 +113,7 @@ def pairs(
     """The candidate over the baseline's answers; with `task_score`, its own answers to labelled requests as well."""
 
     async def run() -> list[Pair]:
-        async with connect(endpoint.base_url, endpoint.model) as client:
+        async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
 
             async def one(request: Request) -> Pair:
                 return await _pair(client, request, held_against[request.id], task_score=task_score)
@@ -130,7 +130,7 @@ def agreements(
     """For each answer: at which tokens the endpoint, teacher-forced over it, has the same first choice."""
 
     async def run() -> list[tuple[bool, ...]]:
-        async with connect(endpoint.base_url, endpoint.model) as client:
+        async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
 
             async def one(reference: Reference) -> tuple[bool, ...]:
                 return (await _score(client, reference.prompt, reference.answer))[1]
@@ -183,7 +183,7 @@ def measure_consistency(endpoint: Endpoint, requests: Sequence[Request]) -> Meas
     only, so fidelity alone would not see them break."""
 
     async def run() -> list[float]:
-        async with connect(endpoint.base_url, endpoint.model) as client:
+        async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
 
             async def one(request: Request) -> float:
                 prompt, answer, _ = await _answer(client, request)

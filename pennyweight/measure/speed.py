@@ -37,7 +37,7 @@ def measure_speed(
     """Warm up, replay, and refuse a run that the generator spoiled. `goodput` is in milliseconds by SLO name."""
 
     async def run() -> tuple[Replay, Usage, int]:
-        async with connect(endpoint.base_url, endpoint.model, api_key=api_key) as client:
+        async with connect(endpoint.base_url, endpoint.model, api_key=api_key or endpoint.api_key) as client:
             warmed = await warm_up(client, warm_with or workload, sampling)
             with resources.watch(endpoint.engine) as usage:
                 return await replay(client, workload, arrivals, sampling, seed=seed, progress=progress), usage, warmed

@@ -42,6 +42,7 @@ EFFICIENCY = {
     "openvino": Efficiency(0.55, {"f32": 0.5, "bf16": 0.40, "int8": 0.40}, layer_seconds=0.00015),
     "onnxruntime": Efficiency(0.5, {"f32": 0.60, "int8": 0.18}, layer_seconds=0.00015),
 }
+UNKNOWN_BITS = 16
 UNKNOWN = Efficiency(0.5, {"f32": 0.5, "bf16": 0.25, "int8": 0.2}, layer_seconds=0.0003)
 PROCESS_BYTES = 300e6  # Python and the runtime's libraries
 
@@ -80,7 +81,7 @@ def step_seconds(shape: ModelShape, scheme: str, engine: str, hardware: Hardware
     """One decoding step of all streams."""
     efficiency = EFFICIENCY.get(engine, UNKNOWN)
     context = load.prompt_tokens + load.output_tokens / 2
-    moved = shape.parameters * BITS[scheme] / 8 + load.streams * context * shape.cache_bytes_per_token
+    moved = shape.parameters * BITS.get(scheme, UNKNOWN_BITS) / 8 + load.streams * context * shape.cache_bytes_per_token
     memory = moved / (hardware.memory_bandwidth * efficiency.memory)
     done = 2 * shape.parameters * load.streams
     return max(memory, done / _rate(scheme, hardware, efficiency)) + shape.layers * efficiency.layer_seconds
@@ -102,7 +103,7 @@ def predict(
     prompt = correction * prompt_seconds(shape, scheme, engine, hardware, load.prompt_tokens)
     # Every stream's prompt is read by the same machine that decodes for the others meanwhile.
     per_token = step + load.streams * prompt / load.output_tokens
-    memory = PROCESS_BYTES + shape.parameters * BITS[scheme] / 8
+    memory = PROCESS_BYTES + shape.parameters * BITS.get(scheme, UNKNOWN_BITS) / 8
     memory += load.streams * (load.prompt_tokens + load.output_tokens) * shape.cache_bytes_per_token
     answer = prompt + per_token * load.output_tokens
     values = [

@@ -55,10 +55,10 @@ class Space:
 
 def propose(
     model: Model, hardware: Hardware, streams: int, engines: Sequence[str] | None, schemes: Sequence[str] | None,
-    wanted: Mapping[str, str] | None = None, longest: int = 2048,
+    wanted: Mapping[str, str] | None = None, longest: int = 2048, remote: Mapping[str, str] | None = None,
 ) -> Space:  # fmt: skip
     """Every engine with every scheme that it serves and every recipe, as far as they can be made of this model and are
-    of use to requests of up to `longest` tokens."""
+    of use to requests of up to `longest` tokens. `remote` are the settings of a server that joins as it is."""
     groups: dict[Group, tuple[Candidate, ...]] = {}
     recipes, refused = compose(wanted or {})
     possible = []
@@ -73,6 +73,8 @@ def propose(
         if scheme not in known:
             raise UsageError(f"Scheme {scheme!r} is unknown: use some of {', '.join(sorted(known))}.")
     for engine in engines or catalogue.names():
+        if engine == catalogue.REMOTE:
+            continue  # it comes last, as it is
         offer = catalogue.offer(engine)
         offered = [model.scheme] if offer.model_format == "huggingface" else list(offer.schemes)
         for scheme in offered:
@@ -88,6 +90,10 @@ def propose(
                     Candidate(engine, scheme, dict(zip(choices, values, strict=True)), recipe)
                     for values in itertools.product(*choices.values())
                 )
+    if remote:
+        (scheme,) = catalogue.offer(catalogue.REMOTE).schemes
+        fixed = Candidate(catalogue.REMOTE, scheme, dict(remote))
+        groups[fixed.group] = (fixed,)
     return Space(groups, tuple(refused))
 
 

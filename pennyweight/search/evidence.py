@@ -110,6 +110,9 @@ def write(directory: Path, evidence: Mapping[str, Any], chosen: Deployment | Non
     (directory / EVIDENCE_FILE).write_text(json.dumps(evidence, indent=1) + "\n")
     if chosen is None:
         return
+    if chosen.engine == catalogue.REMOTE:
+        chosen.write(directory)
+        return
     source = Path(chosen.model_path).resolve()
     if (source / LINEAGE_FILE).exists():
         read_artifact(source)  # never ship what was damaged since it was measured

@@ -18,7 +18,7 @@ from pennyweight.search.candidates import Candidate, Space, is_unmodified, propo
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
 from pennyweight.tokenizer import Tokenizer
-from pennyweight.workload import Request, Workload
+from pennyweight.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Question:
     rounds: int = 3
     start_timeout: float = 300.0
     techniques: Mapping[str, str] = field(default_factory=dict)  # amount by name, as `recipes.parse` gives them
+    remote: Mapping[str, str] | None = None  # base_url and served_model of a server that joins as it is
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -50,7 +51,7 @@ class Question:
             "iterations": self.iterations,
             "exhaustive": self.exhaustive,
             "techniques": dict(self.techniques),
-        }
+        } | ({"remote": dict(self.remote)} if self.remote else {})
 
 
 class Listener(Protocol):
@@ -99,14 +100,11 @@ def refuse_model(model: Model) -> None:
 def space_of(question: Question, hardware: Hardware) -> Space:
     longest = longest_request(Tokenizer(question.model.path), question.workload)
     return propose(
-        question.model, hardware, question.streams, question.engines, question.schemes, question.techniques, longest
+        question.model, hardware, question.streams, question.engines, question.schemes, question.techniques, longest,
+        question.remote,
     )
 
 
 def longest_request(tokenizer: Tokenizer, workload: Workload) -> int:
     """Tokens of prompt and answer, at most, of any request."""
-
-    def prompt(request: Request) -> int:
-        return len(request.prompt_tokens or tokenizer.encode(tokenizer.prompt_text(request)))
-
-    return max(prompt(request) + request.max_tokens for request in workload.requests)
+    return max(len(tokenizer.request_tokens(request)) + request.max_tokens for request in workload.requests)

@@ -25,7 +25,7 @@ from pennyweight.model import Model
 from pennyweight.plan.cost import Load
 from pennyweight.search.candidates import Candidate, is_unmodified, predicted
 from pennyweight.search.question import Listener, Question, baseline_of, space_of
-from pennyweight.serve import Endpoint, serve
+from pennyweight.serve import Endpoint, catalogue, serve
 from pennyweight.study import Study, Trial
 from pennyweight.techniques.quantize import CALIBRATED, Quantize
 from pennyweight.tokenizer import Tokenizer, Translation, growth, translation
@@ -103,6 +103,8 @@ class Workbench:
         return self.record(Trial(stage, deployment, measurement, promise, None, time.perf_counter() - started))
 
     def build(self, candidate: Candidate) -> Model:
+        if candidate.engine == catalogue.REMOTE:  # whatever it serves is not ours to build
+            return self.question.model
         made = candidate.recipe.build(
             self.question.model, self.calibration(), self.prompts(), self.listener.progress
         )

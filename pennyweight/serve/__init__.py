@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from pennyweight.deployment import Deployment
 from pennyweight.engines import process
 from pennyweight.engines.process import EngineProcess
+from pennyweight.serve.catalogue import REMOTE
 
 __all__ = ["Endpoint", "EngineProcess", "serve"]
 
@@ -24,6 +26,7 @@ class Endpoint:
     base_url: str
     model: str
     engine: EngineProcess | None = None
+    api_key: str | None = None
 
 
 @contextlib.contextmanager
@@ -37,6 +40,11 @@ def serve(
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Endpoint]:
     """The endpoint of this deployment for as long as the context lasts."""
+    if deployment.engine == REMOTE:
+        settings = deployment.settings
+        key = os.environ.get("OPENAI_API_KEY")
+        yield Endpoint(settings["base_url"], settings["served_model"], api_key=key)
+        return
     with contextlib.ExitStack() as stack:
         if log is None:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="pennyweight-"))

@@ -13,6 +13,8 @@ from pennyweight.engines import environments
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.hardware import Hardware
 
+REMOTE = "remote"
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -31,8 +33,8 @@ class Offer:
 
 
 def names() -> tuple[str, ...]:
-    """Engines that serve for real; the scripted one only plays."""
-    return tuple(name for name in engines.ENGINES if name != "scripted")
+    """Engines that we can serve with; the scripted one only plays, and a remote one is served by others."""
+    return tuple(name for name in engines.ENGINES if name not in ("scripted", REMOTE))
 
 
 def offer(engine: str) -> Offer:

