@@ -45,6 +45,7 @@ def optimize(
         str | None, typer.Option(help="Also try these, with amounts: prune:10%,vocabulary,distill:200 (and neurons, "
                                       "kv-heads, sparsity), alone and together.")
     ] = None,
+    speculate: Annotated[bool, typer.Option(help="Find the load up to which guessing ahead pays, and use it.")] = False,
     base_url: Annotated[
         str | None, typer.Option(help="A server that joins the search as it is (--engines remote,… or with all).")
     ] = None,
@@ -85,7 +86,7 @@ def optimize(
         hardware = measured_hardware()
         question = Question(
             opened, requests, budget, max_concurrency, seed, _names(engines), _names(schemes), iterations, exhaustive,
-            rounds, start_timeout, recipes.parse(techniques), remote,
+            rounds, start_timeout, recipes.parse(techniques), speculate, remote,
         )  # fmt: skip
         refuse_model(opened)
         check_workload(question)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pennyweight.deployment import Deployment
-from pennyweight.errors import EndpointError, UsageError
+from pennyweight.errors import EndpointError, EngineRefused, UsageError
 from pennyweight.serve import Endpoint, serve
 
 
@@ -46,7 +47,8 @@ def parse(text: str, engine: str | None = None, settings: dict[str, Any] | None 
     if engine is None:
         deployment = Deployment.read(Path(text))
         if settings:
-            deployment = Deployment.from_json({**deployment.as_json(), "settings": {**deployment.settings, **settings}})
+            deployment = replace(deployment, settings={**deployment.settings, **settings})
+            refuse_conflict(deployment.engine, deployment.settings)
         return Target(text, deployment)
     from pennyweight import checkpoint, techniques
     from pennyweight.techniques.dequantize import Dequantize
@@ -60,7 +62,18 @@ def parse(text: str, engine: str | None = None, settings: dict[str, Any] | None 
     if wanted != model.format:
         raise UsageError(f"{engine} serves {wanted} and {text} is {model.format}: make it with `pw quantize`.")
     catalogue.check(engine, settings or {})
+    refuse_conflict(engine, settings or {})
     return Target(text, Deployment(engine, str(model.path), model.id, model.scheme, settings or {}))
+
+
+def refuse_conflict(engine: str, settings: Mapping[str, Any]) -> None:
+    """Levers that are known to break each other are not pulled together."""
+    from pennyweight.search import compatibility
+    from pennyweight.serve import catalogue
+
+    reason = compatibility.conflict(engine, settings, catalogue.offer(engine).levers)
+    if reason:
+        raise EngineRefused(reason)
 
 
 def remote_settings(engines: tuple[str, ...] | None, base_url: str | None) -> dict[str, str] | None:

@@ -12,7 +12,7 @@ def sentences(evidence: Evidence) -> list[str]:
     """What was chosen, how much faster it is, at what loss."""
     if evidence["chosen"] is None:
         return [f"No candidate meets the budget for {evidence['model']['name']}.", nearest_sentence(evidence)]
-    return [_choice(evidence), _speed(evidence), _loss(evidence)]
+    return [_choice(evidence), _speed(evidence), _loss(evidence), *_guessing(evidence.get("speculation") or [])]
 
 
 def _choice(evidence: Evidence) -> str:
@@ -64,6 +64,11 @@ def _loss(evidence: Evidence) -> str:
             f"({-quality['degradation']['value']:+.1%})"
         )
     return text + "."
+
+
+def _guessing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    told = [f"{row['ratio']:.2f} times as fast at {row['streams']}" for row in rows if "ratio" in row]
+    return [f"Guessing ahead, by streams: {', '.join(told)}."] if told else []
 
 
 def nearest_sentence(evidence: Evidence) -> str:

@@ -5,6 +5,7 @@ screen     each engine and scheme with default settings: a short run and a first
 tune       the settings of the best, one at a time
 final      those near the top again, interleaved, because one run cannot rank near ties
 prove      the best on the held-out half, until one is accepted
+speculate  on request: the same with guesses ahead, up to the load where they stop paying, and proven again
 compare    interleaved with the baseline and with the fastest unmodified engine
 """
 
@@ -25,6 +26,7 @@ from pennyweight.measure import quality
 from pennyweight.measure.compare import Comparison
 from pennyweight.measure.quality import Evaluation
 from pennyweight.measurement import Measurement
+from pennyweight.search import speculating
 from pennyweight.search.candidates import UNMODIFIED, Candidate, Group, finer_than, is_unmodified, neighbours
 from pennyweight.search.question import Answer, Listener, Question, baseline_of, space_of
 from pennyweight.search.workbench import TRIAL_FAULTS, Workbench
@@ -63,6 +65,8 @@ class Search(Workbench):
             self._tune()
         self._run_finals()
         chosen, evaluation, speed, verdict = self._prove()
+        if self.question.speculate and chosen is not None:
+            chosen, evaluation, speed, verdict = self._speculate(chosen) or (chosen, evaluation, speed, verdict)
         against_baseline = against_unmodified = None
         fastest = self.fastest_unmodified()
         nearest = None if chosen else self.nearest()
@@ -272,6 +276,15 @@ class Search(Workbench):
                 if evaluation.verdict.outcome is not Outcome.ACCEPT:
                     refused.add(deployment.group)  # settings move its quality by far less than its scheme did
         return None, None, None, last
+
+    def _speculate(self, chosen: Deployment) -> tuple[Deployment, Evaluation, Measurement, Verdict] | None:
+        """The chosen one with guesses, where they pay and it is accepted with them."""
+        guessed = speculating.find_crossover(self, chosen)
+        proof = self._prove_one(guessed) if guessed else None
+        if guessed is None or proof is None:
+            return None
+        verdict = self._judge_both(*proof)
+        return (guessed, *proof, verdict) if verdict.outcome is Outcome.ACCEPT else None
 
     def _groups_by_screen(self) -> list[Group]:
         trials = sorted(self.survivors("screen"), key=self.score, reverse=True)

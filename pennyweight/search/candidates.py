@@ -12,6 +12,7 @@ from pennyweight.hardware import Hardware
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
 from pennyweight.plan import cost
+from pennyweight.search import compatibility
 from pennyweight.search.recipes import UNCHANGED, Recipe, compose
 from pennyweight.serve import catalogue
 
@@ -86,9 +87,11 @@ def propose(
                 if reason:
                     refused.append((" ".join(filter(None, (engine, scheme, recipe.name))), reason))
                     continue
+                all_settings = (dict(zip(choices, v, strict=True)) for v in itertools.product(*choices.values()))
                 groups[(engine, scheme, recipe.name)] = tuple(
-                    Candidate(engine, scheme, dict(zip(choices, values, strict=True)), recipe)
-                    for values in itertools.product(*choices.values())
+                    Candidate(engine, scheme, settings, recipe)
+                    for settings in all_settings
+                    if not compatibility.conflict(engine, settings, offer.levers)
                 )
     if remote:
         (scheme,) = catalogue.offer(catalogue.REMOTE).schemes

@@ -17,7 +17,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.hardware import Hardware
 from pennyweight.measure.compare import Comparison
 from pennyweight.model import LINEAGE_FILE
-from pennyweight.search import Answer, Question
+from pennyweight.search import Answer, Question, speculating
 from pennyweight.search.accounting import account
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
@@ -54,6 +54,7 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: Seque
         "hardware": hardware.as_json(),
         "versions": versions(),
         "techniques": account(trials),
+        "speculation": [dict(trial.notes) for trial in trials if trial.stage == speculating.STAGE and trial.notes],
         "trials": len(trials),
         "peak_memory_bytes": {
             "chosen": _memory(answer.chosen, trials),

@@ -37,6 +37,7 @@ class Question:
     rounds: int = 3
     start_timeout: float = 300.0
     techniques: Mapping[str, str] = field(default_factory=dict)  # amount by name, as `recipes.parse` gives them
+    speculate: bool = False  # look for the load up to which guessing ahead pays
     remote: Mapping[str, str] | None = None  # base_url and served_model of a server that joins as it is
 
     def as_json(self) -> dict[str, Any]:
@@ -51,7 +52,7 @@ class Question:
             "iterations": self.iterations,
             "exhaustive": self.exhaustive,
             "techniques": dict(self.techniques),
-        } | ({"remote": dict(self.remote)} if self.remote else {})
+        } | ({"speculate": True} if self.speculate else {}) | ({"remote": dict(self.remote)} if self.remote else {})
 
 
 class Listener(Protocol):

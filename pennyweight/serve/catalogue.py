@@ -64,7 +64,8 @@ def remove(engine: str) -> int:
 def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:
     """The sentence that says why this engine cannot serve such a model, before anything is built."""
     try:
-        engines.require(engine).refuse_early(config, scheme)
+        engines.engine_class(engine).refuse_early(config, scheme)  # first: nobody shall install in vain
+        engines.require(engine)
     except (EngineMissing, EngineRefused) as error:
         return str(error)
     return None

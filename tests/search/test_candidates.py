@@ -74,7 +74,7 @@ def test_every_engine_with_every_scheme_is_either_proposed_or_refused(model: Mod
 
 def test_each_group_begins_with_the_defaults(model: Model) -> None:
     for (engine, *_), group in space(model).groups.items():
-        choices = catalogue.settings_to_search(engine, LARGE, 16)
+        choices = catalogue.settings_to_search(engine, LARGE, 16, 2048)
         assert group[0].settings == {name: values[0] for name, values in choices.items()}
 
 
