@@ -45,6 +45,14 @@ bench-rival: $(INSTALLED)
 bench-techniques: $(INSTALLED)
 	$(BIN)/python benchmarks/techniques.py
 
+# All installed engines: `pw engines` lists them. About 30 minutes.
+bench-engines: $(INSTALLED)
+	$(BIN)/python benchmarks/engines.py
+
+# Writes the table of what works together, and its page.
+bench-compatibility: $(INSTALLED)
+	$(BIN)/python benchmarks/compatibility.py
+
 bench-search: $(INSTALLED)
 	$(BIN)/python benchmarks/search.py
 

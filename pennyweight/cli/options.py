@@ -106,9 +106,9 @@ def speculation(text: str | None) -> dict[str, Any]:
     names = {"method": "speculative_method", "model": "draft_model"}
     kept = ("num_speculative_tokens", "prompt_lookup_max", "disable_by_batch_size")
     try:
-        asked = json.loads(text)
+        asked = dict(json.loads(text).items())
         unknown = set(asked) - {*names, *kept}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"--speculative-config is no JSON object ({error}): write it as vLLM does.") from None
     if unknown:
         known = ", ".join((*names, *kept))

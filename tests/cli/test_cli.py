@@ -24,8 +24,8 @@ from pennyweight.measure import replay
 from pennyweight.serve import Endpoint
 
 VERBS = (
-    "bench", "compare", "distill", "doctor", "draft", "evaluate", "optimize", "prune", "quantize", "serve",
-    "share-kv-heads", "trim-vocabulary", "verify",
+    "bench", "compare", "distill", "doctor", "draft", "engines", "evaluate", "optimize", "prune", "quantize",
+    "serve", "share-kv-heads", "trim-vocabulary", "verify",
 )  # fmt: skip
 
 
@@ -307,3 +307,33 @@ def test_doctor_describes_this_machine(pw: Pw) -> None:
     assert ran.code == 0
     assert ran.row["hardware"]["memory_bandwidth"] > 0
     assert "openvino" in ran.row["engines"]
+
+
+def test_engines_are_listed_with_what_they_take_and_how_they_come(pw: Pw) -> None:
+    ran = pw("engines", "--json")
+    assert ran.code == 0
+    rows = {row["engine"]: row for row in ran.row}
+    assert {"openvino", "onnxruntime", "llamacpp", "vllm", "transformers"} <= rows.keys()
+    assert rows["llamacpp"]["install"] == "pw engines install llamacpp"
+    assert rows["openvino"]["where"] and "prefix caching" in rows["openvino"]["levers"]
+    for name in rows:
+        assert name in ran.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("polish",), "list, install NAME or remove NAME"),
+        (("install",), "needs the name"),
+        (("install", "abacus"), "abacus"),
+        (("install", "openvino"), "pip install"),
+        (("remove", "openvino"), "pip"),
+    ],
+)
+def test_engines_refuses_what_it_cannot_do(words: tuple[str, ...], says: str, pw: Pw) -> None:
+    pw("engines", *words).refused(2, says)
+
+
+def test_removing_what_is_not_there_says_so(pw: Pw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENNYWEIGHT_ENGINES", str(tmp_path))
+    pw("engines", "remove", "vllm").refused(2, "nothing to remove")

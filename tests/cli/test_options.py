@@ -114,3 +114,23 @@ def test_a_trace_of_lengths_needs_a_tokenizer(tmp_path: Path, tokenizer_director
         options.workload(str(trace), None, None, 0, None)
     (request,) = options.workload(str(trace), None, None, 0, tokenizer_directory).requests
     assert len(request.prompt_tokens) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, {}),
+        ('{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}',
+         {"speculative_method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}),
+        ('{"model": "draft", "num_speculative_tokens": 3}',
+         {"draft_model": "draft", "speculative_method": "draft_model", "num_speculative_tokens": 3}),
+    ],
+)  # fmt: skip
+def test_speculation_is_spelled_as_vllm_spells_it(text: str | None, found: dict[str, object]) -> None:
+    assert options.speculation(text) == found
+
+
+@pytest.mark.parametrize("text", ["ngram", "[1]", '{"methode": "ngram"}'])
+def test_what_is_no_speculation_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--speculative-config"):
+        options.speculation(text)

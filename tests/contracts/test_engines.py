@@ -31,6 +31,7 @@ SERVED = [
     ("onnxruntime", "INT8"),
     ("llamacpp", "F16"),
     ("llamacpp", "Q8_0"),
+    ("vllm", "F32"),
 ]
 PROMPTS = ["Write a short poem about rain", "hi", "How do I sort a list in Python? Explain it step by step please."]
 

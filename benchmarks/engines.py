@@ -1,0 +1,230 @@
+"""All installed engines with all their precisions at 1, 8 and 32 streams, short and long prompts, interleaved; what
+guessing ahead is worth; a native llama.cpp against one built as prebuilt wheels are. One line of JSON per result.
+
+    python benchmarks/engines.py [table|speculation|native …] [--rounds 2] [--large] [--wheel-like DIR]
+
+`--large` adds a random-weight model of Llama-3.2-1B's shape. `--wheel-like` is a folder of engines
+(PENNYWEIGHT_ENGINES) whose llamacpp was built with AVX2 at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pennyweight import checkpoint, techniques, traces
+from pennyweight.deployment import Deployment
+from pennyweight.errors import PennyweightError
+from pennyweight.hardware import Hardware
+from pennyweight.measure import compare as comparing
+from pennyweight.measure.client import Sampling
+from pennyweight.measure.quality import references
+from pennyweight.measure.speed import measure_speed
+from pennyweight.model import Model
+from pennyweight.plan import cost
+from pennyweight.plan.machine import measured_hardware
+from pennyweight.search.workbench import build_scheme
+from pennyweight.serve import Endpoint, catalogue, serve
+from pennyweight.techniques.dequantize import Dequantize
+from pennyweight.tokenizer import Tokenizer
+from pennyweight.workload import Arrivals, Request, Workload, texts
+
+PARTS = ("table", "speculation", "native")
+STREAMS = (1, 8, 32)
+PROMPTS = {"short": 32, "long": 512}
+OUTPUT = 64
+LARGE_SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+               "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True}  # fmt: skip
+
+
+def say(**row: Any) -> None:
+    print(json.dumps(row), flush=True)
+
+
+@dataclass(frozen=True)
+class Cell:
+    streams: int
+    prompt: str
+
+    @property
+    def requests(self) -> int:
+        return max(4, 2 * self.streams)
+
+    def load(self, tokens: Sequence[int]) -> Workload:
+        """Requests whose prompts all differ, cut from one long text."""
+        length = PROMPTS[self.prompt]
+        starts = np.random.default_rng(self.streams).integers(0, len(tokens) - length, self.requests)
+        made = tuple(
+            Request(id=f"{n}", session=f"{n}", prompt_tokens=tuple(tokens[start : start + length]), max_tokens=OUTPUT)
+            for n, start in enumerate(starts)
+        )
+        return Workload(f"{self.prompt}-{self.streams}", made)
+
+    def bound_seconds(self, model: Model, scheme: str, hardware: Hardware) -> float:
+        """What the machine's measured bandwidth and arithmetic allow at best."""
+        shape = cost.ModelShape.of(model.config)
+        kind = cost.ARITHMETIC.get(scheme, "f32")
+        rate = hardware.arithmetic_rate.get(kind, hardware.arithmetic_rate["f32"])
+        weights = shape.parameters * cost.BITS.get(scheme, 16) / 8
+        prompts = 2 * shape.parameters * PROMPTS[self.prompt] * self.requests / rate
+        step = max(weights / hardware.memory_bandwidth, 2 * shape.parameters * self.streams / rate)
+        return float(prompts + step * OUTPUT * self.requests / self.streams)
+
+
+CELLS = [Cell(streams, prompt) for prompt in PROMPTS for streams in STREAMS]
+
+
+def built(model: Model, largest: int) -> Iterator[Deployment]:
+    """Every engine with every precision that it serves of this model."""
+    calibration = tuple(texts(traces.load("chat").requests)[:32])
+    for engine in catalogue.names():
+        offer = catalogue.offer(engine)
+        for scheme in [model.scheme] if offer.model_format == "huggingface" else offer.schemes:
+            reason = catalogue.refusal(engine, scheme, model.config)
+            if reason:
+                say(part="table", model=model.name, engine=engine, scheme=scheme, refused=reason)
+                continue
+            length = {"max_model_len": 1024} if "max_model_len" in offer.settings else {}
+            made = build_scheme(model, scheme, 0, calibration, techniques.unwatched)
+            settings = {"max_num_seqs": largest, **length}
+            yield Deployment(engine, str(made.path), made.id, scheme, settings)
+
+
+def table(model: Model, cells: Sequence[Cell], rounds: int) -> None:
+    """Rounds over all deployments, so that the machine's moods fall on all of them."""
+    hardware = measured_hardware()
+    tokenizer = Tokenizer(model.path)
+    tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
+    deployments = list(built(model, max(cell.streams for cell in cells)))
+    speeds: dict[tuple[str, Cell], list[float]] = {}
+    for number in range(rounds):
+        order = deployments if number % 2 == 0 else deployments[::-1]
+        for deployment in order:
+            try:
+                with serve(deployment) as endpoint:
+                    for cell in cells:
+                        made = run(endpoint, cell, cell.load(tokens).variant(number))
+                        speeds.setdefault((deployment.id, cell), []).append(made)
+            except PennyweightError as error:
+                say(part="table", deployment=deployment.label, failed=str(error)[:300])
+    for cell in cells:
+        best = max((np.mean(found) for (_, c), found in speeds.items() if c == cell), default=1.0)
+        for deployment in deployments:
+            found = speeds.get((deployment.id, cell))
+            if found:
+                seconds = cell.requests * OUTPUT / float(np.mean(found))
+                limit = cell.bound_seconds(model, deployment.scheme, hardware)
+                say(part="table", model=model.name, prompt=cell.prompt, streams=cell.streams, engine=deployment.engine,
+                    scheme=deployment.scheme, tokens_per_s=[round(f, 1) for f in found],
+                    share_of_best=round(float(np.mean(found) / best), 3),
+                    share_of_limit=round(limit / seconds, 3))  # fmt: skip
+
+
+def run(endpoint: Endpoint, cell: Cell, load: Workload) -> float:
+    arrivals = Arrivals("closed", max_concurrency=cell.streams)
+    return float(measure_speed(endpoint, load, arrivals, Sampling(0.0, 0, True))["output_throughput"])
+
+
+def speculation(model: Model, rounds: int) -> None:
+    """One stream on the repetitive workload, with guesses and without; and whether the answers are the same."""
+    requests = traces.load("extract").take(12, 0)
+    for engine in catalogue.names():
+        levers = catalogue.offer(engine).levers
+        if catalogue.offer(engine).missing or "n-gram guesses" not in levers:
+            continue
+        scheme = "Q8_0" if catalogue.offer(engine).model_format == "gguf" else model.scheme
+        made = build_scheme(model, scheme, 0, (), techniques.unwatched)
+        plain = Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 1})
+        for guesses in (4, 8):
+            settings = {**plain.settings, **levers["n-gram guesses"], "num_speculative_tokens": guesses}
+            with ExitStack() as kept:
+                guessed = replace(plain, settings=settings)
+                first, second = (comparing.opened_once(partial(serve, d), kept) for d in (guessed, plain))
+                found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
+                answers = [references(open_(kept), requests.requests, techniques.unwatched) for open_ in (first, second)]
+            same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])
+            say(part="speculation", engine=engine, scheme=scheme, guesses=guesses, identical=round(float(same), 3),
+                **found.as_json())  # fmt: skip
+
+
+@contextmanager
+def engines_in(directory: Path) -> Iterator[None]:
+    before = os.environ.get("PENNYWEIGHT_ENGINES")
+    os.environ["PENNYWEIGHT_ENGINES"] = str(directory)
+    try:
+        yield
+    finally:
+        del os.environ["PENNYWEIGHT_ENGINES"]
+        if before is not None:
+            os.environ["PENNYWEIGHT_ENGINES"] = before
+
+
+def native(model: Model, wheel_like: Path, rounds: int) -> None:
+    """llama.cpp built for this CPU against one with AVX2 only, both kept running, in turns."""
+    tokenizer = Tokenizer(model.path)
+    tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
+    for scheme in ("Q8_0", "Q4_0"):
+        calibration = tuple(texts(traces.load("chat").requests)[:32])
+        made = build_scheme(model, scheme, 0, calibration, techniques.unwatched)
+        settings = {"max_num_seqs": 32, "max_model_len": 1024}
+        deployment = Deployment("llamacpp", str(made.path), made.id, scheme, settings)
+        with ExitStack() as kept:
+            ours = kept.enter_context(serve(deployment))
+            with engines_in(wheel_like):
+                theirs = kept.enter_context(serve(deployment))
+            for cell in CELLS:
+                ratios = []
+                for number in range(rounds):
+                    pair = [run(e, cell, cell.load(tokens).variant(10 * number)) for e in (ours, theirs)]
+                    ratios.append(pair[0] / pair[1])
+                say(part="native", scheme=scheme, prompt=cell.prompt, streams=cell.streams,
+                    times_as_fast=[round(ratio, 2) for ratio in ratios])  # fmt: skip
+
+
+def random_model(directory: Path, like: Model) -> Model:
+    """Llama-3.2-1B's shape with random weights and another model's tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(**LARGE_SHAPE, vocab_size=128_256, max_position_embeddings=4096)
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    network.save_pretrained(directory)
+    checkpoint.copy_tokenizer(like.path, directory)
+    (directory / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": ["LlamaForCausalLM"]}))
+    return checkpoint.open_model(str(directory))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--wheel-like", type=Path)
+    arguments = parser.parse_args()
+    parts = arguments.parts or PARTS
+    model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
+    if "table" in parts:
+        table(model, CELLS, arguments.rounds)
+        if arguments.large:
+            with tempfile.TemporaryDirectory() as directory:
+                large = random_model(Path(directory), model)
+                table(large, [Cell(1, "short"), Cell(8, "short"), Cell(8, "long")], 1)
+    if "speculation" in parts:
+        speculation(model, max(2, arguments.rounds))
+    if "native" in parts and arguments.wheel_like:
+        native(model, arguments.wheel_like, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

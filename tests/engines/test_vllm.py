@@ -1,0 +1,78 @@
+"""vLLM's settings, its command line and environment; what it answers is under tests/contracts."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from pennyweight import engines
+from pennyweight.engines import requirements, vllm
+from pennyweight.engines.vllm import VLLM
+from pennyweight.errors import EngineRefused
+
+CONFIG = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512,
+          "max_position_embeddings": 8192}  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(vllm, "has_cuda", lambda: False)
+    monkeypatch.setattr(vllm, "available_cores", lambda: 4)
+    monkeypatch.setattr(vllm.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"dtype": "int3"}, "bfloat16"),
+        ({"kv_cache_dtype": "q8_0"}, "fp8"),
+        ({"tensor_parallel_size": 0}, "1 or more"),
+        ({"pipeline_parallel_size": 2, "enforce_eager": True}, "enforce_eager"),
+        ({"tensor_parallel_size": 8}, "8 ranks"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, object], word: str, model: Path) -> None:
+    with pytest.raises(EngineRefused, match=word):
+        engines.make("vllm", settings)
+
+
+def test_ranks_share_the_cores(model: Path) -> None:
+    launch = VLLM(tensor_parallel_size=2).launch(model, "127.0.0.1", 1234, "name")
+    assert launch.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0,1|2,3"
+    alone = VLLM(num_threads=2).launch(model, "127.0.0.1", 1234, "name")
+    assert alone.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0,1"
+
+
+def test_settings_reach_the_command_line(model: Path) -> None:
+    asked = VLLM(speculative_method="ngram", prompt_lookup_max=2, max_model_len=512, enable_prefix_caching=True)
+    words = asked.launch(model, "127.0.0.1", 1234, "name").arguments
+    assert json.loads(words[words.index("--speculative-config") + 1]) == {
+        "method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 2,
+    }  # fmt: skip
+    assert words[words.index("--max-model-len") + 1] == "512"
+    assert "--enable-prefix-caching" in words and "--no-enable-prefix-caching" not in words
+
+
+def test_a_cache_that_holds_not_one_request_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "available_memory", lambda: 2**24)
+    with pytest.raises(EngineRefused, match="3276 tokens would fit"):
+        VLLM().launch(model, "127.0.0.1", 1234, "name")
+
+
+def test_requirements_leave_out_what_is_asked() -> None:
+    site = Path(str(metadata.distribution("pytest").locate_file("")))
+    every = requirements.requirements(site, "pytest", ())
+    assert any(requirements.project(line) == "pluggy" for line in every)
+    fewer = requirements.requirements(site, "pytest", ("pluggy",))
+    assert len(fewer) == len(every) - 1
+    assert not any("extra ==" in line for line in every)
+
+
+@pytest.mark.parametrize("line", ["torch==2.13.0+cpu; platform_machine == 'x86_64'", "torch", "torch>=2", "Torch[x]"])
+def test_the_project_of_a_requirement(line: str) -> None:
+    assert requirements.project(line) == "torch"
