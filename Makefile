@@ -6,7 +6,7 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-face bench-generator bench-perplexity bench-rival bench-search bench-streams bench-techniques clean
+.PHONY: demo test check fix bench bench-compatibility bench-engines bench-face bench-generator bench-perplexity bench-rival bench-search bench-streams bench-techniques clean
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)

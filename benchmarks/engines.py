@@ -151,7 +151,8 @@ def speculation(model: Model, rounds: int) -> None:
                 guessed = replace(plain, settings=settings)
                 first, second = (comparing.opened_once(partial(serve, d), kept) for d in (guessed, plain))
                 found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
-                answers = [references(open_(kept), requests.requests, techniques.unwatched) for open_ in (first, second)]
+                asked = requests.requests
+                answers = [references(opener(kept), asked, techniques.unwatched) for opener in (first, second)]
             same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])
             say(part="speculation", engine=engine, scheme=scheme, guesses=guesses, identical=round(float(same), 3),
                 **found.as_json())  # fmt: skip
