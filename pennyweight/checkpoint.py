@@ -302,6 +302,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """A hard link where the cache is on the same disk; both names hold the bytes, and neither is ever written again."""
+    try:
+        os.link(Path(source).resolve(), target)  # a hub's cache holds links to its blobs
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _read_json(path: Path, mend: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

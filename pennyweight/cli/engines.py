@@ -40,6 +40,9 @@ def show(name: str, *, as_json: bool) -> None:
         if offer.warning:
             typer.echo(f"{'':<13}warning: {offer.warning}")
         typer.echo(f"{'':<13}install: {offer.install}")
+    for export in [] if name else catalogue.EXPORTS.values():
+        typer.echo(f"{export.name:<13}{catalogue.NOT_RUN}: `pw export MODEL --engine {export.name} -o DIR`")
+        typer.echo(f"{'':<13}takes huggingface: {', '.join(export.schemes)}")
     if as_json:
         print(json.dumps([asdict(offer) for offer in offers]))
 

@@ -106,7 +106,7 @@ def speculation(text: str | None) -> dict[str, Any]:
     names = {"method": "speculative_method", "model": "draft_model"}
     kept = ("num_speculative_tokens", "prompt_lookup_max", "disable_by_batch_size")
     try:
-        asked = dict(json.loads(text).items())
+        asked: dict[str, Any] = dict(json.loads(text).items())
         unknown = set(asked) - {*names, *kept}
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"--speculative-config is no JSON object ({error}): write it as vLLM does.") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pennyweight.checkpoint import read_artifact
+from pennyweight.checkpoint import link_or_copy, read_artifact
 from pennyweight.deployment import Deployment
 from pennyweight.hardware import Hardware
 from pennyweight.measure.compare import Comparison
@@ -119,18 +118,10 @@ def write(directory: Path, evidence: Mapping[str, Any], chosen: Deployment | Non
         read_artifact(source)  # never ship what was damaged since it was measured
     target = directory / ARTIFACT
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=_link_or_copy)
+    shutil.copytree(source, target, copy_function=link_or_copy)
     shipped = Deployment.from_json({**chosen.as_json(), "model_path": ARTIFACT})
     shipped.write(directory)
     (directory / "DEPLOY.md").write_text(_deploy_page(evidence, chosen))
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    """A hard link where the cache is on the same disk; both names hold the bytes, and neither is ever written again."""
-    try:
-        os.link(Path(source).resolve(), target)  # a hub's cache holds links to its blobs
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _comparison(comparison: Comparison | None, against: Deployment | None) -> dict[str, Any] | None:

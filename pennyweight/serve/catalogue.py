@@ -10,9 +10,12 @@ from typing import Any
 
 from pennyweight import engines
 from pennyweight.engines import environments
+from pennyweight.engines.exports import EXPORTS, NOT_RUN, export
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.hardware import Hardware
 
+__all__ = ["EXPORTS", "NOT_RUN", "REMOTE", "Offer", "check", "export", "install", "names", "offer", "refusal",
+           "remove", "settings_to_search"]  # fmt: skip
 REMOTE = "remote"
 
 

@@ -24,7 +24,7 @@ from pennyweight.measure import replay
 from pennyweight.serve import Endpoint
 
 VERBS = (
-    "bench", "compare", "distill", "doctor", "draft", "engines", "evaluate", "optimize", "prune", "quantize",
+    "bench", "compare", "distill", "doctor", "draft", "engines", "evaluate", "export", "optimize", "prune", "quantize",
     "serve", "share-kv-heads", "trim-vocabulary", "verify",
 )  # fmt: skip
 

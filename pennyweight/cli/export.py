@@ -1,0 +1,32 @@
+"""`pw export`: for engines that we write for and do not run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pennyweight.cli import artifacts, options
+
+
+def export(
+    model: artifacts.ModelArgument,
+    engine: Annotated[str, typer.Option(help="sglang or tensorrt-llm.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new directory.")],
+    port: Annotated[int, typer.Option(help="That the command will listen on.")] = 8000,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write a checkpoint of MODEL and the command that serves it with an engine that does not run here."""
+    from pennyweight.cli.console import Live
+    from pennyweight.serve import catalogue
+
+    artifacts.refuse_output(output)
+    with Live() as live:
+        live.stage(f"Opening {model}")
+        opened = options.open_model(model, live.progress)
+        script = catalogue.export(opened, engine, output, port)
+    typer.echo(f"{script}: {catalogue.NOT_RUN}.")
+    if as_json:
+        print(json.dumps({"engine": engine, "script": str(script), "model": opened.id, "run_here": False}))
