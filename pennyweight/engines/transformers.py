@@ -10,14 +10,16 @@ from typing import ClassVar
 from pennyweight.engines import Engine, Runtime
 from pennyweight.errors import EngineRefused
 
+DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Transformers(Engine):
-    """`dtype` auto is the checkpoint's own."""
+    """`dtype` auto is the checkpoint's own; `device` auto is the GPU where there is one."""
 
     dtype: str = "auto"
+    device: str = "auto"
 
     name: ClassVar[str] = "transformers"
     packages: ClassVar[tuple[str, ...]] = ("transformers", "torch")
@@ -25,12 +27,15 @@ class Transformers(Engine):
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
     # full attention in every layer: the batch's mask is made for that
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
+    tested: ClassVar[tuple[str, str]] = ("5.20", "6")
     max_top_logprobs: ClassVar[int] = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dtype not in DTYPES:
-            raise EngineRefused(f"transformers: dtype={self.dtype!r} is unknown: use one of {', '.join(DTYPES)}.")
+        for setting, known in (("dtype", DTYPES), ("device", DEVICES)):
+            value = getattr(self, setting)
+            if value not in known:
+                raise EngineRefused(f"transformers: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
 
     def load(self, directory: Path) -> Runtime:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

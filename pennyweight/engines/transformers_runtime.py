@@ -52,7 +52,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         """One position more for each of the first rows; keys and values up to the longest row."""
         count, longest = len(self.lengths), int(self.lengths.max()) + 1
         self._grow(longest)
-        rows = torch.arange(count)
+        rows = torch.arange(count, device=self.keys.device)
         self.keys[rows, :, self.lengths] = key_states[:, :, 0]
         self.values[rows, :, self.lengths] = value_states[:, :, 0]
         return self.keys[:count, :, :longest], self.values[:count, :, :longest]
@@ -79,26 +79,29 @@ class TransformersRuntime(RowRuntime):
         super().__init__(settings.max_num_seqs)
         torch.set_num_threads(settings.num_threads or available_cores())
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(found if settings.device == "auto" else settings.device)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
+        self._model = model.to(self._device)
         self._layers = [RowLayer(settings.max_num_seqs) for _ in range(self._model.config.num_hidden_layers)]
         self._store = Cache(layers=self._layers)
 
     @torch.no_grad()
     def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
         cache = DynamicCache()
-        output = self._model(torch.tensor([list(prompt)]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        output = self._model(self._ids([list(prompt)]), past_key_values=cache, use_cache=True, logits_to_keep=1)
         for layer, filled in zip(self._layers, cache.layers, strict=True):
             layer.fill(row, filled.keys, filled.values)
         return _numpy(output.logits[0, -1])
 
     @torch.no_grad()
     def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
-        held = torch.from_numpy(lengths)
+        held = torch.from_numpy(lengths).to(self._device)
         for layer in self._layers:
             layer.lengths = held
-        seen = torch.arange(int(held.max()) + 1)[None, :] <= held[:, None]
+        seen = torch.arange(int(lengths.max()) + 1, device=self._device)[None, :] <= held[:, None]
         output = self._model(
-            torch.tensor(tokens)[:, None], attention_mask=seen[:, None, None, :], position_ids=held[:, None],
+            self._ids(tokens)[:, None], attention_mask=seen[:, None, None, :], position_ids=held[:, None],
             past_key_values=self._store, use_cache=True,
         )  # fmt: skip
         return _numpy(output.logits[:, 0])
@@ -109,9 +112,12 @@ class TransformersRuntime(RowRuntime):
 
     @torch.no_grad()
     def _logits(self, tokens: Sequence[int]) -> Logits:
-        return _numpy(self._model(torch.tensor([list(tokens)]), use_cache=False).logits[0])
+        return _numpy(self._model(self._ids([list(tokens)]), use_cache=False).logits[0])
+
+    def _ids(self, tokens: Sequence[Any]) -> torch.Tensor:
+        return torch.tensor(tokens, device=self._device)
 
 
 def _numpy(logits: torch.Tensor) -> Logits:
-    result: Logits = logits.float().numpy()
+    result: Logits = logits.float().cpu().numpy()
     return result
