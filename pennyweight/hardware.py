@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,13 +30,16 @@ class Hardware:
     memory_bandwidth: float = 0.0
     arithmetic_rate: Mapping[str, float] = field(default_factory=dict)
     gpus: tuple[str, ...] = ()
+    gpu_free_bytes: tuple[int, ...] = ()
+    numa_nodes: int = 1
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Hardware:
-        return Hardware(**{**value, "flags": tuple(value["flags"]), "gpus": tuple(value["gpus"])})
+        lists = {name: tuple(found) for name, found in value.items() if isinstance(found, list)}
+        return Hardware(**{**value, **lists})
 
     @property
     def measured(self) -> bool:
@@ -55,6 +60,8 @@ def detect() -> Hardware:
         memory_bytes=available_memory(),
         flags=tuple(flag for flag in INTERESTING_FLAGS if flag in present),
         gpus=tuple(_gpu_name(p) for p in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))),
+        gpu_free_bytes=_gpu_free_bytes(),
+        numa_nodes=max(1, len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))),
     )
 
 
@@ -79,6 +86,15 @@ def _gpu_name(information: Path) -> str:
         if line.startswith("Model:"):
             return line.split(":", 1)[1].strip()
     return information.parent.name
+
+
+def _gpu_free_bytes() -> tuple[int, ...]:
+    """Of each CUDA device, as its driver tells."""
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    return tuple(int(line) * 2**20 for line in told.split() if line.isdigit())
 
 
 def _read(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,13 @@ def test_hardware_survives_being_written_as_json() -> None:
     machine = Hardware("cpu", 2, 1 << 30, ("avx2",), 3.4e10, {"f32": 1e11, "int8": 4e11}, ("H100",))
     assert Hardware.from_json(json.loads(json.dumps(machine.as_json()))) == machine
     assert machine.measured
+
+
+def test_free_memory_of_gpus_is_what_their_driver_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 80000\necho 40000\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert hardware.detect().gpu_free_bytes == (80000 * 2**20, 40000 * 2**20)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert hardware.detect().gpu_free_bytes == ()

@@ -32,7 +32,10 @@ def doctor(as_json: options.AsJson = False) -> None:
     )
     rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in hardware.arithmetic_rate.items())
     typer.echo(f"Arithmetic {rates} billion operations/s")
-    typer.echo(f"GPU        {', '.join(hardware.gpus) or 'none'}")
+    sizes = [f", {size / 2**30:.1f} GiB free" for size in hardware.gpu_free_bytes] or [""] * len(hardware.gpus)
+    gpus = [name + size for name, size in zip(hardware.gpus, sizes, strict=False)]
+    typer.echo(f"GPU        {'; '.join(gpus) or 'none'}")
+    typer.echo(f"NUMA nodes {hardware.numa_nodes}")
     typer.echo(f"Cache      {cache}, {free / 2**30:.0f} GiB free")
     for offer in offers:
         state = offer.missing or f"{offer.version}, {offer.model_format}: {', '.join(offer.schemes)}"

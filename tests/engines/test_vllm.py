@@ -6,12 +6,15 @@ import json
 from importlib import metadata
 from pathlib import Path
 
+import openai
 import pytest
 
-from pennyweight import engines
+from pennyweight import checkpoint, engines
+from pennyweight.deployment import Deployment
 from pennyweight.engines import requirements, vllm
 from pennyweight.engines.vllm import VLLM
 from pennyweight.errors import EngineRefused
+from pennyweight.serve import serve
 
 CONFIG = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512,
           "max_position_embeddings": 8192}  # fmt: skip
@@ -76,3 +79,27 @@ def test_requirements_leave_out_what_is_asked() -> None:
 @pytest.mark.parametrize("line", ["torch==2.13.0+cpu; platform_machine == 'x86_64'", "torch", "torch>=2", "Torch[x]"])
 def test_the_project_of_a_requirement(line: str) -> None:
     assert requirements.project(line) == "torch"
+
+
+@pytest.mark.slow
+def test_ranks_answer_token_for_token_as_one_does(tiny_checkpoint: Path) -> None:
+    """In float32 on two cores: nothing but the order of sums may differ, and no near tie falls otherwise here."""
+    if reason := VLLM.missing():
+        pytest.skip(reason)
+    model = checkpoint.open_model(str(tiny_checkpoint))
+    answers = {}
+    ranks = {"one": {}, "tensor": {"tensor_parallel_size": 2}, "pipeline": {"pipeline_parallel_size": 2}}
+    for name, parallel in ranks.items():
+        settings = {"max_num_seqs": 2, "dtype": "float32", "max_model_len": 128, **parallel}
+        with serve(Deployment("vllm", str(model.path), model.id, model.scheme, settings)) as endpoint:
+            client = openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=120)
+            made = [
+                client.completions.create(
+                    model="model", prompt=[n + 3, n + 4, n + 5], max_tokens=24, temperature=0,
+                    extra_body={"return_token_ids": True, "ignore_eos": True},
+                ).choices[0].model_dump()["token_ids"]
+                for n in range(4)
+            ]  # fmt: skip
+        answers[name] = made
+    assert answers["tensor"] == answers["one"]
+    assert answers["pipeline"] == answers["one"]
