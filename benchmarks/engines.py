@@ -76,7 +76,8 @@ class Cell:
         kind = cost.ARITHMETIC.get(scheme, "f32")
         rate = hardware.arithmetic_rate.get(kind, hardware.arithmetic_rate["f32"])
         weights = shape.parameters * cost.BITS.get(scheme, 16) / 8
-        prompts = 2 * shape.parameters * PROMPTS[self.prompt] * self.requests / rate
+        head = model.config["vocab_size"] * model.config["hidden_size"]  # is read once a prompt, not once a token
+        prompts = 2 * (shape.parameters - head) * PROMPTS[self.prompt] * self.requests / rate
         step = max(weights / hardware.memory_bandwidth, 2 * shape.parameters * self.streams / rate)
         return float(prompts + step * OUTPUT * self.requests / self.streams)
 
@@ -95,7 +96,7 @@ def built(model: Model, largest: int) -> Iterator[Deployment]:
                 say(part="table", model=model.name, engine=engine, scheme=scheme, refused=reason)
                 continue
             length = {"max_model_len": 1024} if "max_model_len" in offer.settings else {}
-            made = build_scheme(model, scheme, 0, calibration, techniques.unwatched)
+            made = build_scheme(model, engine, scheme, 0, calibration, techniques.unwatched)
             settings = {"max_num_seqs": largest, **length}
             yield Deployment(engine, str(made.path), made.id, scheme, settings)
 
@@ -143,7 +144,7 @@ def speculation(model: Model, rounds: int) -> None:
         if catalogue.offer(engine).missing or "n-gram guesses" not in levers:
             continue
         scheme = "Q8_0" if catalogue.offer(engine).model_format == "gguf" else model.scheme
-        made = build_scheme(model, scheme, 0, (), techniques.unwatched)
+        made = build_scheme(model, engine, scheme, 0, (), techniques.unwatched)
         plain = Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 1})
         for guesses in (4, 8):
             settings = {**plain.settings, **levers["n-gram guesses"], "num_speculative_tokens": guesses}
@@ -176,7 +177,7 @@ def native(model: Model, wheel_like: Path, rounds: int) -> None:
     tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
     for scheme in ("Q8_0", "Q4_0"):
         calibration = tuple(texts(traces.load("chat").requests)[:32])
-        made = build_scheme(model, scheme, 0, calibration, techniques.unwatched)
+        made = build_scheme(model, "llamacpp", scheme, 0, calibration, techniques.unwatched)
         settings = {"max_num_seqs": 32, "max_model_len": 1024}
         deployment = Deployment("llamacpp", str(made.path), made.id, scheme, settings)
         with ExitStack() as kept:
@@ -186,8 +187,10 @@ def native(model: Model, wheel_like: Path, rounds: int) -> None:
             for cell in CELLS:
                 ratios = []
                 for number in range(rounds):
-                    pair = [run(e, cell, cell.load(tokens).variant(10 * number)) for e in (ours, theirs)]
-                    ratios.append(pair[0] / pair[1])
+                    load = cell.load(tokens).variant(10 * number)
+                    order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+                    speeds = {endpoint.base_url: run(endpoint, cell, load) for endpoint in order}
+                    ratios.append(speeds[ours.base_url] / speeds[theirs.base_url])
                 say(part="native", scheme=scheme, prompt=cell.prompt, streams=cell.streams,
                     times_as_fast=[round(ratio, 2) for ratio in ratios])  # fmt: skip
 

@@ -37,7 +37,7 @@ def main() -> None:
     others = {"transformers bf16": Deployment.from_json({**evidence["baseline"], "model_path": str(model.path)})}
     if evidence["fastest_unmodified"] and not evidence["unmodified_wins"]:
         fastest = evidence["fastest_unmodified"]
-        built = build_scheme(model, fastest["scheme"], 0, (), unwatched)
+        built = build_scheme(model, fastest["engine"], fastest["scheme"], 0, (), unwatched)
         others["fastest unmodified"] = Deployment.from_json({**fastest, "model_path": str(built.path)})
     _, held_out = traces.load("chat").split()
     for name, other in others.items():

@@ -81,6 +81,15 @@ def available_memory() -> int:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
+def free_memory() -> int:
+    """Bytes that could be taken now: what the kernel calls available, or what the cgroup's limit leaves."""
+    fields = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    told = fields.get("MemAvailable", "").split()
+    free = int(told[0]) * 1024 if told else available_memory()
+    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    return max(0, min(free, int(limit) - int(used))) if limit.isdigit() and used.isdigit() else free
+
+
 def _gpu_name(information: Path) -> str:
     for line in information.read_text().splitlines():
         if line.startswith("Model:"):

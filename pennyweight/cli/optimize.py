@@ -169,7 +169,7 @@ def _tell(result: dict[str, Any], output: Path, answer: Answer) -> None:
     for sentence in sentences(result["evidence"]):
         typer.echo(sentence)
     typer.echo(f"Report: {output / 'report.html'}")
-    if answer.chosen is not None:
+    if answer.chosen is not None and answer.chosen.engine != "remote":
         typer.echo(f"Serve it: pw serve {output}    Verify it: pw verify {output}")
 
 

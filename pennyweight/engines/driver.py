@@ -23,14 +23,15 @@ from pennyweight.errors import PennyweightError
 
 def run(connection: Connection, engine: str, settings: Mapping[str, Any], directory: str) -> None:
     """The driver process's main function: load, say so, and step until told to close or the worker is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when to end
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the worker decides when to end
     try:
         runtime = engines.make(engine, settings).load(Path(directory))
     except PennyweightError as error:
         connection.send(("failed", str(error)))
         return
     except Exception as error:  # whatever a library raises while loading is one sentence to the user
-        connection.send(("failed", f"{engine} cannot load {directory} ({type(error).__name__}: {_first_line(error)})."))
+        connection.send(("failed", f"{engine} cannot load {directory} ({type(error).__name__}: {_last_line(error)})."))
         return
     connection.send(("ready",))
     try:
@@ -77,7 +78,7 @@ class Driver:
         try:
             self._runtime.submit(generation)
         except Exception as error:  # the library's refusal belongs to this request alone
-            self._connection.send(("events", [Event(generation.id, finish="error", error=_first_line(error))]))
+            self._connection.send(("events", [Event(generation.id, finish="error", error=_last_line(error))]))
         else:
             self._active.add(generation.id)
 
@@ -85,7 +86,7 @@ class Driver:
         try:
             events = self._runtime.step()
         except Exception as error:  # a step that failed leaves the library in nobody knows what state: end with it
-            events = [Event(i, finish="error", error=_first_line(error)) for i in self._active]
+            events = [Event(i, finish="error", error=_last_line(error)) for i in self._active]
             self._closing = True
         self._active.difference_update([event.id for event in events if event.finish])
         return events
@@ -94,7 +95,7 @@ class Driver:
         try:
             score = self._runtime.score(tokens, start)
         except Exception as error:  # as above
-            self._connection.send(("score", key, None, _first_line(error)))
+            self._connection.send(("score", key, None, _last_line(error)))
             return
         if isinstance(score, Future):
             self._scoring[key] = score
@@ -106,10 +107,10 @@ class Driver:
         for key in [key for key, score in self._scoring.items() if score.done()]:
             score = self._scoring.pop(key)
             fault = score.exception()
-            told = (None, _first_line(fault)) if fault else (score.result(), None)
+            told = (None, _last_line(fault)) if fault else (score.result(), None)
             self._connection.send(("score", key, *told))
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -84,6 +84,7 @@ def install(name: str, recipe: Recipe, stage: Stage, progress: Progress) -> Path
         if (installed(name) or {}).get("version") == recipe.version:
             return place
         _refuse_early(name, recipe, place)
+        (place / "installed.json").unlink(missing_ok=True)  # an older version is no longer whole
         commands = recipe.commands(place)
         done = _done(place)
         for number, command in enumerate(commands):

@@ -55,9 +55,14 @@ def export(model: Model, name: str, directory: Path, port: int) -> Path:
             f"{name} does not load {model.format} {model.scheme}: export a Hugging Face directory in "
             f"{', '.join(made.schemes)}."
         )
-    shutil.copytree(model.path, directory / CHECKPOINT, copy_function=link_or_copy)
+    shutil.copytree(model.path, directory / CHECKPOINT, copy_function=_weights_by_link)
     script = directory / SCRIPT
     command = made.command(model.context_length, port)
     script.write_text(f"#!/bin/sh\n# {NOT_RUN}. Flags: {made.source}\ncd \"$(dirname \"$0\")\" && exec {command}\n")
     script.chmod(0o755)
     return script
+
+
+def _weights_by_link(source: str, target: str) -> None:
+    """What somebody may edit is copied: a link would change the original, too."""
+    (link_or_copy if source.endswith(".safetensors") else shutil.copyfile)(source, target)

@@ -14,7 +14,7 @@ from pennyweight.engines import Runtime, environments
 from pennyweight.engines.environments import Command, Recipe
 from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.hardware import Hardware, available_cores, available_memory
+from pennyweight.hardware import Hardware, available_cores, free_memory
 from pennyweight.model import cache_values_per_token
 
 KV_CACHE_DTYPES = ("auto", "f32", "f16", "bf16", "q8_0", "q4_0")
@@ -47,7 +47,7 @@ def _commands(home: Path) -> list[Command]:
         Command("building", ("cmake", "--build", str(build), "--target", PROGRAM, "-j", str(available_cores()))),
         Command("keeping the program", ("cmake", "-E", "copy", str(build / "bin" / PROGRAM), str(home / PROGRAM))),
         Command("tidying up", (
-            environments.PYTHON, "-c", "import shutil, sys; [shutil.rmtree(p) for p in sys.argv[1:]]",
+            environments.PYTHON, "-c", "import shutil, sys; [shutil.rmtree(p, True) for p in sys.argv[1:]]",
             str(build), str(unpacked), str(home / "venv"),
         )),
     ]  # fmt: skip
@@ -113,7 +113,10 @@ class LlamaCpp(Speculating):
         program = cls.program()
         if program is None:
             return ""
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30)
+        try:
+            told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return "unknown"
         found = re.search(r"version: (\S+)", told.stdout + told.stderr)
         return found[1] if found else "unknown"
 
@@ -139,7 +142,7 @@ class LlamaCpp(Speculating):
         """The whole cache is allocated at the start: say so before it fails."""
         kind = "f16" if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
         each, length = cache_values_per_token(config) * KV_BYTES[kind], self.context_length(config)
-        wanted, free = each * length * self.max_num_seqs, max(0, available_memory() - weights)
+        wanted, free = each * length * self.max_num_seqs, max(0, free_memory() - weights)
         if wanted > free:
             raise EngineRefused(
                 f"llamacpp: {self.max_num_seqs} slots of {length} tokens need {wanted / 2**30:.1f} GiB of cache and "
@@ -150,12 +153,13 @@ class LlamaCpp(Speculating):
     def arguments(self, file: Path, config: Mapping[str, Any]) -> list[str]:
         """The server's command line, without its address."""
         length = self.context_length(config)
+        checked = 1 + (self.num_speculative_tokens if self.speculative_method else 0)  # tokens of a slot in one step
+        batch = str(max(self.max_num_batched_tokens, self.max_num_seqs * checked))
         threads = str(self.num_threads or available_cores())
         made = [
             "--model", str(file), "--parallel", str(self.max_num_seqs), "--ctx-size", str(length * self.max_num_seqs),
             "--no-kv-unified", "--threads", threads, "--threads-batch", threads, "--flash-attn", self.flash_attention,
-            "--batch-size", str(max(self.max_num_batched_tokens, self.max_num_seqs)),
-            "--ubatch-size", str(max(self.max_num_batched_tokens, self.max_num_seqs)),
+            "--batch-size", batch, "--ubatch-size", batch,
             "--cache-ram", "0", "--no-ui", "--no-slots", "--offline", "--metrics", "--threads-http", "2",
             "--log-verbosity", "1",
         ]  # fmt: skip

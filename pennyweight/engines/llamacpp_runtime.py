@@ -1,32 +1,28 @@
 """A running `llama-server` behind the protocol of runtimes: requests go to its native /completion over a socket file.
 
-It has no `echo`: a text is scored by a grammar that allows its tokens only, one after the other, while the server tells
-each one's log-probability before the grammar. It sends nothing while a character is incomplete and then names
-its last token only, so the others are found again from its bytes, and their log-probabilities by asking for the whole
-vocabulary at that place.
+The server sends nothing while a character is incomplete and then names its last token only, so the others are found
+again from its bytes, and their log-probabilities by asking for the whole vocabulary at that place.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
-import math
+import os
 import queue
 import shutil
-import subprocess
+import sys
 import tempfile
 import threading
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
 from pennyweight.engines import Event, Generation, Score
-from pennyweight.engines.process import end_with_parent
+from pennyweight.engines.llamacpp_scorer import Scorer, logprob
+from pennyweight.engines.llamacpp_server import Chunk, Server
 from pennyweight.engines.sampling import derived_seed
 from pennyweight.errors import EngineError
 from pennyweight.tokenizer import Tokenizer
@@ -35,10 +31,8 @@ if TYPE_CHECKING:
     from pennyweight.engines.llamacpp import LlamaCpp
 
 WAIT = 0.005  # seconds that a step waits for news before it looks for other messages
-START_SECONDS = 600.0
 MOST_LOST = 4  # tokens of one character
-UNGUESSED = {"speculative.type": "none", "speculative.n_max": 0}
-Chunk = dict[str, Any]
+SCORING_SLOTS = 4
 
 
 class LlamaServer:
@@ -48,26 +42,23 @@ class LlamaServer:
         settings.refuse_memory(config, file.stat().st_size)
         self._tokenizer = Tokenizer(directory)
         self._by_bytes = {piece: token for token, piece in self._tokenizer.byte_pieces.items()}
-        added = self._tokenizer.backend.get_added_tokens_decoder().items()
         self._broken = {token for token, piece in self._tokenizer.byte_pieces.items() if not _is_text(piece)}
-        self._unforced = self._broken | {number for number, token in added if token.special}
-        self._settings = settings
+        self._settings, self._file, self._config = settings, file, config
         self._place = Path(tempfile.mkdtemp(prefix="pennyweight-llama-"))
-        self._socket = self._place / "server.sock"
-        program = settings.program()
-        assert program is not None
-        command = [program, *settings.arguments(file, config), "--host", str(self._socket)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._tasks: dict[str, Future[None]] = {}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="llama-server", daemon=True).start()
-        self._session = self._run(self._open()).result()
+        self._closing = False
+        self._scores: Scorer | None = None
+        self._servers: list[Server] = []
+        self._starting = asyncio.Lock()
         try:
-            self._run(self._ready()).result()
+            self._server = self._run(self._start(settings)).result()
         except BaseException:
             self.close()
             raise
+        threading.Thread(target=self._watch, name="llama-server-end", daemon=True).start()
 
     def submit(self, generation: Generation) -> None:
         self._tasks[generation.id] = self._run(self._generate(generation))
@@ -76,8 +67,6 @@ class LlamaServer:
         try:
             events = [self._events.get(timeout=WAIT)]
         except queue.Empty:
-            if self._process.poll() is not None:
-                raise EngineError(f"llama-server ended with exit code {self._process.returncode}") from None
             return []
         while not self._events.empty():
             events.append(self._events.get())
@@ -95,37 +84,44 @@ class LlamaServer:
         return self._run(self._score(list(tokens), start))
 
     def close(self) -> None:
-        self._run(self._session.close()).result(5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        self._closing = True
+        for server in self._servers:
+            server.end()
         shutil.rmtree(self._place, ignore_errors=True)
+
+    def _watch(self) -> None:
+        """A server that ends by itself takes its driver along: the worker tells everybody who waits."""
+        server = self._servers[0]
+        server.process.wait()
+        if not self._closing:
+            shutil.rmtree(self._place, ignore_errors=True)
+            print(f"llama-server ended with exit code {server.process.returncode}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     # -- in the thread that talks to the server --
 
     def _run(self, work: Any) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _open(self) -> aiohttp.ClientSession:
-        connector = aiohttp.UnixConnector(str(self._socket), limit=0, force_close=True)  # it drops idle ones itself
-        return aiohttp.ClientSession("http://llama", connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+    async def _start(self, settings: LlamaCpp) -> Server:
+        server = Server(settings, self._file, self._config, self._place / f"{len(self._servers)}.sock")
+        self._servers.append(server)
+        await server.ready()
+        return server
 
-    async def _ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise EngineError(f"llama-server ended with exit code {self._process.returncode} while it loaded")
-            try:
-                async with self._session.get("/health") as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.05)
-        raise EngineError(f"llama-server did not get ready within {START_SECONDS:.0f} s")
+    async def _scorer(self) -> Scorer:
+        """Guessed tokens come without log-probabilities, so a server that guesses is scored through a second one."""
+        async with self._starting:
+            if self._scores is None:
+                server = self._server
+                if self._settings.speculative_method:
+                    plain = replace(self._settings, speculative_method="", draft_model="", max_num_seqs=SCORING_SLOTS)
+                    server = await self._start(plain)
+                self._scores = Scorer(server, self._tokenizer, self._config["vocab_size"], self._broken)
+            return self._scores
+
+    async def _score(self, tokens: list[int], start: int) -> Score:
+        return await (await self._scorer()).score(tokens, start)
 
     async def _generate(self, generation: Generation) -> None:
         wants = generation.top_logprobs is not None
@@ -135,12 +131,10 @@ class LlamaServer:
         }  # fmt: skip
         if wants:
             body |= {"n_probs": max(1, generation.top_logprobs or 0)}
-        if wants or not self._settings.guesses_with(len(self._tasks) - 1):
-            body |= UNGUESSED
         told = 0
         answer: list[int] = []
         try:
-            async for chunk in self._stream(body):
+            async for chunk in self._server.stream(body):
                 tokens = await self._tokens(chunk, [*generation.prompt, *answer], told)
                 told = chunk["tokens_predicted"]
                 finish = _finish(chunk)
@@ -158,30 +152,16 @@ class LlamaServer:
                 if finish:
                     return
             raise EngineError("llama-server closed the answer early")
-        except (EngineError, aiohttp.ClientError, OSError) as error:
+        except Exception as error:  # whatever it is, the request must end
             self._events.put(Event(generation.id, finish="error", error=str(error) or type(error).__name__))
-
-    async def _stream(self, body: Chunk) -> AsyncIterator[Chunk]:
-        body = {**body, "stream": True, "return_tokens": True}
-        async with self._session.post("/completion", json=body) as answer:
-            if answer.status != 200:
-                raise EngineError(_fault(await answer.text()))
-            async for line in answer.content:
-                if line.startswith(b"data: "):
-                    chunk = json.loads(line[6:])
-                    if "error" in chunk:
-                        raise EngineError(_fault(json.dumps(chunk)))
-                    yield chunk
-                elif line.startswith(b"error: "):
-                    raise EngineError(_fault(line[7:].decode()))
 
     async def _tokens(self, chunk: Chunk, before: Sequence[int], told: int) -> list[int]:
         """All tokens since `told` of them; the server names the last one only."""
         named = list(chunk.get("tokens") or [])
         lost = chunk["tokens_predicted"] - told - len(named)
-        if not named or lost <= 0:
+        if lost <= 0:
             return named
-        spelled = self._spelled(chunk["content"], lost, named[-1])
+        spelled = self._spelled(chunk["content"], lost, named[-1]) if named else None
         return spelled or [*await self._likeliest(before, lost), *named]
 
     def _spelled(self, text: str, lost: int, last: int) -> list[int] | None:
@@ -201,8 +181,8 @@ class LlamaServer:
         """Bytes that are no character leave no trace in the text: what a greedy model would say there."""
         found: list[int] = []
         for _ in range(lost):
-            whole = await self._vocabulary([*before, *found])
-            found.append(max(self._broken & whole.keys(), key=lambda token: whole[token]))
+            whole = await (await self._scorer()).vocabulary([*before, *found])
+            found.append(max(self._broken & whole.keys() or whole, key=lambda token: whole[token]))
         return found
 
     async def _told(
@@ -214,60 +194,14 @@ class LlamaServer:
         rows = {row["id"]: row for row in chunk.get("completion_probabilities") or []}
         for place, token in enumerate(tokens):
             if token in rows and place == len(tokens) - 1:
-                own.append(_logprob(rows[token]["logprob"]))
-                alternatives.append([(top["id"], _logprob(top["logprob"])) for top in rows[token]["top_logprobs"]])
+                own.append(logprob(rows[token]["logprob"]))
+                alternatives.append([(top["id"], logprob(top["logprob"])) for top in rows[token]["top_logprobs"]])
             else:
-                whole = await self._vocabulary([*before, *tokens[:place]])
+                whole = await (await self._scorer()).vocabulary([*before, *tokens[:place]])
                 best = max(whole, key=lambda t: whole[t])
                 own.append(whole[token])
                 alternatives.append([(best, whole[best])])
         return own, alternatives
-
-    # -- scoring --
-
-    async def _score(self, tokens: list[int], start: int) -> Score:
-        found: list[tuple[float, int, float]] = []
-        while start + len(found) < len(tokens):
-            place = start + len(found)
-            if not await self._forced(tokens, place, found):
-                whole = await self._vocabulary(tokens[:place])
-                best = max(whole, key=lambda t: whole[t])
-                found.append((whole[tokens[place]], best, whole[best]))
-        own, tops, top_logprobs = zip(*found, strict=True)
-        return Score(own, tops, top_logprobs)
-
-    async def _forced(self, tokens: list[int], place: int, found: list[tuple[float, int, float]]) -> bool:
-        """Let the server write what stands there. No grammar allows a special token, and none a part of a character."""
-        rest = list(itertools.takewhile(lambda token: token not in self._unforced, tokens[place:]))
-        if not rest:
-            return False
-        body = {
-            "prompt": tokens[:place], "n_predict": len(rest), "temperature": 0.0, "n_probs": 1, "cache_prompt": True,
-            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in rest), **UNGUESSED,
-        }  # fmt: skip
-        before = len(found)
-        async for chunk in self._stream(body):
-            rows = chunk.get("completion_probabilities") or []
-            index = chunk["tokens_predicted"] - 1
-            if chunk.get("stop") or not rows:
-                break
-            if index != len(found) - before or rows[0]["id"] != rest[index]:
-                break
-            top = rows[0]["top_logprobs"][0]
-            found.append((_logprob(rows[0]["logprob"]), top["id"], _logprob(top["logprob"])))
-        return len(found) > before
-
-    async def _vocabulary(self, before: Sequence[int]) -> dict[int, float]:
-        """Log-probability of every token after these. What is sampled must be a whole character to be told of."""
-        plain = self._tokenizer.encode("a", add_special_tokens=False)[-1]
-        body = {
-            "prompt": list(before), "n_predict": 1, "temperature": 0.0, "n_probs": self._tokenizer.vocabulary_size,
-            "grammar": f"root ::= <[{plain}]>", "cache_prompt": True, **UNGUESSED,
-        }  # fmt: skip
-        async for chunk in self._stream(body):
-            for row in chunk.get("completion_probabilities") or []:
-                return {top["id"]: _logprob(top["logprob"]) for top in row["top_logprobs"]}
-        raise EngineError("llama-server told no probabilities")
 
 
 def _sampling(generation: Generation) -> Chunk:
@@ -285,10 +219,6 @@ def _finish(chunk: Chunk) -> str | None:
     return "length" if chunk.get("stop_type") == "limit" else "stop"
 
 
-def _logprob(value: float | None) -> float:
-    return max(float(value), -1e4) if value is not None and not math.isnan(value) else -1e4
-
-
 def _splits(text: bytes, parts: int) -> list[list[bytes]]:
     """All ways to cut into so many parts, none empty."""
     if parts <= 1:
@@ -302,10 +232,3 @@ def _is_text(piece: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _fault(text: str) -> str:
-    try:
-        return f"llama-server: {json.loads(text)['error']['message']}"
-    except (ValueError, KeyError, TypeError):
-        return f"llama-server: {text[:300]}"

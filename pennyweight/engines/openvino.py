@@ -45,6 +45,7 @@ class OpenVINO(Speculating):
         **GUESSING,
     }
     tested: ClassVar[tuple[str, str]] = ("2026.4", "2027")
+    guesses_by_load: ClassVar[bool] = True
     max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
 
     def __post_init__(self) -> None:
@@ -124,10 +125,9 @@ class OpenVINORuntime:
 
     def _admit(self, generation: Generation) -> None:
         settings: dict[str, Any] = {
-            "max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0, **self._speculates,
+            "max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0,
+            **(self._speculates if self._settings.guesses_with(len(self._handles)) else {}),
         }  # fmt: skip
-        if self._speculates and not self._settings.guesses_with(len(self._handles)):
-            settings["num_assistant_tokens"] = 0
         if generation.temperature > 0:
             settings |= {
                 "temperature": generation.temperature, "top_p": generation.top_p, "rng_seed": derived_seed(generation),

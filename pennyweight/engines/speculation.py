@@ -33,6 +33,7 @@ class Speculating(Engine):
     disable_by_batch_size: int = 0
 
     draft_file: ClassVar[str] = "model.gguf"
+    guesses_by_load: ClassVar[bool] = False  # can it guess for one request and not for another?
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +51,8 @@ class Speculating(Engine):
             raise EngineRefused(
                 f"{self.name}: draft_model={self.draft_model!r} holds no {self.draft_file}: make one with `pw draft`."
             )
+        if self.disable_by_batch_size and not self.guesses_by_load:
+            raise EngineRefused(f"{self.name} guesses for all requests or for none: leave disable_by_batch_size away.")
         if self.draft_model and self.speculative_method != "draft_model":
             raise EngineRefused(f"{self.name}: draft_model needs speculative_method=draft_model.")
 

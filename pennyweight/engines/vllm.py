@@ -18,7 +18,7 @@ from pennyweight.engines import Launch, Runtime, environments
 from pennyweight.engines.environments import Command, Recipe
 from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.hardware import Hardware, available_cores, available_memory
+from pennyweight.hardware import Hardware, available_cores, free_memory
 from pennyweight.model import cache_values_per_token
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -121,7 +121,7 @@ class VLLM(Speculating):
     @classmethod
     def version(cls) -> str:
         found = sorted((environments.home(cls.name) / "venv" / "lib").glob("python*/site-packages/vllm*.dist-info"))
-        return found[0].name.split("-")[1] if found else "unknown"
+        return found[0].name.removesuffix(".dist-info").split("-")[1] if found else "unknown"
 
     @classmethod
     def lives(cls) -> str:
@@ -142,7 +142,7 @@ class VLLM(Speculating):
         arguments = [
             str(program), "serve", str(directory), "--host", host, "--port", str(port), "--served-model-name",
             served_name, "--max-num-seqs", str(self.max_num_seqs), "--max-model-len", str(length),
-            "--max-num-batched-tokens", str(max(self.max_num_batched_tokens, length)), "--dtype", self.dtype,
+            "--max-num-batched-tokens", str(self.max_num_batched_tokens), "--dtype", self.dtype,
             "--kv-cache-dtype", self.kv_cache_dtype, "--tensor-parallel-size", str(self.tensor_parallel_size),
             "--pipeline-parallel-size", str(self.pipeline_parallel_size), "--data-parallel-size",
             str(self.data_parallel_size), "--no-enable-log-requests", "--max-logprobs", str(self.max_top_logprobs),
@@ -152,7 +152,8 @@ class VLLM(Speculating):
             arguments.append("--enforce-eager")
         if self.speculative_method:
             arguments += ["--speculative-config", json.dumps(self.speculative_config())]
-        return Launch(tuple(arguments), self._environment(config, length))
+        weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+        return Launch(tuple(arguments), self._environment(config, length, max(0, free_memory() - weights)))
 
     def speculative_config(self) -> dict[str, Any]:
         made: dict[str, Any] = {"num_speculative_tokens": self.num_speculative_tokens}
@@ -160,7 +161,7 @@ class VLLM(Speculating):
             return {**made, "method": "ngram", "prompt_lookup_max": self.prompt_lookup_max}
         return {**made, "model": self.draft_model}
 
-    def _environment(self, config: Mapping[str, Any], length: int) -> dict[str, str]:
+    def _environment(self, config: Mapping[str, Any], length: int, free: int) -> dict[str, str]:
         quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
         if has_cuda():
             return quiet
@@ -168,14 +169,14 @@ class VLLM(Speculating):
         share = max(1, len(cores) // self.ranks)
         parts = [cores[rank * share : (rank + 1) * share] for rank in range(self.ranks)]
         return {
-            **quiet, "VLLM_CPU_KVCACHE_SPACE": str(self._cache_gib(config, length)),
+            **quiet, "VLLM_CPU_KVCACHE_SPACE": str(self._cache_gib(config, length, free * CPU_CACHE_SHARE)),
             "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, part)) for part in parts),
         }  # fmt: skip
 
-    def _cache_gib(self, config: Mapping[str, Any], length: int) -> int:
+    def _cache_gib(self, config: Mapping[str, Any], length: int, free: float) -> int:
         """All streams at their full length, if that fits; never less than one of them."""
-        each = cache_values_per_token(config) * 2 * length
-        free = available_memory() * CPU_CACHE_SHARE
+        wide = self.dtype == "float32" or (self.dtype == "auto" and str(config.get("dtype", "")).endswith("float32"))
+        each = cache_values_per_token(config) * (4 if wide else 2) * length
         if each > free:
             raise EngineRefused(
                 f"vllm: one request of {length} tokens needs {each / GIB:.1f} GiB of cache and {free / GIB:.1f} GiB "

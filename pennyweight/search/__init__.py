@@ -30,7 +30,7 @@ from pennyweight.search import speculating
 from pennyweight.search.candidates import UNMODIFIED, Candidate, Group, finer_than, is_unmodified, neighbours
 from pennyweight.search.question import Answer, Listener, Question, baseline_of, space_of
 from pennyweight.search.workbench import TRIAL_FAULTS, Workbench
-from pennyweight.serve import Endpoint
+from pennyweight.serve import Endpoint, catalogue
 from pennyweight.study import Trial
 
 __all__ = ["Answer", "Listener", "Question", "Search", "baseline_of", "space_of"]
@@ -146,6 +146,8 @@ class Search(Workbench):
 
     def _hopeless(self, candidate: Candidate) -> str | None:
         """Why this group is not worth building, from what was measured so far."""
+        if candidate.engine == catalogue.REMOTE:
+            return None  # nothing is built, and our machine's limits say nothing of it
         for trial in self._screened_with(candidate.recipe.name):
             engine, scheme, _ = trial.deployment.group
             # A recipe loses on one engine what it loses on another; a scheme's loss is its engine's.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pennyweight.errors import UsageError
+from pennyweight.errors import EngineRefused, UsageError
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
@@ -91,13 +91,21 @@ def propose(
                 groups[(engine, scheme, recipe.name)] = tuple(
                     Candidate(engine, scheme, settings, recipe)
                     for settings in all_settings
-                    if not compatibility.conflict(engine, settings, offer.levers)
+                    if _possible(engine, settings) and not compatibility.conflict(engine, settings, offer.levers)
                 )
     if remote:
         (scheme,) = catalogue.offer(catalogue.REMOTE).schemes
         fixed = Candidate(catalogue.REMOTE, scheme, dict(remote))
         groups[fixed.group] = (fixed,)
     return Space(groups, tuple(refused))
+
+
+def _possible(engine: str, settings: Mapping[str, Any]) -> bool:
+    try:
+        catalogue.check(engine, settings)
+    except EngineRefused:
+        return False
+    return True
 
 
 def neighbours(candidate: Candidate, group: Sequence[Candidate]) -> list[Candidate]:

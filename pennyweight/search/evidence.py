@@ -148,12 +148,18 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    offers = (catalogue.offer(name) for name in catalogue.names())
+    return found | {offer.engine: offer.version for offer in offers if offer.version and offer.engine not in found}
 
 
 def _deploy_page(evidence: Mapping[str, Any], chosen: Deployment) -> str:
     limits = "\n".join(f"* {row['reason']}: {row['outcome']}" for row in evidence["limits"]["limits"])
-    version = catalogue.offer(chosen.engine).version
+    offer = catalogue.offer(chosen.engine)
+    bringing = f"`pip install pennyweight=={evidence['versions'].get('pennyweight')}`"
+    if offer.install.startswith("pw "):
+        bringing += f" and `{offer.install}` bring"
+    else:
+        bringing += " brings"
     return f"""# {evidence["model"]["name"]} on {chosen.label}
 
 Chosen by pennyweight for the workload `{evidence["workload"]["name"]}` and accepted with:
@@ -165,7 +171,7 @@ Chosen by pennyweight for the workload `{evidence["workload"]["name"]}` and acce
     pw serve . --port 8000
 
 Then point any OpenAI client at `http://127.0.0.1:8000/v1`, model `{chosen.served_name}`.
-It needs {chosen.engine} {version}; `pip install pennyweight=={evidence["versions"].get("pennyweight")}` brings it.
+It needs {chosen.engine} {offer.version}; {bringing} it.
 
 ## Verify
 

@@ -41,11 +41,14 @@ def guessing(chosen: Deployment) -> Deployment | None:
 
 
 def limited(guessed: Deployment, paid: Sequence[int], streams: int) -> Deployment | None:
-    """With guesses only up to the load where they paid; None where they never did."""
+    """With guesses only up to the load where they paid; None where they never did, or where the engine can but guess
+    always and they do not pay at the load that is asked for."""
     if not paid:
         return None
     if max(paid) >= streams:
         return guessed
+    if not catalogue.offer(guessed.engine).guesses_by_load:
+        return None
     return replace(guessed, settings={**guessed.settings, "disable_by_batch_size": max(paid)})
 
 

@@ -109,8 +109,9 @@ class Workbench:
             self.question.model, self.calibration(), self.prompts(), self.listener.progress
         )
         return build_scheme(
-            made, candidate.scheme, self.question.iterations, self.calibration(), self.listener.progress
-        )
+            made, candidate.engine, candidate.scheme, self.question.iterations, self.calibration(),
+            self.listener.progress,
+        )  # fmt: skip
 
     def calibration(self) -> tuple[str, ...]:
         """The tuning half's prompts, each with what the baseline answered."""
@@ -155,6 +156,8 @@ class Workbench:
                     endpoint, workload, self.arrivals, Sampling(), seed=self.question.seed, warm_with=warm_with,
                     price_per_hour=self.question.budget.price_per_hour, progress=self.listener.progress,
                 )  # fmt: skip
+                if made["failed_requests"]:  # a server of others may lose some: it cannot be proven on the rest
+                    raise EndpointError(f"{made['failed_requests']:.0f} requests failed under load.")
                 return in_other_tokens(made, self.growth(deployment))
             except MeasurementVoid:
                 if attempt == SPOILED_RETRIES:
@@ -263,10 +266,10 @@ class Workbench:
 
 
 def build_scheme(
-    model: Model, scheme: str, iterations: int, calibration: Sequence[str], progress: techniques.Progress
+    model: Model, engine: str, scheme: str, iterations: int, calibration: Sequence[str], progress: techniques.Progress
 ) -> Model:
-    """The model in this scheme: itself, or an artifact from the cache or built now."""
-    if scheme == model.scheme:
+    """The model in this scheme and the engine's format: itself, or an artifact from the cache or built now."""
+    if scheme == model.scheme and catalogue.offer(engine).model_format == model.format:
         return model
     tuned = scheme in CALIBRATED
     technique = Quantize(scheme, iterations if tuned else 0, tuple(calibration) if tuned else ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,9 @@ def write_batches(
     tokenizer = Tokenizer(teacher).backend
     dtype = torch.bfloat16 if settings.mixed_precision else "auto"
     model = AutoModelForCausalLM.from_pretrained(teacher, dtype=dtype).eval()
-    with file.open("wb") as stream:
-        stream.writelines(line + b"\n" for line in done)
+    if file.exists():
+        os.truncate(file, sum(len(line) + 1 for line in done))  # of a line that was cut off
+    with file.open("ab") as stream:
         for number in range(len(done), len(batches)):
             torch.manual_seed(settings.seed * 1_000_003 + number)
             rows = continue_texts(model, tokenizer, batches[number], settings)

@@ -32,7 +32,7 @@ def test_what_cannot_be_is_refused(settings: dict[str, object], word: str) -> No
 
 
 def test_a_cache_that_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pennyweight.engines.llamacpp.available_memory", lambda: 2**28 + 1000)
+    monkeypatch.setattr("pennyweight.engines.llamacpp.free_memory", lambda: 2**28 + 1000)
     asked = LlamaCpp(max_num_seqs=32, max_model_len=8192)
     with pytest.raises(EngineRefused, match=r"0\.5 GiB of cache and 0\.2 GiB are.* 4096 tokens a slot, or 16 slots"):
         asked.refuse_memory(CONFIG, weights=1000)

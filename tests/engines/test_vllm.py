@@ -62,7 +62,7 @@ def test_settings_reach_the_command_line(model: Path) -> None:
 
 
 def test_a_cache_that_holds_not_one_request_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm, "available_memory", lambda: 2**24)
+    monkeypatch.setattr(vllm, "free_memory", lambda: 2**24)
     with pytest.raises(EngineRefused, match="3276 tokens would fit"):
         VLLM().launch(model, "127.0.0.1", 1234, "name")
 

@@ -29,6 +29,12 @@ def test_engines_that_cannot_or_do_already_are_left_alone() -> None:
     assert guessing(deployment("openvino", speculative_method="ngram")) is None
 
 
+def test_an_engine_that_can_but_guess_always_does_so_only_where_it_pays_at_the_load_asked_for() -> None:
+    guessed = deployment("llamacpp", speculative_method="ngram")
+    assert limited(guessed, [1, 2], 8) is None
+    assert limited(guessed, [1, 2, 4, 8], 8) == guessed
+
+
 @pytest.mark.parametrize(
     ("paid", "limit"), [([], "none at all"), ([1], 1), ([1, 2, 4], 4), ([1, 2, 4, 8], None)]
 )  # fmt: skip

@@ -1,0 +1,82 @@
+"""One `llama-server` process on a socket file, and the streams of its native /completion."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from pennyweight.engines.process import end_with_parent
+from pennyweight.errors import EngineError
+
+if TYPE_CHECKING:
+    from pennyweight.engines.llamacpp import LlamaCpp
+
+START_SECONDS = 600.0
+END_SECONDS = 2.0
+LONGEST_LINE = 2**26  # bytes: a whole vocabulary with its log-probabilities is one line
+Chunk = dict[str, Any]
+
+
+class Server:
+    """`ready` before anything else, in the event loop that `stream` will run in."""
+
+    def __init__(self, settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> None:
+        program = settings.program()
+        assert program is not None
+        command = [program, *settings.arguments(file, config), "--host", str(socket)]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
+        self._socket = str(socket)
+
+    async def ready(self) -> None:
+        connector = aiohttp.UnixConnector(self._socket, limit=0, force_close=True)  # it drops idle ones itself
+        self._session = aiohttp.ClientSession(
+            "http://llama", connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=LONGEST_LINE
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise EngineError(f"llama-server ended with exit code {self.process.returncode} while it loaded")
+            try:
+                async with self._session.get("/health") as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.05)
+        raise EngineError(f"llama-server did not get ready within {START_SECONDS:.0f} s")
+
+    async def stream(self, body: Chunk) -> AsyncIterator[Chunk]:
+        body = {**body, "stream": True, "return_tokens": True}
+        async with self._session.post("/completion", json=body) as answer:
+            if answer.status != 200:
+                raise EngineError(fault(await answer.text()))
+            async for line in answer.content:
+                if line.startswith(b"data: "):
+                    chunk = json.loads(line[6:])
+                    if "error" in chunk:
+                        raise EngineError(fault(json.dumps(chunk)))
+                    yield chunk
+                elif line.startswith(b"error: "):
+                    raise EngineError(fault(line[7:].decode()))
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def fault(text: str) -> str:
+    try:
+        return f"llama-server: {json.loads(text)['error']['message']}"
+    except (ValueError, KeyError, TypeError):
+        return f"llama-server: {text[:300]}"
