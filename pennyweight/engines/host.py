@@ -44,6 +44,7 @@ class _Running:
     sink: Callable[[Event], None]
     arrived: float = field(default_factory=time.perf_counter)
     begun: bool = False
+    ended: bool = False  # in the engine; the answer may have ended before, at a stop string
 
 
 class Host:
@@ -83,7 +84,8 @@ class Host:
         self._connection.send(("submit", generation))
 
     def finish(self, generation_id: str, reason: str) -> None:
-        """End a generation, in the engine too if it still runs there; its sink hears nothing more."""
+        """End a generation for the reason that its reader saw, in the engine too if it still runs there; its sink hears
+        nothing more."""
         running = self._running.pop(generation_id, None)
         if running is None:
             return
@@ -91,7 +93,7 @@ class Host:
         self.metrics.finished.labels(reason).inc()
         if reason != "abort":
             self.metrics.end_to_end.observe(time.perf_counter() - running.arrived)
-        if not self.failure:
+        if not self.failure and not running.ended:
             self._connection.send(("cancel", generation_id))
 
     def cancel(self, generation_id: str) -> None:
@@ -148,11 +150,7 @@ class Host:
             if not running.begun:
                 running.begun = True
                 self.metrics.first_token.observe(time.perf_counter() - running.arrived)
-        if event.finish:
-            del self._running[event.id]
-            self.metrics.running.dec()
-            self.metrics.finished.labels(event.finish).inc()
-            self.metrics.end_to_end.observe(time.perf_counter() - running.arrived)
+        running.ended = event.finish is not None
         running.sink(event)
 
     def _die(self) -> None:

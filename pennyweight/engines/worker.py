@@ -116,6 +116,7 @@ class Generating:
             while True:
                 event = await events.get()
                 if event.finish == "error":
+                    host.finish(generation.id, "error")
                     raise EngineError(event.error or "the engine failed")
                 text = self._text.push(event.tokens)
                 if self._text.stopped:

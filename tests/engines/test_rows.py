@@ -169,8 +169,15 @@ def test_an_end_token_ends_the_answer_and_is_no_part_of_it() -> None:
 
 def test_a_score_is_the_log_softmax_at_the_tokens_own_places() -> None:
     tokens = [4, 7, 2, 9]
-    score = Fake(1).score(tokens)
+    score = Fake(1).score(tokens, 1)
     expected = [log_softmax(logits_after(tokens[: n + 1])) for n in range(3)]
     assert score.logprobs == pytest.approx([float(row[t]) for row, t in zip(expected, tokens[1:], strict=True)])
     assert list(score.top_tokens) == [int(row.argmax()) for row in expected]
     assert score.top_logprobs == pytest.approx([float(row.max()) for row in expected])
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_a_score_begins_where_it_is_asked_to(start: int) -> None:
+    whole, part = (Fake(1).score([4, 7, 2, 9], first) for first in (1, start))
+    assert list(part.logprobs) == list(whole.logprobs[start - 1 :])
+    assert list(part.top_tokens) == list(whole.top_tokens[start - 1 :])
