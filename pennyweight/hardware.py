@@ -90,6 +90,11 @@ def free_memory() -> int:
     return max(0, min(free, int(limit) - int(used))) if limit.isdigit() and used.isdigit() else free
 
 
+def has_cuda() -> bool:
+    """Is there a CUDA device with a driver? (A compiler for them can be there without one.)"""
+    return Path("/proc/driver/nvidia/gpus").is_dir() and shutil.which("nvidia-smi") is not None
+
+
 def _gpu_name(information: Path) -> str:
     for line in information.read_text().splitlines():
         if line.startswith("Model:"):

@@ -58,17 +58,26 @@ def tokenizer_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_directory: Path) -> Path:
     """A random two-layer Llama in the Hugging Face layout, float32."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama", tokenizer_directory, head_dim=16)
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_directory: Path) -> Path:
+    """The same with heads that vLLM has attention for on a CPU."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "wide-llama", tokenizer_directory, head_dim=32)
+
+
+def tiny_llama(directory: Path, tokenizer_directory: Path, head_dim: int) -> Path:
     import shutil
 
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    directory = tmp_path_factory.mktemp("models") / "tiny-llama"
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=CONTEXT, tie_word_embeddings=True, bos_token_id=0,
-        eos_token_id=2, initializer_range=0.3,
+        num_key_value_heads=2, head_dim=head_dim, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=2, initializer_range=0.3,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -14,7 +14,7 @@ from pennyweight.engines import Runtime, environments
 from pennyweight.engines.environments import Command, Recipe
 from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.hardware import Hardware, available_cores, free_memory
+from pennyweight.hardware import Hardware, available_cores, free_memory, has_cuda
 from pennyweight.model import cache_values_per_token
 
 KV_CACHE_DTYPES = ("auto", "f32", "f16", "bf16", "q8_0", "q4_0")
@@ -30,13 +30,13 @@ def _commands(home: Path) -> list[Command]:
     """From the source inside the sdist of llama-cpp-python to one statically linked program."""
     unpacked = home / f"{SOURCE}-{SOURCE_VERSION}"
     build, pip = home / "build", str(home / "venv" / "bin" / "pip")
-    cuda = ("-DGGML_CUDA=ON",) if shutil.which("nvcc") else ()
+    cuda = ("-DGGML_CUDA=ON",) if has_cuda() and shutil.which("nvcc") else ()
     off = ("BUILD_SHARED_LIBS", "LLAMA_CURL", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES")
     return [
         *environments.fresh_venv(home),
         Command("fetching build tools", (pip, "install", "cmake>=3.28,<5", "ninja>=1.11")),
         Command("fetching the source", (
-            pip, "download", "--no-deps", "--no-binary", ":all:", "--dest", str(home),
+            pip, "download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(home),
             f"llama-cpp-python=={SOURCE_VERSION}",
         )),
         Command("unpacking", (environments.PYTHON, "-m", "tarfile", "-e", f"{unpacked}.tar.gz", str(home))),

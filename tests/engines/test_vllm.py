@@ -82,11 +82,11 @@ def test_the_project_of_a_requirement(line: str) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_answer_token_for_token_as_one_does(tiny_checkpoint: Path) -> None:
+def test_ranks_answer_token_for_token_as_one_does(wide_checkpoint: Path) -> None:
     """In float32 on two cores: nothing but the order of sums may differ, and no near tie falls otherwise here."""
     if reason := VLLM.missing():
         pytest.skip(reason)
-    model = checkpoint.open_model(str(tiny_checkpoint))
+    model = checkpoint.open_model(str(wide_checkpoint))
     answers = {}
     ranks = {"one": {}, "tensor": {"tensor_parallel_size": 2}, "pipeline": {"pipeline_parallel_size": 2}}
     for name, parallel in ranks.items():
