@@ -25,6 +25,8 @@ class Deployment:
     settings: Mapping[str, Any] = field(default_factory=dict)
     served_name: str = "model"
     recipe: str = ""  # the techniques that changed the model before it was quantized
+    # Streams up to which guessing ahead was faster when it was measured: told, and no part of what is served.
+    guesses_pay_up_to: int = field(default=0, compare=False)
 
     @property
     def id(self) -> str:
@@ -54,6 +56,7 @@ class Deployment:
             "settings": dict(self.settings),
             "served_name": self.served_name,
             "recipe": self.recipe,
+            "guesses_pay_up_to": self.guesses_pay_up_to,
         }
 
     @staticmethod

@@ -104,7 +104,7 @@ def speculation(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     names = {"method": "speculative_method", "model": "draft_model"}
-    kept = ("num_speculative_tokens", "prompt_lookup_max", "disable_by_batch_size")
+    kept = ("num_speculative_tokens", "prompt_lookup_max")
     try:
         asked: dict[str, Any] = dict(json.loads(text).items())
         unknown = set(asked) - {*names, *kept}

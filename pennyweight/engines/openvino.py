@@ -45,7 +45,6 @@ class OpenVINO(Speculating):
         **GUESSING,
     }
     tested: ClassVar[tuple[str, str]] = ("2026.4", "2027")
-    guesses_by_load: ClassVar[bool] = True
     max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
 
     def __post_init__(self) -> None:
@@ -102,14 +101,14 @@ class OpenVINORuntime:
         schedule.max_num_batched_tokens = settings.max_num_batched_tokens
         schedule.enable_prefix_caching = settings.enable_prefix_caching
         schedule.cache_size = 0  # grow with use: a preallocated cache would be reported as memory that is needed
-        self._settings = settings
         self._speculates: dict[str, int] = {}
         properties = dict(self._properties)
         if settings.speculative_method:
             self._speculates["num_assistant_tokens"] = settings.num_speculative_tokens
         if settings.speculative_method == "draft_model":
-            draft = Path(settings.draft_model) / settings.draft_file
-            properties["draft_model"] = openvino_genai.draft_model(str(draft), "CPU", **self._properties)
+            self._draft = tempfile.TemporaryDirectory(prefix="pennyweight-ov-")
+            _save_draft(Path(settings.draft_model) / settings.draft_file, Path(self._draft.name), self._properties)
+            properties["draft_model"] = openvino_genai.draft_model(self._draft.name, "CPU", **self._properties)
         elif settings.speculative_method == "ngram":
             self._speculates["max_ngram_size"] = settings.prompt_lookup_max
             properties["prompt_lookup"] = True
@@ -126,7 +125,7 @@ class OpenVINORuntime:
     def _admit(self, generation: Generation) -> None:
         settings: dict[str, Any] = {
             "max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0,
-            **(self._speculates if self._settings.guesses_with(len(self._handles)) else {}),
+            **self._speculates,
         }  # fmt: skip
         if generation.temperature > 0:
             settings |= {
@@ -229,6 +228,14 @@ def _saved_graph(file: Path, directory: Path, properties: Mapping[str, Any]) -> 
     small.num_kv_blocks = 16
     openvino_genai.ContinuousBatchingPipeline(str(link), small, "CPU", {**properties, "enable_save_ov_model": True})
     return str(directory / "openvino_model.xml")
+
+
+def _save_draft(file: Path, directory: Path, properties: Mapping[str, Any]) -> None:
+    """A draft is read in OpenVINO's own form only, with its tokenizer."""
+    import openvino_genai
+
+    _saved_graph(file, directory, properties)
+    openvino_genai.Tokenizer(str(directory / "model.gguf"), enable_save_ov_model=True)
 
 
 def _return_scores(model: Any) -> None:

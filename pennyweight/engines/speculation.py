@@ -23,39 +23,27 @@ MOST_GUESSES = 64
 @dataclass(frozen=True)
 class Speculating(Engine):
     """`ngram` looks the last `prompt_lookup_max` tokens up in the text so far and guesses what followed there;
-    `draft_model` is the directory of a smaller model of the same vocabulary (`pw draft`). A request that comes when
-    `disable_by_batch_size` are running already is not guessed for (0: always guess). Spelled as vLLM's."""
+    `draft_model` is the directory of a smaller model of the same vocabulary (`pw draft`). Spelled as vLLM's."""
 
     speculative_method: str = ""
     num_speculative_tokens: int = 4
     prompt_lookup_max: int = 3
     draft_model: str = ""
-    disable_by_batch_size: int = 0
 
     draft_file: ClassVar[str] = "model.gguf"
-    guesses_by_load: ClassVar[bool] = False  # can it guess for one request and not for another?
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.speculative_method not in METHODS:
             known = ", ".join(filter(None, METHODS))
             raise EngineRefused(f"{self.name}: speculative_method={self.speculative_method!r} is unknown: use {known}.")
-        for setting, lowest, highest in (
-            ("num_speculative_tokens", 1, MOST_GUESSES), ("prompt_lookup_max", 1, MOST_GUESSES),
-            ("disable_by_batch_size", 0, 4096),
-        ):  # fmt: skip
+        for setting in ("num_speculative_tokens", "prompt_lookup_max"):
             value = getattr(self, setting)
-            if not lowest <= value <= highest:
-                raise EngineRefused(f"{self.name}: {setting}={value} is not possible: use {lowest} to {highest}.")
+            if not 1 <= value <= MOST_GUESSES:
+                raise EngineRefused(f"{self.name}: {setting}={value} is not possible: use 1 to {MOST_GUESSES}.")
         if self.speculative_method == "draft_model" and not (Path(self.draft_model) / self.draft_file).exists():
             raise EngineRefused(
                 f"{self.name}: draft_model={self.draft_model!r} holds no {self.draft_file}: make one with `pw draft`."
             )
-        if self.disable_by_batch_size and not self.guesses_by_load:
-            raise EngineRefused(f"{self.name} guesses for all requests or for none: leave disable_by_batch_size away.")
         if self.draft_model and self.speculative_method != "draft_model":
             raise EngineRefused(f"{self.name}: draft_model needs speculative_method=draft_model.")
-
-    def guesses_with(self, running: int) -> bool:
-        """Whether to guess for a request that finds so many running."""
-        return bool(self.speculative_method) and not 0 < self.disable_by_batch_size <= running

@@ -5,7 +5,7 @@ screen     each engine and scheme with default settings: a short run and a first
 tune       the settings of the best, one at a time
 final      those near the top again, interleaved, because one run cannot rank near ties
 prove      the best on the held-out half, until one is accepted
-speculate  on request: the same with guesses ahead, up to the load where they stop paying, and proven again
+speculate  on request: the load up to which guesses ahead pay; the same with them where they do, and proven again
 compare    interleaved with the baseline and with the fastest unmodified engine
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,8 @@ class Search(Workbench):
             self._tune()
         self._run_finals()
         chosen, evaluation, speed, verdict = self._prove()
-        if self.question.speculate and chosen is not None:
-            chosen, evaluation, speed, verdict = self._speculate(chosen) or (chosen, evaluation, speed, verdict)
+        if self.question.speculate and chosen is not None and evaluation is not None and speed is not None:
+            chosen, evaluation, speed, verdict = self._speculate(chosen, evaluation, speed, verdict)
         against_baseline = against_unmodified = None
         fastest = self.fastest_unmodified()
         nearest = None if chosen else self.nearest()
@@ -279,14 +279,19 @@ class Search(Workbench):
                     refused.add(deployment.group)  # settings move its quality by far less than its scheme did
         return None, None, None, last
 
-    def _speculate(self, chosen: Deployment) -> tuple[Deployment, Evaluation, Measurement, Verdict] | None:
-        """The chosen one with guesses, where they pay and it is accepted with them."""
-        guessed = speculating.find_crossover(self, chosen)
-        proof = self._prove_one(guessed) if guessed else None
-        if guessed is None or proof is None:
-            return None
-        verdict = self._judge_both(*proof)
-        return (guessed, *proof, verdict) if verdict.outcome is Outcome.ACCEPT else None
+    def _speculate(
+        self, chosen: Deployment, evaluation: Evaluation, speed: Measurement, verdict: Verdict
+    ) -> tuple[Deployment, Evaluation, Measurement, Verdict]:
+        """Told up to which load guesses pay; with them where they pay at ours and it is accepted so."""
+        guessed = speculating.guessing(chosen)
+        if guessed is None:
+            return chosen, evaluation, speed, verdict
+        paid = speculating.find_crossover(self, chosen, guessed)
+        chosen, guessed = replace(chosen, guesses_pay_up_to=paid), replace(guessed, guesses_pay_up_to=paid)
+        proof = self._prove_one(guessed) if paid >= self.question.streams else None
+        if proof is not None and self._judge_both(*proof).outcome is Outcome.ACCEPT:
+            return (guessed, *proof, self._judge_both(*proof))
+        return chosen, evaluation, speed, verdict
 
     def _groups_by_screen(self) -> list[Group]:
         trials = sorted(self.survivors("screen"), key=self.score, reverse=True)

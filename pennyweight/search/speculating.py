@@ -1,6 +1,8 @@
 """Does guessing ahead pay for this workload, and up to which load? The answer goes into the deployment.
 
-A guess costs arithmetic and saves reads of the weights, so it pays where memory sets the pace: at few streams.
+A guess costs arithmetic and saves reads of the weights, so it pays where memory sets the pace: at few streams. No
+engine here can guess for one request and not for another, so the deployment guesses if that pays at the load asked for;
+where it pays is told in any case, for whoever serves another load.
 """
 
 from __future__ import annotations
@@ -40,24 +42,10 @@ def guessing(chosen: Deployment) -> Deployment | None:
     return None if compatibility.conflict(chosen.engine, settings, levers) else replace(chosen, settings=settings)
 
 
-def limited(guessed: Deployment, paid: Sequence[int], streams: int) -> Deployment | None:
-    """With guesses only up to the load where they paid; None where they never did, or where the engine can but guess
-    always and they do not pay at the load that is asked for."""
-    if not paid:
-        return None
-    if max(paid) >= streams:
-        return guessed
-    if not catalogue.offer(guessed.engine).guesses_by_load:
-        return None
-    return replace(guessed, settings={**guessed.settings, "disable_by_batch_size": max(paid)})
-
-
-def find_crossover(bench: Workbench, chosen: Deployment) -> Deployment | None:
-    """Interleaved runs with and without guesses from one stream up, until they stop paying."""
-    guessed = guessing(chosen)
-    if guessed is None:
-        return None
-    paid = []
+def find_crossover(bench: Workbench, chosen: Deployment, guessed: Deployment) -> int:
+    """Streams up to which guesses pay, 0 where they never do: interleaved runs with them and without, from one stream
+    up."""
+    paid = 0
     with ExitStack() as kept:
         openers = [comparing.opened_once(_starter(bench, deployment), kept) for deployment in (guessed, chosen)]
         for load in loads(bench.question.streams):
@@ -65,8 +53,8 @@ def find_crossover(bench: Workbench, chosen: Deployment) -> Deployment | None:
             comparison = _compare(bench, guessed, openers, load)
             if comparison is None or comparison.ratio < WORTH_GUESSING:
                 break
-            paid.append(load)
-    return limited(guessed, paid, bench.question.streams)
+            paid = load
+    return paid
 
 
 def _starter(bench: Workbench, deployment: Deployment) -> Callable[[], Any]:

@@ -33,7 +33,6 @@ class Offer:
     missing: str | None
     warning: str | None
     install: str
-    guesses_by_load: bool = False  # can it guess for one request and not for another?
 
 
 def names() -> tuple[str, ...]:
@@ -47,8 +46,7 @@ def offer(engine: str) -> Offer:
     version, where, warning = (None, "", None) if missing else (cls.version(), cls.lives(), cls.warning())
     command = f"pw engines install {engine}" if cls.recipe else f"pip install {' '.join(cls.wheels())}"
     settings = tuple(field.name for field in dataclasses.fields(cls))
-    return Offer(engine, cls.model_format, cls.schemes, settings, cls.levers, version, where, missing, warning, command,
-                 getattr(cls, "guesses_by_load", False))  # fmt: skip
+    return Offer(engine, cls.model_format, cls.schemes, settings, cls.levers, version, where, missing, warning, command)
 
 
 def install(engine: str, stage: environments.Stage, progress: environments.Progress) -> Path:

@@ -28,16 +28,6 @@ def test_what_cannot_be_is_refused(engine: str, settings: dict[str, object], wor
         engines.make(engine, settings)
 
 
-@pytest.mark.parametrize(("engine", "can"), [("openvino", True), ("llamacpp", False), ("vllm", False)])
-def test_only_engines_that_can_are_told_to_stop_guessing_under_load(engine: str, can: bool) -> None:
-    asked = {"speculative_method": "ngram", "disable_by_batch_size": 4}
-    if can:
-        engines.make(engine, asked)
-    else:
-        with pytest.raises(EngineRefused, match="all requests or for none"):
-            engines.make(engine, asked)
-
-
 @pytest.mark.parametrize("engine", SPECULATING)
 def test_a_draft_is_taken(engine: str, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
