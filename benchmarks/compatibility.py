@@ -50,7 +50,7 @@ class Bench:
         self.prompts = [prompt for prompt in prompts if len(prompt) <= LONGEST_PROMPT][:PROMPTS]
         self.draft = ""
         if any("draft_model" in lever for lever in offer.levers.values()):
-            calibration = tuple(texts(traces.load("chat").requests)[:16])
+            calibration = tuple(texts(traces.load("chat").requests))
             small = techniques.apply(Depth(DRAFT_BLOCKS, "influence", calibration), model)
             self.draft = str(build_scheme(small, engine, self.scheme, 0, (), techniques.unwatched).path)
 
