@@ -108,6 +108,7 @@ class Engine(ABC):
     architectures: ClassVar[tuple[str, ...]]  # `model_type` values; empty means all that transformers knows
     max_top_logprobs: ClassVar[int] = 1
     tested: ClassVar[tuple[str, str]] = ("0", "")  # versions from the first up to, and without, the second
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be said, of settings that are one of a few words
     recipe: ClassVar[Recipe | None] = None  # of an environment of its own
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what can be pulled: settings that pull it
 
@@ -116,6 +117,10 @@ class Engine(ABC):
             raise EngineRefused(f"{self.name}: max_num_seqs={self.max_num_seqs} is not possible: use 1 to 4096.")
         if not 0 <= self.num_threads <= 1024:
             raise EngineRefused(f"{self.name}: num_threads={self.num_threads} is not possible: use 0 (all) to 1024.")
+        for setting, known in self.words.items():
+            value = getattr(self, setting)
+            if value not in known:
+                raise EngineRefused(f"{self.name}: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
 
     @abstractmethod
     def load(self, directory: Path) -> Runtime:

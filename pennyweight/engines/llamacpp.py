@@ -17,9 +17,7 @@ from pennyweight.errors import EngineRefused
 from pennyweight.hardware import Hardware, available_cores, free_memory, has_cuda
 from pennyweight.model import cache_values_per_token
 
-KV_CACHE_DTYPES = ("auto", "f32", "f16", "bf16", "q8_0", "q4_0")
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-FLASH_ATTENTION = ("auto", "on", "off")
 SOURCE = "llama_cpp_python"
 SOURCE_VERSION = "0.3.36"
 PROGRAM = "llama-server"
@@ -69,6 +67,9 @@ class LlamaCpp(Speculating):
     model_format: ClassVar[str] = "gguf"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F16", "Q8_0", "Q4_K_M", "Q4_0")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "kv_cache_dtype": ("auto", *KV_BYTES), "flash_attention": ("auto", "on", "off"),
+    }  # fmt: skip
     max_top_logprobs: ClassVar[int] = 20
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
@@ -85,10 +86,6 @@ class LlamaCpp(Speculating):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for setting, known in (("kv_cache_dtype", KV_CACHE_DTYPES), ("flash_attention", FLASH_ATTENTION)):
-            value = getattr(self, setting)
-            if value not in known:
-                raise EngineRefused(f"llamacpp: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
         if self.flash_attention == "off" and self.kv_cache_dtype in ("q8_0", "q4_0"):
             raise EngineRefused(
                 f"llamacpp: kv_cache_dtype={self.kv_cache_dtype} needs flash attention: leave flash_attention on."

@@ -45,14 +45,13 @@ class OpenVINO(Speculating):
         **GUESSING,
     }
     tested: ClassVar[tuple[str, str]] = ("2026.4", "2027")
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "kv_cache_dtype": KV_CACHE_DTYPES, "inference_precision": PRECISIONS,
+    }  # fmt: skip
     max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for setting, known in (("kv_cache_dtype", KV_CACHE_DTYPES), ("inference_precision", PRECISIONS)):
-            value = getattr(self, setting)
-            if value not in known:
-                raise EngineRefused(f"openvino: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
         if self.max_num_batched_tokens < 16:
             raise EngineRefused(
                 f"openvino: max_num_batched_tokens={self.max_num_batched_tokens} is too few: use 16 or more."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from pennyweight.engines import Engine, Runtime
-from pennyweight.errors import EngineRefused
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -28,14 +28,8 @@ class Transformers(Engine):
     # full attention in every layer: the batch's mask is made for that
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
     tested: ClassVar[tuple[str, str]] = ("5.20", "6")
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {"dtype": DTYPES, "device": DEVICES}
     max_top_logprobs: ClassVar[int] = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for setting, known in (("dtype", DTYPES), ("device", DEVICES)):
-            value = getattr(self, setting)
-            if value not in known:
-                raise EngineRefused(f"transformers: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
 
     def load(self, directory: Path) -> Runtime:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

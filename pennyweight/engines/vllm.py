@@ -67,6 +67,7 @@ class VLLM(Speculating):
     model_format: ClassVar[str] = "huggingface"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {"kv_cache_dtype": KV_CACHE_DTYPES, "dtype": DTYPES}
     max_top_logprobs: ClassVar[int] = 20
     tested: ClassVar[tuple[str, str]] = ("0.32", "0.34")
     draft_file: ClassVar[str] = "config.json"
@@ -82,10 +83,6 @@ class VLLM(Speculating):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for setting, known in (("kv_cache_dtype", KV_CACHE_DTYPES), ("dtype", DTYPES)):
-            value = getattr(self, setting)
-            if value not in known:
-                raise EngineRefused(f"vllm: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
         for setting, lowest in (
             ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("data_parallel_size", 1), ("max_model_len", 0),
             ("kv_cache_gib", 0), ("max_num_batched_tokens", 16),

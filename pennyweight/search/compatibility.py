@@ -113,7 +113,7 @@ def as_markdown() -> str:
     lines = [
         "# What works together", "",
         "Written by `python benchmarks/compatibility.py`; do not edit. Each pair of levers of each engine ran once on "
-        "SmolLM2-135M-Instruct, the beginnings of `extract`.", "",
+        "SmolLM2-135M-Instruct, ends of prompts of `extract`.", "",
         "*Agreement*: share of greedy tokens up to the first that differs from the engine without levers. *Speed*: "
         "against the faster of the two alone, at one stream. *broken*: it fails, or agrees clearly less than either "
         "alone, twice; refused. *no gain*: slower than the faster of the two alone, twice.", "",
