@@ -256,7 +256,7 @@ def smollm2() -> None:
         out = Path(directory) / "out"
         command = [
             sys.executable, "-m", "pennyweight", "optimize", "demo", "-o", str(out), "--json", "--rounds", "2",
-            "--engines", "openvino,onnxruntime", "--schemes", "Q8_0,INT8", "--techniques", "prune,vocabulary",
+            "--engines", "openvino,onnxruntime,llamacpp", "--schemes", "Q8_0,INT8", "--techniques", "prune,vocabulary",
         ]  # fmt: skip
         line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         evidence = json.loads((out / "evidence.json").read_text())
@@ -266,7 +266,7 @@ def smollm2() -> None:
 
 
 def draft() -> None:
-    command = [sys.executable, "-m", "pennyweight", "draft", "demo", "--steps", "150", "--json"]
+    command = [sys.executable, "-m", "pennyweight", "draft", "demo", "--steps", "80", "--json"]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     say(part="draft", **json.loads(output.splitlines()[-1]))
 
