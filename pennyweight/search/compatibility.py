@@ -118,6 +118,7 @@ def as_markdown() -> str:
         "against the faster of the two alone, at one stream. *broken*: it fails, or agrees clearly less than either "
         "alone, twice; refused. *no gain*: slower than the faster of the two alone, twice.", "",
         *(f"* {engine} {told}" for engine, told in measured_on().items()), "",
+        "Of an engine that is not listed nothing was measured, and nothing is refused.", "",
         "| engine | lever | lever | verdict | agreement | speed | |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for pair in pairs():
