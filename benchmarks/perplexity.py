@@ -30,7 +30,7 @@ def perplexity(directory: Path, text: str, limit: int) -> float:
     tokens = tokens[: limit or len(tokens)]
     total, count = 0.0, 0
     for start in range(0, len(tokens) - WINDOW + 1, WINDOW):
-        scored = runtime.score(tokens[start : start + WINDOW]).logprobs
+        scored = runtime.score(tokens[start : start + WINDOW], 1).logprobs
         total -= sum(scored)
         count += len(scored)
     return math.exp(total / count)

@@ -157,5 +157,5 @@ def refusal(engine: str, scheme: str, model: Model) -> str | None:
 def scores(engine: str, model: Model, text: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Log-probability of each token, and the greedy choice in its place."""
     exact = {"inference_precision": "f32"} if engine == "openvino" else {}  # its default on some CPUs is bfloat16
-    scored = engines.make(engine, exact).load(model.path).score(Tokenizer(model.path).encode(text))
+    scored = engines.make(engine, exact).load(model.path).score(Tokenizer(model.path).encode(text), 1)
     return tuple(scored.logprobs), tuple(scored.top_tokens)
