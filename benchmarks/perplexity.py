@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from pennyweight import checkpoint, techniques, traces
-from pennyweight.engines import make
+from pennyweight.engines import Score, make
 from pennyweight.model import Model
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.quantize import CALIBRATED, Quantize
@@ -30,7 +30,9 @@ def perplexity(directory: Path, text: str, limit: int) -> float:
     tokens = tokens[: limit or len(tokens)]
     total, count = 0.0, 0
     for start in range(0, len(tokens) - WINDOW + 1, WINDOW):
-        scored = runtime.score(tokens[start : start + WINDOW], 1).logprobs
+        score = runtime.score(tokens[start : start + WINDOW], 1)
+        assert isinstance(score, Score)
+        scored = score.logprobs
         total -= sum(scored)
         count += len(scored)
     return math.exp(total / count)

@@ -22,6 +22,7 @@ SOURCE = "llama_cpp_python"
 SOURCE_VERSION = "0.3.36"
 PROGRAM = "llama-server"
 DEFAULT_LENGTH = 4096
+GEMMA_PATTERN = 6  # blocks; the GGUF does not tell, and a wrong one gives wrong positions, silently
 
 
 def _commands(home: Path) -> list[Command]:
@@ -92,6 +93,16 @@ class LlamaCpp(Speculating):
             )
         if self.max_model_len < 0 or self.max_num_batched_tokens < 16:
             raise EngineRefused("llamacpp: max_model_len must be 0 or more, max_num_batched_tokens 16 or more.")
+
+    @classmethod
+    def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
+        super().refuse_early(config, scheme)
+        layers = config.get("layer_types") if config.get("model_type") == "gemma3_text" else None
+        if layers and any((kind == "full_attention") != (n % GEMMA_PATTERN == 0) for n, kind in enumerate(layers, 1)):
+            raise EngineRefused(
+                f"llamacpp takes Gemma-3 with full attention in every {GEMMA_PATTERN}th block only, and this model has "
+                "another pattern: removing other than whole groups of blocks changes it."
+            )
 
     @classmethod
     def program(cls) -> str | None:

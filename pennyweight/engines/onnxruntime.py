@@ -34,7 +34,7 @@ class ONNXRuntime(Engine):
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime_genai")
     model_format: ClassVar[str] = "onnx"
     schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT4")
-    architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text")
+    architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2")
     max_top_logprobs: ClassVar[int] = 20
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {"spinning threads": {"allow_spinning": True}}
     tested: ClassVar[tuple[str, str]] = ("1.31", "1.33")

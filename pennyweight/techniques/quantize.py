@@ -32,7 +32,7 @@ WINDOW = 256  # tokens of one calibration sample
 MOST_WINDOWS = 32
 BATCH = 4
 GPTQ_GROUP = 32  # weights that share a scale: divides every width that a 4-bit GGUF divides
-UNLISTED = ("DFLASH",)
+UNLISTED = ("DFLASH", "GEMMA4_ASSISTANT")
 SEARCH_ROWS = 8192  # rows of a weight whose scales are searched at a time: what fits into the cache
 
 
