@@ -165,11 +165,12 @@ def _write(output: Path, question: Question, answer: Answer, hardware: Hardware,
 
 def _tell(result: dict[str, Any], output: Path, answer: Answer) -> None:
     from pennyweight.report import sentences
+    from pennyweight.serve import catalogue
 
     for sentence in sentences(result["evidence"]):
         typer.echo(sentence)
     typer.echo(f"Report: {output / 'report.html'}")
-    if answer.chosen is not None and answer.chosen.engine != "remote":
+    if answer.chosen is not None and answer.chosen.engine != catalogue.REMOTE:
         typer.echo(f"Serve it: pw serve {output}    Verify it: pw verify {output}")
 
 

@@ -78,7 +78,9 @@ def refuse_conflict(engine: str, settings: Mapping[str, Any]) -> None:
 
 def remote_settings(engines: tuple[str, ...] | None, base_url: str | None) -> dict[str, str] | None:
     """Of the server that `--base-url` names, which `--engines` may leave out."""
-    asked = engines is not None and "remote" in engines
+    from pennyweight.serve import catalogue
+
+    asked = engines is not None and catalogue.REMOTE in engines
     if base_url is None:
         if asked:
             raise UsageError("--engines remote needs --base-url with the server's address.")

@@ -72,6 +72,12 @@ def installed(name: str) -> Mapping[str, Any] | None:
     return found
 
 
+def made(name: str, file: str) -> Path | None:
+    """A file of an installation that is whole."""
+    found = home(name) / file
+    return found if installed(name) and found.exists() else None
+
+
 def fresh_venv(place: Path) -> list[Command]:
     return [Command("making an environment", (PYTHON, "-m", "venv", "--clear", str(place / "venv")))]
 

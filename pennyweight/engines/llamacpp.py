@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +51,17 @@ def _commands(home: Path) -> list[Command]:
             str(build), str(unpacked), str(home / "venv"),
         )),
     ]  # fmt: skip
+
+
+@cache
+def version_of(program: str, _changed: int) -> str:
+    """As the program tells it: asked once, because a search looks at what there is many times."""
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    found = re.search(r"version: (\S+)", told.stdout + told.stderr)
+    return found[1] if found else "unknown"
 
 
 @dataclass(frozen=True)
@@ -107,8 +119,8 @@ class LlamaCpp(Speculating):
     @classmethod
     def program(cls) -> str | None:
         """Our own build, else one on the PATH."""
-        own = environments.home(cls.name) / PROGRAM
-        return str(own) if environments.installed(cls.name) and own.exists() else shutil.which(PROGRAM)
+        own = environments.made(cls.name, PROGRAM)
+        return str(own) if own else shutil.which(PROGRAM)
 
     @classmethod
     def missing(cls) -> str | None:
@@ -119,14 +131,7 @@ class LlamaCpp(Speculating):
     @classmethod
     def version(cls) -> str:
         program = cls.program()
-        if program is None:
-            return ""
-        try:
-            told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return "unknown"
-        found = re.search(r"version: (\S+)", told.stdout + told.stderr)
-        return found[1] if found else "unknown"
+        return version_of(program, Path(program).stat().st_mtime_ns) if program else ""
 
     @classmethod
     def lives(cls) -> str:

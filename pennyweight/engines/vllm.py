@@ -111,8 +111,7 @@ class VLLM(Speculating):
 
     @classmethod
     def program(cls) -> Path | None:
-        own = environments.home(cls.name) / "venv" / "bin" / "python"  # `vllm serve` looks for a package named vllm
-        return own if environments.installed(cls.name) and own.exists() else None
+        return environments.made(cls.name, "venv/bin/python")  # `vllm serve` looks for a package named vllm
 
     @classmethod
     def missing(cls) -> str | None:

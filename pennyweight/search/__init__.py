@@ -289,8 +289,9 @@ class Search(Workbench):
         paid = speculating.find_crossover(self, chosen, guessed)
         chosen, guessed = replace(chosen, guesses_pay_up_to=paid), replace(guessed, guesses_pay_up_to=paid)
         proof = self._prove_one(guessed) if paid >= self.question.streams else None
-        if proof is not None and self._judge_both(*proof).outcome is Outcome.ACCEPT:
-            return (guessed, *proof, self._judge_both(*proof))
+        judged = self._judge_both(*proof) if proof else None
+        if proof and judged and judged.outcome is Outcome.ACCEPT:
+            return (guessed, *proof, judged)
         return chosen, evaluation, speed, verdict
 
     def _groups_by_screen(self) -> list[Group]:
