@@ -17,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +162,10 @@ def distillation(stories: Stories, minutes: float) -> None:
     whole = stories.model
     cases: list[tuple[str, list[Technique], float]] = [  # the first one pays for the teacher's writing
         ("37.5% of neurons: 25% of block parameters", [Width(intermediate=480, calibration=own)], minutes),
-        ("12.5% of neurons", [Width(intermediate=672, calibration=own)], minutes / 10),
-        ("17% of blocks (5 of 6)", [Depth(5, "loss", own)], minutes / 10),
-        ("33% of blocks (4 of 6)", [Depth(4, "loss", own)], minutes / 7.5),
-        ("key-value heads 6 to 2", [KeyValueHeads(2)], minutes / 10),
+        ("12.5% of neurons", [Width(intermediate=672, calibration=own)], minutes / 15),
+        ("17% of blocks (5 of 6)", [Depth(5, "loss", own)], minutes / 15),
+        ("33% of blocks (4 of 6)", [Depth(4, "loss", own)], minutes / 12),
+        ("key-value heads 6 to 2", [KeyValueHeads(2)], minutes / 15),
     ]
     for name, steps, share in cases:
         student = whole
@@ -178,7 +180,7 @@ def distillation(stories: Stories, minutes: float) -> None:
 
 def training_through_rounding(stories: Stories, minutes: float) -> None:
     nearest = stories.added(stories.model, "Q4_0")
-    made, facts = distilled(stories, stories.model, minutes / 3, round_to="Q4_0", learning_rate=3e-5)
+    made, facts = distilled(stories, stories.model, minutes / 5, round_to="Q4_0", learning_rate=3e-5)
     after = stories.added(made, "Q4_0")
     say(part="rounding", scheme="Q4_0", nearest=round(nearest, 4), trained=round(after, 4),
         closed=round(1 - after / nearest, 3), **facts)  # fmt: skip
@@ -198,8 +200,10 @@ def round_trips(stories: Stories) -> None:
         strings = [
             "".join(chr(_code_point(generator)) for _ in range(generator.randint(0, 24))) for _ in range(STRINGS)
         ]
-        wrong = sum(_back(trimmed, text) != _back(full, text) for text in [*strings, *texts])
-        inexact = sum(_back(trimmed, text) != text for text in [*strings, *texts])
+        asked = [*strings, *texts]
+        back = _back(trimmed, asked)
+        wrong = sum(ours != before for ours, before in zip(back, _back(full, asked), strict=True))
+        inexact = sum(ours != text for ours, text in zip(back, asked, strict=True))
         grown = [len(trimmed.encode(t).ids) / len(full.encode(t).ids) for t in texts]
         say(part="roundtrip", model=model.name, tokens=[full.get_vocab_size(), trimmed.get_vocab_size()],
             strings=STRINGS, texts=len(texts), unlike_before=wrong, inexact=inexact,
@@ -214,8 +218,9 @@ def _code_point(generator: random.Random) -> int:
     return point if point < 0xD800 else point + 0x800
 
 
-def _back(tokenizer: Any, text: str) -> str:
-    return str(tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False))
+def _back(tokenizer: Any, asked: list[str]) -> list[str]:
+    there = tokenizer.encode_batch_fast(asked, add_special_tokens=False)
+    return list(tokenizer.decode_batch([encoding.ids for encoding in there], skip_special_tokens=False))
 
 
 def made_smaller(before: Model, after: Model) -> int:
@@ -266,7 +271,7 @@ def smollm2() -> None:
 
 
 def draft() -> None:
-    command = [sys.executable, "-m", "pennyweight", "draft", "demo", "--steps", "80", "--json"]
+    command = [sys.executable, "-m", "pennyweight", "draft", "demo", "--steps", "40", "--rounds", "2", "--json"]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     say(part="draft", **json.loads(output.splitlines()[-1]))
 
@@ -277,24 +282,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0, help="of the longest distillation")
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
-    if set(parts) & {"random", "distill", "rounding", "roundtrip"}:
-        stories = Stories()
+    stories = Stories() if set(parts) & {"random", "distill", "rounding", "roundtrip"} else None
+    work: dict[str, Callable[[], None]] = {"sparsity": sparse_speed, "smollm2": smollm2, "draft": draft}
+    if stories is not None:
         tokens = sum(len(text.tokens) for text in stories.held_out)
         say(part="stories", loss=round(stories.own_loss, 4), held_out_tokens=tokens)
-        if "random" in parts:
-            against_random(stories)
-        if "roundtrip" in parts:
-            round_trips(stories)
-        if "distill" in parts:
-            distillation(stories, arguments.minutes)
-        if "rounding" in parts:
-            training_through_rounding(stories, arguments.minutes)
-    if "sparsity" in parts:
-        sparse_speed()
-    if "smollm2" in parts:
-        smollm2()
-    if "draft" in parts:
-        draft()
+        work |= {
+            "random": partial(against_random, stories), "roundtrip": partial(round_trips, stories),
+            "distill": partial(distillation, stories, arguments.minutes),
+            "rounding": partial(training_through_rounding, stories, arguments.minutes),
+        }  # fmt: skip
+    for part in parts:
+        started = time.perf_counter()
+        work[part]()
+        say(part=part, minutes=round((time.perf_counter() - started) / 60, 1))
 
 
 if __name__ == "__main__":
