@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pennyweight.engines import Engine, Runtime
+from pennyweight.engines import Runtime
+from pennyweight.engines.row_engine import RowEngine
 from pennyweight.engines.rows import Lengths, RowRuntime
 from pennyweight.engines.sampling import Logits
 from pennyweight.hardware import Hardware, available_cores
@@ -25,7 +26,7 @@ FIRST_CAPACITY = 512  # positions a row can hold before the store grows
 
 
 @dataclass(frozen=True)
-class ONNXRuntime(Engine):
+class ONNXRuntime(RowEngine):
     """`allow_spinning` keeps idle threads busy waiting: faster alone, slower when anything else needs a core."""
 
     allow_spinning: bool = False
@@ -36,12 +37,14 @@ class ONNXRuntime(Engine):
     schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT4")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2")
     max_top_logprobs: ClassVar[int] = 20
-    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {"spinning threads": {"allow_spinning": True}}
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "spinning threads": {"allow_spinning": True}, **RowEngine.levers,
+    }  # fmt: skip
     tested: ClassVar[tuple[str, str]] = ("1.31", "1.33")
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
         del hardware, streams, longest
-        return {"allow_spinning": (False, True)}
+        return {"allow_spinning": (False, True), "enable_prefix_caching": (False, True)}
 
     def load(self, directory: Path) -> Runtime:
         return ONNXRuntimeRuntime(directory, self)
@@ -52,7 +55,7 @@ class ONNXRuntimeRuntime(RowRuntime):
     graph reads and as what it writes."""
 
     def __init__(self, directory: Path, settings: ONNXRuntime) -> None:
-        super().__init__(settings.max_num_seqs)
+        super().__init__(settings)
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()
@@ -64,7 +67,7 @@ class ONNXRuntimeRuntime(RowRuntime):
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
         file = str(directory / decoder["filename"])
         self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        self._shape = (settings.max_num_seqs + 1, decoder["num_key_value_heads"], FIRST_CAPACITY, decoder["head_size"])
+        self._shape = (settings.slots + 1, decoder["num_key_value_heads"], FIRST_CAPACITY, decoder["head_size"])
         self._names = [
             (f"past_key_values.{layer}.{part}", f"present.{layer}.{part}")
             for layer in range(decoder["num_hidden_layers"])
@@ -72,9 +75,9 @@ class ONNXRuntimeRuntime(RowRuntime):
         ]
         self._store = [np.zeros(self._shape, np.float32) for _ in self._names]
 
-    def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
-        logits: Logits = self._run(row, [list(prompt)], np.ones((1, len(prompt)), np.int64))[0, -1]
-        return logits
+    def _extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        logits: Logits = self._run(row, [list(tokens)], np.ones((1, start + len(tokens)), np.int64))[0]
+        return logits if every else logits[-1:]
 
     def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
@@ -82,7 +85,7 @@ class ONNXRuntimeRuntime(RowRuntime):
 
     def _logits(self, tokens: Sequence[int]) -> Logits:
         """In the spare row after all others."""
-        logits: Logits = self._run(self._max_rows, [list(tokens)], np.ones((1, len(tokens)), np.int64))[0]
+        logits: Logits = self._run(self._settings.slots, [list(tokens)], np.ones((1, len(tokens)), np.int64))[0]
         return logits
 
     def _move(self, source: int, target: int, length: int) -> None:

@@ -16,7 +16,6 @@ GUESSING: Mapping[str, Mapping[str, Any]] = {
     "n-gram guesses": {"speculative_method": "ngram"},
     "draft model": {"speculative_method": "draft_model", "draft_model": A_DRAFT},
 }
-METHODS = ("", "ngram", "draft_model")
 MOST_GUESSES = 64
 
 
@@ -31,12 +30,15 @@ class Speculating(Engine):
     draft_model: str = ""
 
     draft_file: ClassVar[str] = "model.gguf"
+    methods: ClassVar[tuple[str, ...]] = ("ngram", "draft_model")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.speculative_method not in METHODS:
-            known = ", ".join(filter(None, METHODS))
-            raise EngineRefused(f"{self.name}: speculative_method={self.speculative_method!r} is unknown: use {known}.")
+        if self.speculative_method not in ("", *self.methods):
+            known = " or ".join(self.methods)
+            raise EngineRefused(
+                f"{self.name}: speculative_method={self.speculative_method!r} is nothing that it has: use {known}."
+            )
         for setting in ("num_speculative_tokens", "prompt_lookup_max"):
             value = getattr(self, setting)
             if not 1 <= value <= MOST_GUESSES:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pennyweight.engines import Engine, Runtime
+from pennyweight.engines import Runtime
+from pennyweight.engines.row_engine import RowEngine
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class Transformers(Engine):
+class Transformers(RowEngine):
     """`dtype` auto is the checkpoint's own; `device` auto is the GPU where there is one."""
 
     dtype: str = "auto"

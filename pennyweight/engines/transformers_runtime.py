@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from pennyweight.engines.rows import Lengths, RowRuntime
@@ -21,7 +21,8 @@ GROWTH = 128  # positions by which the store grows
 
 
 class RowLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values: (rows, heads, positions, width)."""
+    """One layer's keys and values: (rows, heads, positions, width). A forward adds one position to each of the first
+    rows, which hold `lengths`; where `span` is set, several to that row from that position on."""
 
     is_compileable = False
     is_sliding = False
@@ -30,26 +31,28 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         super().__init__()
         self._capacity = rows
         self.lengths = torch.zeros(0, dtype=torch.long)
+        self.span: tuple[int, int] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.keys = key_states.new_zeros(self._capacity, key_states.shape[1], GROWTH, key_states.shape[3])
         self.values = value_states.new_zeros(self._capacity, value_states.shape[1], GROWTH, value_states.shape[3])
         self.is_initialized = True
 
-    def fill(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put the (1, heads, n, width) of a prompt into a row."""
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        self._grow(keys.shape[2])
-        self.keys[row, :, : keys.shape[2]] = keys[0]
-        self.values[row, :, : values.shape[2]] = values[0]
-
     def move(self, source: int, target: int, length: int) -> None:
         self.keys[target, :, :length] = self.keys[source, :, :length]
         self.values[target, :, :length] = self.values[source, :, :length]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
-        """One position more for each of the first rows; keys and values up to the longest row."""
+        """Keys and values up to the end of the longest row that this forward is about."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if self.span is not None:
+            row, start = self.span
+            end = start + key_states.shape[2]
+            self._grow(end)
+            self.keys[row, :, start:end] = key_states[0]
+            self.values[row, :, start:end] = value_states[0]
+            return self.keys[row : row + 1, :, :end], self.values[row : row + 1, :, :end]
         count, longest = len(self.lengths), int(self.lengths.max()) + 1
         self._grow(longest)
         rows = torch.arange(count, device=self.keys.device)
@@ -68,6 +71,8 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
+        if self.span is not None:
+            return self.span[1]
         return int(self.lengths.max()) if len(self.lengths) else 0
 
     def get_max_length(self) -> int:
@@ -76,29 +81,32 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
 
 class TransformersRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
-        super().__init__(settings.max_num_seqs)
+        super().__init__(settings)
         torch.set_num_threads(settings.num_threads or available_cores())
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(found if settings.device == "auto" else settings.device)
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
         self._model = model.to(self._device)
-        self._layers = [RowLayer(settings.max_num_seqs) for _ in range(self._model.config.num_hidden_layers)]
+        self._layers = [RowLayer(settings.slots) for _ in range(self._model.config.num_hidden_layers)]
         self._store = Cache(layers=self._layers)
 
     @torch.no_grad()
-    def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
-        cache = DynamicCache()
-        output = self._model(self._ids([list(prompt)]), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        for layer, filled in zip(self._layers, cache.layers, strict=True):
-            layer.fill(row, filled.keys, filled.values)
-        return _numpy(output.logits[0, -1])
+    def _extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        for layer in self._layers:
+            layer.span = (row, start)
+        places = torch.arange(start, start + len(tokens), device=self._device)[None]
+        output = self._model(
+            self._ids([list(tokens)]), position_ids=places, past_key_values=self._store, use_cache=True,
+            logits_to_keep=0 if every else 1,
+        )  # fmt: skip
+        return _numpy(output.logits[0])
 
     @torch.no_grad()
     def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         held = torch.from_numpy(lengths).to(self._device)
         for layer in self._layers:
-            layer.lengths = held
+            layer.lengths, layer.span = held, None
         seen = torch.arange(int(lengths.max()) + 1, device=self._device)[None, :] <= held[:, None]
         output = self._model(
             self._ids(tokens)[:, None], attention_mask=seen[:, None, None, :], position_ids=held[:, None],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from pennyweight.techniques.quantize import Quantize
 
 pytestmark = pytest.mark.slow
 
-PRECISE: dict[str, dict[str, Any]] = {
-    "openvino": {"inference_precision": "f32", "kv_cache_dtype": "f32"},
-    "llamacpp": {"kv_cache_dtype": "f32"},
+PRECISE: dict[str, tuple[str, dict[str, Any]]] = {
+    "openvino": ("F16", {"inference_precision": "f32", "kv_cache_dtype": "f32"}),
+    "llamacpp": ("F16", {"kv_cache_dtype": "f32"}),
+    "onnxruntime": ("FP32", {}),
+    "transformers": ("F32", {"dtype": "float32"}),
 }
 PROMPTS = [[5, 6, 7, 5, 6, 7, 5], [40, 41, 42, 43], [9, 9, 9, 9]]
 
 
-def answers(deployment: Deployment, *, together: bool = False) -> list[list[int]]:
+def answers(
+    deployment: Deployment, *, prompts: Sequence[list[int]] = PROMPTS, together: bool = False
+) -> list[list[int]]:
     with serve(deployment) as endpoint:
         client = openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=60)
 
@@ -43,9 +48,9 @@ def answers(deployment: Deployment, *, together: bool = False) -> list[list[int]
             assert logprobs is not None and logprobs.token_logprobs is not None
             return sum(p is not None for p in logprobs.token_logprobs)
 
-        with ThreadPoolExecutor(len(PROMPTS) if together else 1) as pool:
-            made = list(pool.map(ask, PROMPTS))
-        assert score(PROMPTS[0]) == len(PROMPTS[0]) - 1
+        with ThreadPoolExecutor(len(prompts) if together else 1) as pool:
+            made = list(pool.map(ask, prompts))
+        assert score(prompts[0]) == len(prompts[0]) - 1
         return made
 
 
@@ -53,13 +58,32 @@ def answers(deployment: Deployment, *, together: bool = False) -> list[list[int]
 def test_guesses_change_no_answer(engine: str, tiny_checkpoint: Path) -> None:
     if reason := engines.engine_class(engine).missing():
         pytest.skip(reason)
-    made = techniques.apply(Quantize("F16"), checkpoint.open_model(str(tiny_checkpoint)))
-    base = {"max_num_seqs": 4, **PRECISE[engine]}
+    scheme, precise = PRECISE[engine]
+    model = checkpoint.open_model(str(tiny_checkpoint))
+    made = model if scheme == model.scheme else techniques.apply(Quantize(scheme), model)
+    base = {"max_num_seqs": 4, **precise}
 
     def deployment(**more: Any) -> Deployment:
-        return Deployment(engine, str(made.path), made.id, "F16", {**base, **more})
+        return Deployment(engine, str(made.path), made.id, scheme, {**base, **more})
 
     expected = answers(deployment())
     assert answers(deployment(speculative_method="ngram", prompt_lookup_max=2)) == expected
-    assert answers(deployment(speculative_method="draft_model", draft_model=str(made.path))) == expected
     assert answers(deployment(speculative_method="ngram"), together=True) == expected
+    if "draft model" in engines.engine_class(engine).levers:
+        assert answers(deployment(speculative_method="draft_model", draft_model=str(made.path))) == expected
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "transformers"])
+def test_pieces_and_kept_beginnings_change_no_answer(engine: str, tiny_checkpoint: Path) -> None:
+    scheme, precise = PRECISE[engine]
+    model = checkpoint.open_model(str(tiny_checkpoint))
+    made = model if scheme == model.scheme else techniques.apply(Quantize(scheme), model)
+    prompts = [[*range(5, 45), 7, *range(n)] for n in (1, 4, 1, 9)]
+
+    def deployment(**more: Any) -> Deployment:
+        return Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 3, **precise, **more})
+
+    expected = answers(deployment(), prompts=prompts)
+    levers = {"enable_prefix_caching": True, "max_num_batched_tokens": 16}
+    assert answers(deployment(**levers), prompts=prompts) == expected
+    assert answers(deployment(**levers), prompts=prompts, together=True) == expected

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pennyweight.engines import Generation
-from pennyweight.engines.rows import Lengths, RowRuntime
+from pennyweight.engines import Generation, Runtime
+from pennyweight.engines.row_engine import RowEngine
+from pennyweight.engines.rows import LEAST_BEGINNING, KeptRows, Lengths, RowRuntime, longest_beginning
 from pennyweight.engines.sampling import Logits, log_softmax
 
 VOCABULARY = 12
@@ -19,33 +23,47 @@ END = 0
 
 
 def logits_after(history: Sequence[int]) -> Logits:
-    seed = zlib.crc32(repr([int(token) for token in history]).encode())
+    seed = zlib.crc32(repr([int(token) for token in history[-2:]] + [len(history) // 9]).encode())
     return np.random.default_rng(seed).normal(size=VOCABULARY).astype(np.float32)
 
 
-class Fake(RowRuntime):
-    """A model whose next token depends on all that its row of the store holds; it checks what the loop tells it."""
+@dataclass(frozen=True)
+class FakeEngine(RowEngine):
+    name: ClassVar[str] = "fake"
 
-    def __init__(self, max_rows: int) -> None:
-        super().__init__(max_rows)
+    def load(self, directory: Path) -> Runtime:
+        raise NotImplementedError
+
+
+class Fake(RowRuntime):
+    """A model whose next token depends on all that its row of the store holds; it checks what the loop tells it. Its
+    answers repeat themselves, so that guessing ahead has something to find."""
+
+    def __init__(self, max_rows: int, **settings: Any) -> None:
+        super().__init__(FakeEngine(max_num_seqs=max_rows, **settings))
         self.limit = max_rows
+        self.slots = FakeEngine(max_num_seqs=max_rows, **settings).slots
         self.store: dict[int, list[int]] = {}
         self.widths: list[int] = []
+        self.extended: list[int] = []
 
-    def _prefill(self, row: int, prompt: Sequence[int]) -> Logits:
-        assert 0 <= row < self.limit
-        self.store[row] = list(prompt)
-        return logits_after(self.store[row])
+    def _extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        assert 0 <= row < self.limit and tokens and start <= len(self.store.get(row, []))
+        self.extended.append(len(tokens))
+        held = self.store[row] = [*self.store.get(row, [])[:start], *tokens]
+        made = [logits_after(held[: start + n + 1]) for n in range(len(tokens))]
+        return np.stack(made if every else made[-1:])
 
     def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         assert len(tokens) == len(lengths) <= self.limit
         self.widths.append(len(tokens))
         for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
-            assert len(self.store[row]) == length
-            self.store[row].append(token)
+            assert len(self.store[row]) >= length  # what was guessed in vain may stand behind
+            self.store[row][length:] = [token]
         return np.stack([logits_after(self.store[row]) for row in range(len(tokens))])
 
     def _move(self, source: int, target: int, length: int) -> None:
+        assert source != target and 0 <= target < self.slots and length <= len(self.store.get(source, []))
         self.store[target] = self.store[source][:length]
 
     def _logits(self, tokens: Sequence[int]) -> Logits:
@@ -74,7 +92,7 @@ def generation(name: str, prompt: Sequence[int] = (1, 2), max_tokens: int = 5, *
 
 asked = st.builds(
     lambda prompt, length, seed, stops: (prompt, length, seed, stops),
-    st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=6),
+    st.lists(st.integers(1, 3), min_size=1, max_size=40),
     st.integers(1, 12),
     st.one_of(st.none(), st.integers(0, 99)),
     st.booleans(),
@@ -84,8 +102,14 @@ asked = st.builds(
 arriving = st.tuples(asked, st.integers(0, 8), st.one_of(st.none(), st.integers(0, 10)))
 
 
-@given(requests=st.lists(arriving, min_size=1, max_size=8), max_rows=st.integers(1, 4))
-def test_every_request_gets_the_tokens_it_would_get_alone(requests: list, max_rows: int) -> None:
+settings = st.fixed_dictionaries(
+    {"max_num_batched_tokens": st.sampled_from([0, 1, 3]), "enable_prefix_caching": st.booleans()},
+    optional={"speculative_method": st.just("ngram"), "num_speculative_tokens": st.integers(1, 5)},
+)
+
+
+@given(requests=st.lists(arriving, min_size=1, max_size=8), max_rows=st.integers(1, 4), levers=settings)
+def test_every_request_gets_the_tokens_it_would_get_alone(requests: list, max_rows: int, levers: dict) -> None:
     wanted = []
     for number, ((prompt, length, seed, stops), arrives, cancelled_after) in enumerate(requests):
         made = generation(
@@ -94,7 +118,7 @@ def test_every_request_gets_the_tokens_it_would_get_alone(requests: list, max_ro
         )  # fmt: skip
         leaves = None if cancelled_after is None else arrives + cancelled_after
         wanted.append((made, arrives, leaves))
-    runtime, tokens, finished, cancelled = Fake(max_rows), {}, {}, set()
+    runtime, tokens, finished, cancelled = Fake(max_rows, **levers), {}, {}, set()
     for now in range(200):
         for made, arrives, leaves in wanted:
             if arrives == now:
@@ -181,3 +205,62 @@ def test_a_score_begins_where_it_is_asked_to(start: int) -> None:
     whole, part = (Fake(1).score([4, 7, 2, 9], first) for first in (1, start))
     assert list(part.logprobs) == list(whole.logprobs[start - 1 :])
     assert list(part.top_tokens) == list(whole.top_tokens[start - 1 :])
+
+
+def finish(runtime: Fake, *asked: Generation) -> dict[str, list[int]]:
+    tokens, finished = {}, {}
+    for made in asked:
+        runtime.submit(made)
+    while len(finished) < len(asked):
+        collect(runtime, tokens, finished)
+    return tokens
+
+
+def test_a_prompt_is_taken_in_pieces_while_others_run_on() -> None:
+    runtime, tokens, finished = Fake(2, max_num_batched_tokens=4), {}, {}
+    runtime.submit(generation("running", max_tokens=50))
+    collect(runtime, tokens, finished)
+    runtime.submit(generation("long", range(1, 11), max_tokens=2))
+    before = len(tokens["running"])
+    collect(runtime, tokens, finished)
+    collect(runtime, tokens, finished)
+    assert "long" not in tokens and len(tokens["running"]) == before + 2
+    collect(runtime, tokens, finished)
+    assert tokens["long"] and runtime.extended == [2, 4, 4, 2]
+
+
+def test_what_a_kept_row_holds_is_not_computed_again() -> None:
+    runtime, prompt = Fake(2, enable_prefix_caching=True), [1, 2, 3] * 10
+    made = finish(runtime, generation("first", prompt))["first"]
+    again = [*prompt, *made[:-1], 4]
+    assert finish(runtime, generation("next", again))["next"] == alone(generation("next", again))[0]
+    assert runtime.extended == [30, 1]
+    assert finish(runtime, generation("same", prompt))["same"] == made
+    assert runtime.extended == [30, 1, 1]  # the last token's logits are needed
+
+
+def test_guesses_that_come_true_save_steps() -> None:
+    plain, guessing = Fake(1), Fake(1, speculative_method="ngram", num_speculative_tokens=4)
+    asked = generation("g", [1, 2, 3] * 10, max_tokens=60)
+    assert finish(plain, asked) == finish(guessing, asked)
+    assert len(guessing.widths) + len(guessing.extended) < len(plain.widths) + len(plain.extended)
+
+
+def test_no_guess_is_made_in_company() -> None:
+    runtime = Fake(2, speculative_method="ngram")
+    finish(runtime, *(generation(str(n), [n, 2, 3] * 10, max_tokens=20) for n in (1, 2)))
+    assert runtime.extended == [30, 30]
+
+
+def test_the_longest_beginning_leaves_a_token_to_compute_and_is_worth_a_copy() -> None:
+    long, short = list(range(40)), list(range(LEAST_BEGINNING))
+    assert longest_beginning(tuple(long), [(7, short), (8, long)]) == (8, 39)
+    assert longest_beginning(tuple(short), [(8, long)]) == (0, 0)
+    assert longest_beginning((9, *long), [(8, long)]) == (0, 0)
+
+
+def test_a_kept_row_that_only_begins_another_makes_room_for_it() -> None:
+    kept = KeptRows(range(4, 7))
+    assert [kept.take([1]), kept.take([2, 2]), kept.take([3])] == [4, 5, 6]
+    assert kept.take([2, 2, 2]) == 5
+    assert kept.take([9]) == 4
