@@ -90,7 +90,7 @@ def built(model: Model, largest: int) -> Iterator[Deployment]:
     calibration = tuple(texts(traces.load("chat").requests)[:32])
     for engine in catalogue.names():
         offer = catalogue.offer(engine)
-        for scheme in [model.scheme] if offer.model_format == "huggingface" else offer.schemes:
+        for scheme in catalogue.schemes_of(engine, model):
             reason = catalogue.refusal(engine, scheme, model.config)
             if reason:
                 say(part="table", model=model.name, engine=engine, scheme=scheme, refused=reason)

@@ -65,7 +65,7 @@ class VLLM(Speculating):
     name: ClassVar[str] = "vllm"
     packages: ClassVar[tuple[str, ...]] = ()
     model_format: ClassVar[str] = "huggingface"
-    schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
+    schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16", "W8A8", "W4A16")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {"kv_cache_dtype": KV_CACHE_DTYPES, "dtype": DTYPES}
     max_top_logprobs: ClassVar[int] = 20

@@ -19,11 +19,11 @@ from pennyweight.model import cache_values_per_token
 # Bits per weight of the block matrices, the embedding or head included where the scheme converts it.
 BITS = {
     "F32": 32.0, "FP32": 32.0, "BF16": 16.0, "F16": 16.0, "Q8_0": 8.5, "INT8": 8.5, "Q4_K_M": 5.5, "Q4_0": 4.9,
-    "INT4": 4.5,
+    "INT4": 4.5, "W8A8": 8.1, "W4A16": 4.5,
 }  # fmt: skip
 # The number type in which an engine multiplies, by scheme; what is missing multiplies in f32.
 ARITHMETIC = {"BF16": "bf16", "F16": "bf16", "Q8_0": "int8", "Q4_K_M": "int8", "Q4_0": "int8", "INT8": "int8",
-              "INT4": "int8"}  # fmt: skip
+              "INT4": "int8", "W8A8": "int8", "W4A16": "bf16"}  # fmt: skip
 
 
 @dataclass(frozen=True)

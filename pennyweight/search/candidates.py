@@ -20,7 +20,7 @@ from pennyweight.serve import catalogue
 UNMODIFIED = ("F32", "FP32", "BF16", "F16")
 # Per family, from the finest to the coarsest: what a finer scheme loses already, a coarser one loses too.
 Group = tuple[str, str, str]  # engine, scheme, name of the recipe
-LADDERS = (("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"))
+LADDERS = (("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"), ("W8A8", "W4A16"))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def propose(
         if engine == catalogue.REMOTE:
             continue  # it comes last, as it is
         offer = catalogue.offer(engine)
-        offered = [model.scheme] if offer.model_format == "huggingface" else list(offer.schemes)
+        offered = catalogue.schemes_of(engine, model)
         for scheme in offered:
             if schemes and scheme not in schemes and scheme not in UNMODIFIED:
                 continue

@@ -13,10 +13,12 @@ from pennyweight.engines import environments
 from pennyweight.engines.exports import EXPORTS, NOT_RUN, export
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.hardware import Hardware
+from pennyweight.model import Model
 
 __all__ = ["EXPORTS", "NOT_RUN", "REMOTE", "Offer", "check", "export", "install", "names", "offer", "refusal",
-           "remove", "settings_to_search"]  # fmt: skip
+           "remove", "schemes_of", "settings_to_search"]  # fmt: skip
 REMOTE = "remote"
+FULL_PRECISION = ("F32", "BF16", "F16")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,14 @@ def remove(engine: str) -> int:
     if engines.engine_class(engine).recipe is None:
         raise UsageError(f"{engine} has no environment of its own: uninstall it with pip.")
     return environments.remove(engine)
+
+
+def schemes_of(engine: str, model: Model) -> list[str]:
+    """What the engine could serve of a model: a full-precision checkpoint it takes as it is, others are made."""
+    cls = engines.engine_class(engine)
+    if cls.model_format != model.format:
+        return list(cls.schemes)
+    return [model.scheme, *(scheme for scheme in cls.schemes if scheme not in FULL_PRECISION)]
 
 
 def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:

@@ -1,5 +1,5 @@
-"""Quantization: GGUF through AutoRound (Cheng et al. 2023, arxiv.org/abs/2309.05516) and its converters, ONNX through
-ONNX Runtime GenAI's model builder.
+"""Quantization: GGUF, GPTQ and compressed-tensors through AutoRound (Cheng et al. 2023, arxiv.org/abs/2309.05516) and
+its converters, ONNX through ONNX Runtime GenAI's model builder.
 
 F16, BF16 and Q8_0 are conversions. Q4_0 and Q4_K_M search their scales on calibration text, and with `iterations`
 above 0 tune the rounding of every block by signed gradient descent. The text should be the user's own: tuned on
@@ -25,8 +25,10 @@ from pennyweight.techniques import Technique, digest
 CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 TUNED = {"Q4_K_M": "gguf:q4_k_m", "Q4_0": "gguf:q4_0"}
 ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4"}
-SCHEMES = (*CONVERSIONS, *TUNED, *ONNX)
-CALIBRATED = (*TUNED, "INT4")
+# AutoRound's scheme and format: checkpoints that vLLM reads.
+PACKED = {"W8A8": ("INT8", "llm_compressor"), "W4A16": ("W4A16", "auto_gptq")}
+SCHEMES = (*CONVERSIONS, *TUNED, *ONNX, *PACKED)
+CALIBRATED = (*TUNED, "INT4", *PACKED)
 
 WINDOW = 256  # tokens of one calibration sample
 MOST_WINDOWS = 32
@@ -77,6 +79,8 @@ class Quantize(Technique):
             raise ModelError(f"{model.path} is {model.format}: quantize the Hugging Face directory it was made from.")
         if self.scheme in CALIBRATED and self.rounding == "searched" and not self.calibration:
             raise UsageError(f"{self.scheme} needs text to calibrate on: name a workload.")
+        if self.scheme in PACKED:
+            return "huggingface", self.scheme
         return ("onnx" if self.scheme in ONNX else "gguf"), self.scheme
 
     def build(self, source: Path, target: Path) -> None:
@@ -89,6 +93,8 @@ class Quantize(Technique):
                 round_gguf(whole, target / "model.gguf")
         elif self.scheme in TUNED:
             self._gguf(source, target)
+        elif self.scheme in PACKED:
+            self._packed(source, target)
         elif self.scheme == "INT4":
             self._onnx_int4(source, target)
         else:
@@ -101,6 +107,17 @@ class Quantize(Technique):
         if len(made) != 1:
             raise ModelError(f"AutoRound wrote {len(made)} GGUF files for {self.scheme} where one was expected.")
         made[0].rename(target / "model.gguf")
+        shutil.rmtree(target / "autoround")
+
+    def _packed(self, source: Path, target: Path) -> None:
+        scheme, output_format = PACKED[self.scheme]
+        more = {"group_size": GPTQ_GROUP} if self.scheme == "W4A16" else {}
+        self._autoround(source, target / "autoround", scheme, output_format, **more)
+        config = next((target / "autoround").rglob("config.json"), None)
+        if config is None:
+            raise ModelError(f"AutoRound wrote no {self.scheme} checkpoint: try another scheme.")
+        for file in list(config.parent.iterdir()):
+            file.rename(target / file.name)
         shutil.rmtree(target / "autoround")
 
     def _onnx_int4(self, source: Path, target: Path) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 import openai
 import pytest
 
-from pennyweight import checkpoint, engines, techniques
+from pennyweight import checkpoint, engines, techniques, traces
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineRefused
 from pennyweight.serve import Endpoint, serve
-from pennyweight.techniques.quantize import Quantize
+from pennyweight.techniques.quantize import CALIBRATED, Quantize
 from pennyweight.tokenizer import Tokenizer
+from pennyweight.workload import texts
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +33,8 @@ SERVED = [
     ("llamacpp", "F16"),
     ("llamacpp", "Q8_0"),
     ("vllm", "F32"),
+    ("vllm", "W8A8"),
+    ("vllm", "W4A16"),
 ]
 PROMPTS = ["Write a short poem about rain", "hi", "How do I sort a list in Python? Explain it step by step please."]
 
@@ -43,7 +46,8 @@ def deployment(request: pytest.FixtureRequest, tiny_checkpoint: Path, wide_check
         pytest.skip(reason)
     model = checkpoint.open_model(str(wide_checkpoint if engine == "vllm" else tiny_checkpoint))
     if scheme != model.scheme:
-        model = techniques.apply(Quantize(scheme), model)
+        calibration = tuple(texts(traces.load("chat").requests)) if scheme in CALIBRATED else ()
+        model = techniques.apply(Quantize(scheme, calibration=calibration), model)
     return Deployment(engine, str(model.path), model.id, scheme, {"max_num_seqs": 8})
 
 
