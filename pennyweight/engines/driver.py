@@ -3,8 +3,9 @@
 A process and not a thread, because libraries keep Python's interpreter lock while they compute (OpenVINO GenAI 2026.4
 does for a whole step), and HTTP would stand still meanwhile.
 
-    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start) ("close",)
-    driver -> worker   ("ready",) ("failed", sentence) ("events", [Event, …]) ("score", key, Score | None, fault)
+    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start) ("kernels", key)
+                       ("close",)
+    driver -> worker   ("ready",) ("failed", sentence) ("events", [Event, …]) ("told", key, answer | None, fault)
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Driver:
                     self._runtime.cancel(generation_id)
             case ("score", key, tokens, start):
                 self._score(key, tokens, start)
+            case ("kernels", key):
+                self._name_kernels(key)
             case _:
                 self._closing = True
 
@@ -95,12 +98,20 @@ class Driver:
         try:
             score = self._runtime.score(tokens, start)
         except Exception as error:  # as above
-            self._connection.send(("score", key, None, _last_line(error)))
+            self._connection.send(("told", key, None, _last_line(error)))
             return
         if isinstance(score, Future):
             self._scoring[key] = score
         else:
-            self._connection.send(("score", key, score, None))
+            self._connection.send(("told", key, score, None))
+
+    def _name_kernels(self, key: int) -> None:
+        try:
+            kernels = self._runtime.kernels()
+        except Exception as error:  # as above
+            self._connection.send(("told", key, None, _last_line(error)))
+        else:
+            self._connection.send(("told", key, kernels, None))
 
     def _tell_scores(self) -> None:
         """Those that a server has answered meanwhile."""
@@ -108,7 +119,7 @@ class Driver:
             score = self._scoring.pop(key)
             fault = score.exception()
             told = (None, _last_line(fault)) if fault else (score.result(), None)
-            self._connection.send(("score", key, *told))
+            self._connection.send(("told", key, *told))
 
 
 def _last_line(error: BaseException) -> str:

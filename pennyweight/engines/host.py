@@ -55,7 +55,7 @@ class Host:
         self.failure: str | None = None
         self._loop, self._on_death = loop, on_death
         self._running: dict[str, _Running] = {}
-        self._scores: dict[int, asyncio.Future[Score]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         self._keys = count()
 
     def start(self, engine: str, settings: Mapping[str, Any], directory: str) -> None:
@@ -101,12 +101,20 @@ class Host:
         self.finish(generation_id, "abort")
 
     async def score(self, tokens: Sequence[int], start: int) -> Score:
+        found: Score = await self._ask("score", list(tokens), start)
+        return found
+
+    async def kernels(self) -> list[str]:
+        found: list[str] = await self._ask("kernels")
+        return found
+
+    async def _ask(self, what: str, *more: Any) -> Any:
         if self.failure:
             raise EngineError(self.failure)
         key = next(self._keys)
-        answer: asyncio.Future[Score] = self._loop.create_future()
-        self._scores[key] = answer
-        self._connection.send(("score", key, list(tokens), start))
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._asked[key] = answer
+        self._connection.send((what, key, *more))
         return await answer
 
     def close(self) -> None:
@@ -133,13 +141,13 @@ class Host:
             for event in message[1]:
                 self._deliver(event)
             return
-        _, key, score, fault = message
-        answer = self._scores.pop(key)
+        _, key, value, fault = message
+        answer = self._asked.pop(key)
         if not answer.done():  # else the client has left
             if fault is None:
-                answer.set_result(score)
+                answer.set_result(value)
             else:
-                answer.set_exception(EngineError(f"The prompt could not be scored: {fault}"))
+                answer.set_exception(EngineError(f"The engine could not tell: {fault}"))
 
     def _deliver(self, event: Event) -> None:
         running = self._running.get(event.id)
@@ -159,7 +167,7 @@ class Host:
         for generation_id, running in list(self._running.items()):
             running.sink(Event(generation_id, finish="error", error=self.failure))
         self._running.clear()
-        for answer in self._scores.values():
+        for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(EngineError(self.failure))
         self._on_death()

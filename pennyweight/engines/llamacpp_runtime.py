@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pennyweight.engines import Event, Generation, Score
 from pennyweight.engines.llamacpp_scorer import Scorer, logprob
-from pennyweight.engines.llamacpp_server import Chunk, Server
+from pennyweight.engines.llamacpp_server import Chunk, Server, told_kernels
 from pennyweight.engines.sampling import derived_seed
 from pennyweight.errors import EngineError
 from pennyweight.tokenizer import Tokenizer
@@ -82,6 +82,9 @@ class LlamaServer:
 
     def score(self, tokens: Sequence[int], start: int) -> Future[Score]:
         return self._run(self._score(list(tokens), start))
+
+    def kernels(self) -> list[str]:
+        return told_kernels(self._settings, self._file, self._config, self._place / "kernels.sock")
 
     def close(self) -> None:
         self._closing = True

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 START_SECONDS = 600.0
 END_SECONDS = 2.0
 LONGEST_LINE = 2**26  # bytes: a whole vocabulary with its log-probabilities is one line
+LEAST_LENGTH = 256  # tokens
 Chunk = dict[str, Any]
 
 
@@ -73,6 +76,31 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def told_kernels(settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> list[str]:
+    """What a talkative server says while it loads: where the weights lie, and the instructions that it was built for.
+    Weights in a repacked buffer have kernels of their own; the others are multiplied as they are stored."""
+    small = replace(settings, max_num_seqs=1, max_model_len=LEAST_LENGTH, speculative_method="", draft_model="")
+    command = [str(settings.program()), *small.arguments(file, config), "--host", str(socket), "--log-verbosity", "4"]
+    told: list[str] = []
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=end_with_parent,
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            weights = re.search(r"(\S+) model buffer size = *([\d.]+) MiB", line)
+            if weights and float(weights[2]):
+                told.append(f"{weights[2]} MiB of weights in {weights[1]}")
+            if built := re.search(r"CPU : (.*)\|", line):
+                on = [name for name, value in re.findall(r"(\w+) = (\d)", built[1]) if value == "1"]
+                told.append("instructions: " + " ".join(on))
+            if "model loaded" in line:
+                break
+        process.kill()  # one that has only just loaded does not hear anything milder
+    return told
 
 
 def fault(text: str) -> str:

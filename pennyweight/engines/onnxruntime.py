@@ -8,6 +8,8 @@ shared key-value store per layer decodes a dense batch of unequal rows, in place
 from __future__ import annotations
 
 import json
+import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +67,8 @@ class ONNXRuntimeRuntime(RowRuntime):
         options.intra_op_num_threads = settings.num_threads or available_cores()
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
-        file = str(directory / decoder["filename"])
-        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._file = str(directory / decoder["filename"])
+        self._session = onnxruntime.InferenceSession(self._file, options, providers=["CPUExecutionProvider"])
         self._shape = (settings.slots + 1, decoder["num_key_value_heads"], FIRST_CAPACITY, decoder["head_size"])
         self._names = [
             (f"past_key_values.{layer}.{part}", f"present.{layer}.{part}")
@@ -87,6 +89,24 @@ class ONNXRuntimeRuntime(RowRuntime):
         """In the spare row after all others."""
         logits: Logits = self._run(self._settings.slots, [list(tokens)], np.ones((1, len(tokens)), np.int64))[0]
         return logits
+
+    def kernels(self) -> list[str]:
+        """By a profile of one token, in a session of its own."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory(prefix="pennyweight-onnx-") as directory:
+            options.profile_file_prefix = str(Path(directory) / "profile")
+            plain, self._session = self._session, onnxruntime.InferenceSession(self._file, options)
+            try:
+                self._logits([0])
+                profile = json.loads(Path(self._session.end_profiling()).read_text())
+            finally:
+                self._session = plain
+        ran = {event["name"]: event["args"] for event in profile if "op_name" in event.get("args", {})}
+        counted = Counter(f"{a['op_name']} ({a['provider']})" for a in ran.values() if "MatMul" in a["op_name"])
+        return [f"{count} x {name}" for name, count in counted.most_common()]
 
     def _move(self, source: int, target: int, length: int) -> None:
         for array in self._store:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pennyweight.hardware import Hardware, available_cores
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
 FEW_STREAMS = 4  # up to so many, memory sets the pace and float32 arithmetic costs nothing (it gained 1.2x at 1)
 SUPERBLOCK = 256  # weights of one K-quant block
+KERNEL_PROMPT = 32  # tokens
 PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 
@@ -185,6 +186,11 @@ class OpenVINORuntime:
             self._scorer = Scorer(self._file, self._properties)
         return self._scorer.score(tokens, start)
 
+    def kernels(self) -> list[str]:
+        if self._scorer is None:
+            self._scorer = Scorer(self._file, self._properties)
+        return self._scorer.kernels()
+
     def close(self) -> None:
         self._handles.clear()
 
@@ -215,6 +221,16 @@ class Scorer:
         })  # fmt: skip
         told = (self._request.get_tensor(name).data[0, start - 1 :] for name in ("own", "top", "top_logprob"))
         return Score(*(values.tolist() for values in told))
+
+    def kernels(self) -> list[str]:
+        """As its execution graph names them, which it does once a prompt went through."""
+        self.score(range(KERNEL_PROMPT), 1)
+        counted: Counter[str] = Counter()
+        for node in self._request.get_compiled_model().get_runtime_model().get_ordered_ops():
+            told = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
+            if told.get("layerType") in ("FullyConnected", "MatMul"):
+                counted[f"{told['primitiveType']} on {told['runtimePrecision']} weights"] += 1
+        return [f"{count} x {name}" for name, count in counted.most_common()]
 
 
 def _saved_graph(file: Path, directory: Path, properties: Mapping[str, Any]) -> str:

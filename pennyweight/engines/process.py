@@ -34,6 +34,7 @@ QUIET = {
 }
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our loopback
 STOP_SECONDS = 10.0
+KERNEL_SECONDS = 120.0  # some start the model once more to tell
 PR_SET_PDEATHSIG = 1
 LOG_LINES = 12
 
@@ -87,6 +88,14 @@ class EngineProcess:
                 return int(answer.status) == 200
         except (urllib.error.URLError, OSError):
             return False
+
+    def kernels(self) -> tuple[str, ...]:
+        """What multiplies its matrices, where its face tells it."""
+        try:
+            with LOCAL.open(f"{self.base_url}/kernels", timeout=KERNEL_SECONDS) as answer:
+                return tuple(json.load(answer)["kernels"])
+        except (urllib.error.URLError, OSError, ValueError, KeyError):
+            return ()
 
     def _death(self) -> str:
         code = self.process.returncode

@@ -122,6 +122,12 @@ class TransformersRuntime(RowRuntime):
     def _logits(self, tokens: Sequence[int]) -> Logits:
         return _numpy(self._model(self._ids([list(tokens)]), use_cache=False).logits[0])
 
+    def kernels(self) -> list[str]:
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        if self._device.type == "cuda":
+            return [f"{dtype} on {torch.cuda.get_device_name(self._device)}"]
+        return [f"{dtype} by oneDNN and MKL for {torch.backends.cpu.get_cpu_capability()}"]
+
     def _ids(self, tokens: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(tokens, device=self._device)
 

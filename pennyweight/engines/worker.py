@@ -238,6 +238,9 @@ def application(served: Served) -> Starlette:
             return JSONResponse({"status": "failed", "reason": served.host.failure}, status_code=503)
         return JSONResponse({"status": "ok"})
 
+    async def kernels(_: Request) -> Response:
+        return JSONResponse({"kernels": await served.host.kernels()})
+
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(served.host.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -248,6 +251,7 @@ def application(served: Served) -> Starlette:
             Route("/v1/completions", complete, methods=["POST"]),
             Route("/v1/models", models),
             Route("/health", health),
+            Route("/kernels", kernels),
             Route("/metrics", metrics),
         ],
         exception_handlers={

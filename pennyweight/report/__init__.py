@@ -130,6 +130,7 @@ def _machine(evidence: Mapping[str, Any]) -> str:
             f"{hardware['memory_bytes'] / 2**30:.1f} GiB, read at {hardware['memory_bandwidth'] / 2**30:.1f} GiB/s",
         ),
         ("arithmetic", ", ".join(f"{n} {r / 1e9:.0f} G/s" for n, r in hardware["arithmetic_rate"].items())),
+        ("kernels of the chosen", "; ".join(evidence.get("kernels", ())) or "not told by this engine"),
         *evidence["versions"].items(),
     ]
     return _table(("", ""), rows)

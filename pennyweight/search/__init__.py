@@ -314,10 +314,11 @@ class Search(Workbench):
                     endpoint, self.held_out, self.in_its_tokens("held-out", deployment), self.question.budget,
                     progress=self.listener.progress,
                 )  # fmt: skip
+                kernels = list(endpoint.kernels())
         except TRIAL_FAULTS as error:
             self.record(Trial("prove", deployment, failure=str(error), seconds=time.perf_counter() - started))
             return None
-        notes = {"verdict": self._judge_both(evaluation, speed).as_json()}
+        notes = {"verdict": self._judge_both(evaluation, speed).as_json(), "kernels": kernels}
         measurement = speed.joined(evaluation.measurement)
         self.record(Trial("prove", deployment, measurement, seconds=time.perf_counter() - started, notes=notes))
         return evaluation, speed

@@ -52,6 +52,7 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: Seque
         "refused": [list(row) for row in answer.refused],
         "hardware": hardware.as_json(),
         "versions": versions(),
+        "kernels": _kernels(answer.chosen, trials),
         "techniques": account(trials),
         "speculation": [dict(trial.notes) for trial in trials if trial.stage == speculating.STAGE and trial.notes],
         "trials": len(trials),
@@ -64,6 +65,12 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: Seque
         "held_out": [request.as_json() for request in answer.held_out.requests],
         "references": [reference.as_json() for reference in answer.references.values()],
     }
+
+
+def _kernels(chosen: Deployment | None, trials: Sequence[Trial]) -> list[str]:
+    """What multiplied in the proof, as the engine told it."""
+    proofs = [trial for trial in trials if chosen and trial.stage == "prove" and trial.deployment.id == chosen.id]
+    return list(proofs[-1].notes.get("kernels", ())) if proofs else []
 
 
 def verdict_word(answer: Answer) -> str:

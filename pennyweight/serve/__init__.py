@@ -28,6 +28,10 @@ class Endpoint:
     engine: EngineProcess | None = None
     api_key: str | None = None
 
+    def kernels(self) -> tuple[str, ...]:
+        """What multiplied, as the engine tells it; nothing of servers that do not."""
+        return self.engine.kernels() if self.engine is not None else ()
+
 
 @contextlib.contextmanager
 def serve(

@@ -182,6 +182,13 @@ def test_health_and_metrics_answer(endpoint: Endpoint) -> None:
     assert _metric(endpoint, "generation_tokens_total") > 0
 
 
+def test_it_names_what_multiplies(endpoint: Endpoint, deployment: Deployment) -> None:
+    told = " ".join(endpoint.kernels())
+    known = {"vllm": "", "scripted": "nothing", "transformers": "float32", "openvino": "weights",
+             "onnxruntime": "MatMul", "llamacpp": "MiB of weights in CPU"}  # fmt: skip
+    assert known[deployment.engine] in told and bool(told) == (deployment.engine != "vllm")
+
+
 def test_settings_that_it_lacks_are_refused_with_what_it_has(deployment: Deployment) -> None:
     with pytest.raises(EngineRefused, match="max_num_seqs"):
         engines.make(deployment.engine, {"turbo": True})

@@ -66,6 +66,9 @@ class Fake(RowRuntime):
         assert source != target and 0 <= target < self.slots and length <= len(self.store.get(source, []))
         self.store[target] = self.store[source][:length]
 
+    def kernels(self) -> list[str]:
+        return []
+
     def _logits(self, tokens: Sequence[int]) -> Logits:
         return np.stack([logits_after(tokens[: n + 1]) for n in range(len(tokens))])
 
