@@ -41,8 +41,10 @@ def show(name: str, *, as_json: bool) -> None:
             typer.echo(f"{'':<13}warning: {offer.warning}")
         typer.echo(f"{'':<13}install: {offer.install}")
     for export in [] if name else catalogue.EXPORTS.values():
-        typer.echo(f"{export.name:<13}{catalogue.NOT_RUN}: `pw export MODEL --engine {export.name} -o DIR`")
+        typer.echo(f"{export.name:<13}{export.state}: `pw export MODEL --engine {export.name} -o DIR`")
         typer.echo(f"{'':<13}takes huggingface: {', '.join(export.schemes)}")
+        if export.recipe is not None:
+            typer.echo(f"{'':<13}install: pw engines install {export.name}")
     if as_json:
         print(json.dumps([asdict(offer) for offer in offers]))
 
@@ -59,6 +61,11 @@ def change(action: Literal["install", "remove"], name: str, *, as_json: bool) ->
         return
     with Live() as live:
         place = catalogue.install(name, live.stage, live.progress)
+    if name in catalogue.EXPORTS:
+        typer.echo(f"Installed {name} in {place}.")
+        if as_json:
+            print(json.dumps({"engine": name, "where": str(place)}))
+        return
     offer = catalogue.offer(name)
     typer.echo(f"Installed {name} {offer.version} in {place}.")
     if offer.warning:

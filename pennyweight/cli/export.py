@@ -13,7 +13,7 @@ from pennyweight.cli import artifacts, options
 
 def export(
     model: artifacts.ModelArgument,
-    engine: Annotated[str, typer.Option(help="sglang or tensorrt-llm.")],
+    engine: Annotated[str, typer.Option(help="sglang, tensorrt-llm or litert.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A new directory.")],
     port: Annotated[int, typer.Option(help="That the command will listen on.")] = 8000,
     as_json: options.AsJson = False,
@@ -26,7 +26,14 @@ def export(
     with Live() as live:
         live.stage(f"Opening {model}")
         opened = options.open_model(model, live.progress)
-        script = catalogue.export(opened, engine, output, port)
-    typer.echo(f"{script}: {catalogue.NOT_RUN}.")
+        live.stage(f"Writing for {engine}")
+        made = catalogue.export(opened, engine, output, port)
+    typer.echo(f"{made.path}: {made.state}.")
+    for name, told in made.checked.items():
+        typer.echo(
+            f"  {name}: {told['tokens_as_transformers']} of {told['of']} greedy tokens as transformers', "
+            f"{told['tokens_per_s']:.0f} tokens/s"
+        )
     if as_json:
-        print(json.dumps({"engine": engine, "script": str(script), "model": opened.id, "run_here": False}))
+        told = {"engine": engine, "path": str(made.path), "model": opened.id, "checked": dict(made.checked)}
+        print(json.dumps({**told, "run_here": bool(made.checked)}))

@@ -51,17 +51,24 @@ def offer(engine: str) -> Offer:
     return Offer(engine, cls.model_format, cls.schemes, settings, cls.levers, version, where, missing, warning, command)
 
 
+def recipe_of(name: str) -> environments.Recipe | None:
+    """Of an engine that we serve with, or of one that is exported to."""
+    return EXPORTS[name].recipe if name in EXPORTS else engines.engine_class(name).recipe
+
+
 def install(engine: str, stage: environments.Stage, progress: environments.Progress) -> Path:
     """Make the engine's own environment; those that are plain packages have none."""
-    recipe = engines.engine_class(engine).recipe
+    recipe = recipe_of(engine)
     if recipe is None:
+        if engine in EXPORTS:
+            raise UsageError(f"{engine} does not run here: `pw export MODEL --engine {engine}` writes for it.")
         raise UsageError(f"{engine} needs no environment of its own: run `{offer(engine).install}`.")
     return environments.install(engine, recipe, stage, progress)
 
 
 def remove(engine: str) -> int:
     """Free the bytes that its environment took."""
-    if engines.engine_class(engine).recipe is None:
+    if recipe_of(engine) is None:
         raise UsageError(f"{engine} has no environment of its own: uninstall it with pip.")
     return environments.remove(engine)
 
