@@ -44,7 +44,7 @@ from pennyweight.techniques.width import Width
 from pennyweight.workload import Arrivals, texts
 
 PARTS = ("random", "distill", "rounding", "roundtrip", "sparsity", "smollm2", "draft")
-RANDOM_SEEDS = (1,)
+RANDOM_SEEDS = (1, 2)  # of blocks: one of six by chance may be the right one
 HELD_OUT, CALIBRATION = 64, 64  # stories, each with seeds of its own
 STRINGS = 100_000
 
@@ -114,7 +114,7 @@ def against_random(stories: Stories) -> None:
         by_chance: list[Technique] = [Depth(layers, "random", seed=seed) for seed in RANDOM_SEEDS]
         pairs.append((f"depth: {6 - layers} of 6 blocks", Depth(layers, "loss", own), by_chance))
     for sizes in ({"intermediate": 672}, {"intermediate": 480}, {"groups": 4}, {"hidden": 192}):
-        by_chance = [Width(**sizes, ranking="random", seed=seed) for seed in RANDOM_SEEDS]  # type: ignore[arg-type]
+        by_chance = [Width(**sizes, ranking="random", seed=RANDOM_SEEDS[0])]  # type: ignore[arg-type]
         pairs.append((f"width: {sizes}", Width(**sizes, calibration=own), by_chance))  # type: ignore[arg-type]
     for pattern in ("50%", "2:4"):
         chance: list[Technique] = [Sparsity(pattern, "random")]
