@@ -23,6 +23,10 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class ResponseFormat(BaseModel):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+
+
 class Body(BaseModel):
     """What both calls share."""
 
@@ -38,6 +42,8 @@ class Body(BaseModel):
     n: Literal[1] = 1
     ignore_eos: bool = False
     return_token_ids: bool = False
+    response_format: ResponseFormat | None = None
+    tools: list[dict[str, Any]] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -64,6 +70,13 @@ class CompletionBody(Body):
     @property
     def top_logprobs(self) -> int | None:
         return self.logprobs
+
+
+class TokenizeBody(BaseModel):
+    """As vLLM's server has it."""
+
+    prompt: str = Field(min_length=1)
+    add_special_tokens: bool = True
 
 
 class Part(BaseModel):

@@ -19,12 +19,12 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -34,7 +34,7 @@ from starlette.types import Receive, Scope, Send
 
 from pennyweight import engines
 from pennyweight.engines import Engine, Event, Generation
-from pennyweight.engines.api import Answer, Body, ChatBody, CompletionBody, error_body, scored
+from pennyweight.engines.api import Answer, Body, ChatBody, CompletionBody, TokenizeBody, error_body, scored
 from pennyweight.engines.host import Host
 from pennyweight.engines.text import TextStream
 from pennyweight.errors import EngineError, ModelError, PennyweightError
@@ -87,6 +87,9 @@ class Served:
                 "messages" if isinstance(body, ChatBody) else "prompt",
                 "context_length_exceeded",
             )
+        if body.tools or (body.response_format is not None and body.response_format.type != "text"):
+            param = "tools" if body.tools else "response_format"
+            raise Refused(f"{self.engine.name} does not hold answers to a form: leave {param} away.", param)
         if asked and (body.top_logprobs or 0) > self.engine.max_top_logprobs:
             raise Refused(f"{self.engine.name} gives at most {self.engine.max_top_logprobs} top_logprobs.", "logprobs")
         return Generation(
@@ -181,12 +184,7 @@ def application(served: Served) -> Starlette:
     """The HTTP face. Every error has OpenAI's shape."""
 
     async def answer_call(request: Request, shape: type[CompletionBody] | type[ChatBody]) -> Response:
-        try:
-            body = shape.model_validate_json(await request.body())
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            param = str(first["loc"][0]) if first["loc"] else None
-            raise Refused(f"{param or 'The body'}: {first['msg']}.", param) from None
+        body = _read(shape, await request.body())
         _check_model(served, body)
         prompt = served.prompt_of(body)
         generation = served.generation(body, prompt)
@@ -233,6 +231,11 @@ def application(served: Served) -> Starlette:
         }
         return JSONResponse({"object": "list", "data": [card]})
 
+    async def tokenize(request: Request) -> Response:
+        body = _read(TokenizeBody, await request.body())
+        tokens = served.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+        return JSONResponse({"count": len(tokens), "max_model_len": served.context_length, "tokens": tokens})
+
     async def health(_: Request) -> Response:
         if served.host.failure:
             return JSONResponse({"status": "failed", "reason": served.host.failure}, status_code=503)
@@ -250,6 +253,7 @@ def application(served: Served) -> Starlette:
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
             Route("/v1/models", models),
+            Route("/tokenize", tokenize, methods=["POST"]),
             Route("/health", health),
             Route("/kernels", kernels),
             Route("/metrics", metrics),
@@ -262,6 +266,18 @@ def application(served: Served) -> Starlette:
             Exception: _failed,
         },
     )
+
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+def _read(shape: type[Shape], raw: bytes) -> Shape:
+    try:
+        return shape.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = str(first["loc"][0]) if first["loc"] else None
+        raise Refused(f"{param or 'The body'}: {first['msg']}.", param) from None
 
 
 def _check_model(served: Served, body: Body) -> None:

@@ -1,0 +1,131 @@
+"""Who may ask the engines now, who waits, and who is told to come back.
+
+A slot is one running request. Waiting requests are served by priority, and within one priority fairly: each tenant gets
+an equal share of tokens, however many requests it sends (start-time fair queueing; Goyal, Vin and Cheng 1996,
+doi.org/10.1145/248156.248171).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pennyweight.errors import PennyweightError
+
+INTERACTIVE, BATCH = 0, 100  # priorities: the lower, the sooner
+SMOOTHING = 0.1  # of the time between two answers
+LEAST_RETRY_SECONDS = 1
+
+
+class Shed(PennyweightError):
+    """A request that is not taken, and the seconds after which it may be."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = max(LEAST_RETRY_SECONDS, math.ceil(retry_after))
+
+
+@dataclass(order=True)
+class Ticket:
+    """One request's place in the queue. `cost` is in tokens."""
+
+    priority: int
+    finish: float = field(init=False, default=0.0)
+    number: int = field(init=False, default=0)
+    tenant: str = field(compare=False)
+    cost: int = field(compare=False)
+    start: float = field(init=False, compare=False, default=0.0)
+    turn: asyncio.Future[None] | None = field(init=False, compare=False, default=None)
+
+
+class Admission:
+    """`enter` before an engine is asked, `leave` after it. `capacity` is asked for each time: replicas come and go."""
+
+    def __init__(self, capacity: Callable[[], int], most_waiting: int, slo_seconds: float) -> None:
+        self._capacity, self._most_waiting, self._slo = capacity, most_waiting, slo_seconds
+        self._queue: list[Ticket] = []
+        self._now = 0.0  # virtual: tokens that an always busy tenant would have had
+        self._last: dict[str, float] = {}  # tenant -> virtual end of its latest request
+        self._numbers = 0
+        self._interval: float | None = None  # seconds between two answers
+        self._left = 0.0
+        self.running = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    async def enter(self, ticket: Ticket) -> None:
+        """Returns when it is this request's turn; raises `Shed` when it cannot be in time."""
+        if not self._queue and self.running < self._capacity():
+            self._stamp(ticket)
+            self._admit(ticket)
+            return
+        self._refuse(ticket)
+        self._stamp(ticket)
+        ticket.turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, ticket)
+        timeout = self._slo if self._slo and ticket.priority < BATCH else None
+        try:
+            await asyncio.wait_for(asyncio.shield(ticket.turn), timeout)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if ticket.turn.done():  # it came in the same moment
+                self.leave()
+            else:
+                self._queue.remove(ticket)
+                heapq.heapify(self._queue)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise Shed(f"No engine was free within {self._slo:.1f} s: come back later.", self._wait(0)) from None
+
+    def leave(self) -> None:
+        """A running request has ended, well or not."""
+        now = time.monotonic()
+        busy = bool(self._queue) or self.running >= self._capacity()  # else the pace is the clients', not the engines'
+        if busy and self._left:
+            passed = now - self._left
+            before = passed if self._interval is None else self._interval
+            self._interval = before + SMOOTHING * (passed - before)
+        self._left = now
+        self.running -= 1
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Let in whoever fits: after an end, and when an engine has come back."""
+        while self._queue and self.running < self._capacity():
+            ticket = heapq.heappop(self._queue)
+            assert ticket.turn is not None
+            self._admit(ticket)
+            ticket.turn.set_result(None)
+        if not self._queue and not self.running:
+            self._last.clear()
+
+    def _stamp(self, ticket: Ticket) -> None:
+        self._numbers += 1
+        ticket.number = self._numbers
+        ticket.start = max(self._now, self._last.get(ticket.tenant, 0.0))
+        ticket.finish = self._last[ticket.tenant] = ticket.start + ticket.cost
+
+    def _admit(self, ticket: Ticket) -> None:
+        self._now = max(self._now, ticket.start)
+        self.running += 1
+
+    def _refuse(self, ticket: Ticket) -> None:
+        if len(self._queue) >= self._most_waiting:
+            ahead = len(self._queue)
+            raise Shed(f"{ahead} requests are waiting already: come back later.", self._wait(ahead))
+        if self._slo and ticket.priority < BATCH:
+            expected = self._wait(sum(other.priority <= ticket.priority for other in self._queue))
+            if expected > self._slo:
+                raise Shed(
+                    f"The first token would take about {expected:.1f} s and {self._slo:.1f} s are of use: come back "
+                    "later.", expected - self._slo,
+                )  # fmt: skip
+
+    def _wait(self, ahead: int) -> float:
+        """Seconds until it is the turn of somebody with so many before him."""
+        return (ahead + 1) * (self._interval or 0.0)

@@ -1,0 +1,151 @@
+"""API keys: who asks, how much they may ask, and how soon. Only hashes are kept; a key is shown once, when it is made.
+
+The file is JSON: {"keys": [{"name": …, "hash": …, "requests_per_minute": 0, "tokens_per_minute": 0, "priority": 0}]}.
+Keys are 256 random bits, so one round of SHA-256 keeps them as safe as a slow hash would a password.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pennyweight.errors import StorageError, UsageError
+from pennyweight.serve.gateway.admission import BATCH, INTERACTIVE, Shed
+
+PREFIX = "pw-"
+MINUTE = 60.0
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One key's owner; 0 a minute means no limit."""
+
+    name: str
+    hash: str = ""
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    priority: int = INTERACTIVE
+
+
+ANYBODY = Tenant("anybody")
+
+
+@dataclass
+class Bucket:
+    """Fills by `rate` a minute up to as much; what is taken beyond it must be waited for."""
+
+    rate: float
+    clock: Callable[[], float] = time.monotonic
+    level: float = field(init=False)
+    _filled: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.level, self._filled = self.rate, self.clock()
+
+    def missing_seconds(self, amount: float) -> float:
+        """Until so much is there; never longer than until it is full."""
+        now = self.clock()
+        self.level = min(self.rate, self.level + (now - self._filled) / MINUTE * self.rate)
+        self._filled = now
+        return max(0.0, (min(amount, self.rate) - self.level) / self.rate * MINUTE)
+
+    def take(self, amount: float) -> None:
+        """May be negative, to give back."""
+        self.level -= amount
+
+
+class Keys:
+    """The tenants of a file, or without one a single tenant who needs no key."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._tenants = read(file) if file is not None else []
+        self.open = file is None
+        self._requests: dict[str, Bucket] = {}
+        self._tokens: dict[str, Bucket] = {}
+
+    def tenant(self, authorization: str) -> Tenant | None:
+        """Whose key this Authorization header holds. Every hash is compared, in constant time."""
+        if self.open:
+            return ANYBODY
+        scheme, _, key = authorization.partition(" ")
+        given = hashed(key.strip()) if scheme.lower() == "bearer" else ""
+        found = None
+        for tenant in self._tenants:
+            if hmac.compare_digest(tenant.hash, given):
+                found = tenant
+        return found
+
+    def charge(self, tenant: Tenant, tokens: int) -> None:
+        """Take one request and its tokens from the tenant's minute, or raise `Shed`."""
+        requests = self._bucket(self._requests, tenant.name, tenant.requests_per_minute)
+        budget = self._bucket(self._tokens, tenant.name, tenant.tokens_per_minute)
+        for bucket, amount, limit in ((requests, 1, "requests"), (budget, tokens, "tokens")):
+            wait = bucket.missing_seconds(amount) if bucket else 0.0
+            if wait > 0 and bucket:
+                raise Shed(f"Key {tenant.name!r} is over {bucket.rate:.0f} {limit} a minute: come back later.", wait)
+        if requests:
+            requests.take(1)
+        if budget:
+            budget.take(tokens)
+
+    def refund(self, tenant: Tenant, tokens: int) -> None:
+        """Tokens that were asked for and not used."""
+        budget = self._tokens.get(tenant.name)
+        if budget:
+            budget.take(-tokens)
+
+    def _bucket(self, buckets: dict[str, Bucket], name: str, rate: int) -> Bucket | None:
+        if not rate:
+            return None
+        return buckets.setdefault(name, Bucket(rate))
+
+
+def hashed(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+
+
+def read(file: Path) -> list[Tenant]:
+    try:
+        rows = json.loads(file.read_text())["keys"]
+        return [Tenant(**row) for row in rows]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{file} is no file of keys ({error}): make keys with `pw keys add`.") from None
+
+
+def add(file: Path, tenant: Tenant) -> str:
+    """Write a new key's hash; returns the key itself, which is nowhere else."""
+    tenants = read(file)
+    if any(other.name == tenant.name for other in tenants):
+        raise UsageError(f"{file} has a key named {tenant.name!r} already: remove it first, or choose another name.")
+    if not 0 <= tenant.priority < BATCH:
+        raise UsageError(f"--priority {tenant.priority} is not possible: use 0 (soonest) to {BATCH - 1}.")
+    key = PREFIX + secrets.token_urlsafe(32)
+    _write(file, [*tenants, Tenant(**{**asdict(tenant), "hash": hashed(key)})])
+    return key
+
+
+def remove(file: Path, name: str) -> None:
+    tenants = read(file)
+    left = [tenant for tenant in tenants if tenant.name != name]
+    if len(left) == len(tenants):
+        known = ", ".join(tenant.name for tenant in tenants) or "none"
+        raise UsageError(f"{file} has no key named {name!r}: it has {known}.")
+    _write(file, left)
+
+
+def _write(file: Path, tenants: list[Tenant]) -> None:
+    """Readable by its owner only, and never half."""
+    partial = file.with_name(file.name + ".partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        json.dump({"keys": [asdict(tenant) for tenant in tenants]}, out, indent=1)
+    partial.rename(file)

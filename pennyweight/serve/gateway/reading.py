@@ -1,0 +1,90 @@
+"""Requests as they come in: read within bounds, understood as far as a gateway must, and refused in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from pennyweight.errors import PennyweightError
+
+BODY_SECONDS = 30.0
+BYTES_PER_TOKEN = 4  # of English text, about: a cost is an estimate
+DEFAULT_ANSWER = 256  # tokens, where a request names no limit
+BLOCK, MOST_BLOCKS = 256, 64  # characters, and how many blocks of them tell beginnings apart
+
+
+class Refused(PennyweightError):
+    """A request that is answered with an error of this status."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+
+async def read(request: Request, most: int) -> bytes:
+    """The whole body, if it comes in time and is not too large."""
+    too_large = Refused(413, f"The body is larger than {most:,} bytes: send less.", code="request_too_large")
+    try:
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_large
+    except ValueError:
+        raise Refused(400, "Content-Length is no number.") from None
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError:
+        raise Refused(408, f"The body did not come within {BODY_SECONDS:.0f} s.") from None
+    except ClientDisconnect:
+        raise Refused(499, "The client has left.") from None
+    return b"".join(parts)
+
+
+def parsed(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"The body is no JSON ({str(error)[:100]}).") from None
+    if not isinstance(value, dict):
+        raise Refused(400, "The body is JSON but no object.")
+    return value
+
+
+def whole_number(body: Mapping[str, Any], *names: str, default: int) -> int:
+    """The first of these fields that is there; what is no number is left to the engine to refuse."""
+    for name in names:
+        value = body.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return default
+
+
+def prompt_text(body: Mapping[str, Any]) -> str:
+    """Something that begins alike where prompts begin alike, as long as the prompt."""
+    for name in ("messages", "prompt", "input"):
+        value = body.get(name)
+        if value is not None:
+            return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return ""
+
+
+def cost_of(body: Mapping[str, Any], text: str) -> int:
+    """Tokens, about: the prompt's and, as many times as it is asked for, the answer's."""
+    answer = whole_number(body, "max_completion_tokens", "max_tokens", "max_output_tokens", default=DEFAULT_ANSWER)
+    return len(text) // BYTES_PER_TOKEN + answer * max(1, whole_number(body, "n", default=1))
+
+
+def blocks_of(text: str) -> tuple[int, ...]:
+    """A hash for each of the first blocks, which stands for all before it too."""
+    made: list[int] = []
+    for start in range(0, min(len(text) - BLOCK + 1, BLOCK * MOST_BLOCKS), BLOCK):
+        made.append(hash((made[-1] if made else 0, text[start : start + BLOCK])))
+    return tuple(made)

@@ -1,0 +1,153 @@
+"""One request to one of the engines, byte by byte; asked again elsewhere as long as nothing of an answer is out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import aiohttp
+
+from pennyweight.engines.api import error_body
+from pennyweight.errors import EngineError
+from pennyweight.serve.gateway.replicas import Replica, Replicas
+
+LOG = logging.getLogger("pennyweight.gateway")
+ATTEMPTS = 3
+PATIENCE = 60.0  # seconds that a request waits for an engine to come back
+DONE = b"data: [DONE]"
+ERROR = b'data: {"error"'
+OPENING = b'"delta":{"role":"assistant"'
+USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
+HEADERS = {"content-type": "application/json"}
+
+
+class Unavailable(EngineError):
+    """No engine gave an answer, and nothing of one is out: 503."""
+
+
+class _Lost(Exception):
+    """The engine went away, or broke, before the end."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What an answer begins with."""
+
+    status: int
+    content_type: str
+
+
+@dataclass
+class Call:
+    """A request as the engine gets it. `cost` is in tokens; `blocks` stand for the prompt's beginning. What became of
+    it is written into the last three."""
+
+    path: str
+    body: bytes
+    stream: bool
+    cost: int
+    blocks: tuple[int, ...] = ()
+    first: float = 0.0
+    events: int = 0
+    whole: bool = False  # ended as it should
+
+
+class Relay:
+    def __init__(self, session: aiohttp.ClientSession, replicas: Replicas) -> None:
+        self._session, self._replicas = session, replicas
+        self.retries = 0
+
+    async def pieces(self, call: Call) -> AsyncGenerator[Head | bytes]:
+        """A `Head`, then the body. An engine that is lost in the middle of a stream ends it with an error event."""
+        avoid: set[int] = set()
+        reason = ""
+        for _ in range(ATTEMPTS):
+            try:
+                replica = await self._replicas.choose(call.blocks, avoid, PATIENCE)
+            except EngineError as error:
+                raise Unavailable(str(error)) from None
+            begun = False
+            replica.take(call.cost, call.blocks)
+            try:
+                async with aclosing(self._ask(replica, call)) as answer:
+                    async for piece in answer:
+                        begun = True
+                        yield piece
+                return
+            except _Lost as lost:
+                reason = str(lost)
+                self._replicas.suspect(replica)
+                LOG.warning("engine %d lost a request: %s", replica.number, reason)
+            finally:
+                replica.give_back(call.cost)
+            if begun:
+                yield error_event(f"The engine was lost in the middle of the answer ({reason}): ask again.")
+                return
+            avoid.add(replica.number)
+            self.retries += 1
+        raise Unavailable(f"{ATTEMPTS} engines in a row gave no answer ({reason}): try later.")
+
+    async def _ask(self, replica: Replica, call: Call) -> AsyncGenerator[Head | bytes]:
+        try:
+            async with self._session.post(replica.base_url + call.path, data=call.body, headers=HEADERS) as answer:
+                if answer.status >= 500:
+                    raise _Lost(f"HTTP {answer.status}: {(await answer.text())[:200]}")
+                head = Head(answer.status, answer.content_type)
+                if call.stream and answer.status == 200:
+                    async with aclosing(self._events(replica, call, answer, head)) as events:
+                        async for piece in events:
+                            yield piece
+                    return
+                data = await answer.read()
+                call.first = replica.last_byte = time.monotonic()
+                call.whole = answer.status == 200
+                call.events = tokens_in(data)
+                yield head
+                yield data
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _Lost(f"{type(error).__name__}: {error}") from None
+
+    async def _events(
+        self, replica: Replica, call: Call, answer: aiohttp.ClientResponse, head: Head
+    ) -> AsyncGenerator[Head | bytes]:
+        """The role that a chat begins with is held back until text follows: it is no part of an answer yet."""
+        held, tail = b"", b""
+        async for data in answer.content.iter_any():
+            replica.last_byte = time.monotonic()
+            if not call.first:
+                held += data
+                if held.startswith(ERROR):
+                    raise _Lost(message_of(held))
+                if OPENING in held and held.count(b"\n\n") < 2 and DONE not in held:
+                    continue
+                data, call.first = held, replica.last_byte
+                yield head
+            call.events += data.count(b"\n\n")
+            tail = (tail + data)[-1024:]
+            yield data
+        if DONE in tail:
+            call.whole = True
+        elif not call.first or ERROR not in tail:
+            raise _Lost("the stream ended early")
+
+
+def tokens_in(answer: bytes) -> int:
+    """Completion tokens that a whole answer tells of."""
+    told = USAGE.search(answer)
+    return int(told[1]) if told else 0
+
+
+def error_event(message: str) -> bytes:
+    return b"data: " + json.dumps(error_body(message, "server_error")).encode() + b"\n\n"
+
+
+def message_of(event: bytes) -> str:
+    try:
+        return str(json.loads(event.split(b"\n")[0][6:])["error"]["message"])
+    except (ValueError, KeyError, TypeError, IndexError):
+        return event[:200].decode(errors="replace")

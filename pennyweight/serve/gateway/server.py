@@ -1,0 +1,161 @@
+"""Run a gateway until it is told to stop: engines first, then the port; on SIGTERM the port first, then the engines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+import uvloop
+
+from pennyweight.deployment import Deployment
+from pennyweight.engines.process import refuse_taken_port
+from pennyweight.errors import EngineError, PennyweightError, UsageError
+from pennyweight.serve.gateway import cache as caching
+from pennyweight.serve.gateway.application import Gateway, application
+from pennyweight.serve.gateway.guard import GuardedProtocol
+from pennyweight.serve.gateway.keys import Keys
+from pennyweight.serve.gateway.replicas import Replicas
+from pennyweight.serve.gateway.settings import GatewaySettings
+
+KEEP_ALIVE_SECONDS = 75
+RELOAD_SECONDS = 600.0
+
+
+def run(
+    deployment: Deployment, settings: GatewaySettings, logs: Path, evidence: dict[str, Any],
+    on_ready: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Until SIGINT or SIGTERM. `on_ready` hears the base URL."""
+    refuse_taken_port(settings.host, settings.port)
+    uvloop.run(_serve(deployment, settings, logs, evidence, on_ready))
+
+
+async def _serve(
+    deployment: Deployment, settings: GatewaySettings, logs: Path, evidence: dict[str, Any],
+    on_ready: Callable[[str], None],
+) -> None:  # fmt: skip
+    async with _gateway(deployment, settings, logs, evidence) as gateway:
+        server = _Server(_configuration(gateway))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+        async with _control(gateway):
+            serving = asyncio.create_task(server.serve())
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.01)
+            scheme = "https" if settings.certificate else "http"
+            on_ready(f"{scheme}://{settings.host}:{settings.port}")
+            while not server.should_exit and not serving.done():
+                await asyncio.sleep(0.05)
+            gateway.draining = True
+            await serving
+
+
+class _Server(uvicorn.Server):
+    """Signals are ours: uvicorn would raise them again when it has ended, before the engines have."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _gateway(
+    deployment: Deployment, settings: GatewaySettings, logs: Path, evidence: dict[str, Any]
+) -> AsyncIterator[Gateway]:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+    keys = Keys(settings.keys)
+    store = None
+    if settings.cache:
+        store = caching.opened(settings.cache, settings.cache_ttl_seconds, settings.cache_bytes)
+    replicas = Replicas(deployment, settings, logs)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+        try:
+            await replicas.start(session)
+            gateway = Gateway(settings, replicas, session, keys, store, evidence)
+            gateway.card = await _card(session, replicas)
+            yield gateway
+        finally:
+            await replicas.stop()
+            if store is not None:
+                await store.close()
+
+
+async def _card(session: aiohttp.ClientSession, replicas: Replicas) -> dict[str, Any]:
+    """The model as its engine describes it."""
+    async with session.get(f"{replicas.ready[0].base_url}/v1/models") as answer:
+        found: dict[str, Any] = (await answer.json())["data"][0]
+        return found
+
+
+def _configuration(gateway: Gateway) -> uvicorn.Config:
+    settings = gateway.settings
+    return uvicorn.Config(
+        application(gateway), host=settings.host, port=settings.port, log_level="warning", access_log=False,
+        http=GuardedProtocol, loop="uvloop", ws="none", lifespan="off", timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, int(settings.drain_seconds)), server_header=False,
+        ssl_certfile=settings.certificate, ssl_keyfile=settings.private_key,
+    )  # fmt: skip
+
+
+# -- `pw reload`, over a socket file that only its owner may use --
+
+
+def control_file(port: int) -> Path:
+    base = Path(os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())) / f"pennyweight-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    if base.stat().st_uid != os.getuid() or base.stat().st_mode & 0o077:
+        raise UsageError(f"{base} can be used by others: remove it.")
+    return base / f"gateway-{port}.sock"
+
+
+@asynccontextmanager
+async def _control(gateway: Gateway) -> AsyncIterator[None]:
+    async def obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            asked = json.loads(await reader.readline())
+            await gateway.replicas.swap(Deployment.read(Path(asked["deployment"])))
+            gateway.card = await _card(gateway.session, gateway.replicas)
+            gateway.evidence = asked.get("evidence", {})
+            answer = {"serving": gateway.replicas.deployment.label}
+        except (PennyweightError, ValueError, KeyError) as error:
+            answer = {"error": str(error)}
+        writer.write(json.dumps(answer).encode() + b"\n")
+        with suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+    file = control_file(gateway.settings.port)
+    file.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(obey, file, limit=2**26)
+    try:
+        yield
+    finally:
+        server.close()
+        file.unlink(missing_ok=True)
+
+
+def reload(port: int, deployment: Path, evidence: dict[str, Any]) -> str:
+    """Tell the gateway on this port to serve another deployment; returns what it serves then."""
+    file = control_file(port)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(RELOAD_SECONDS)
+        try:
+            connection.connect(str(file))
+        except OSError:
+            raise UsageError(f"No gateway of yours is running on port {port}: start one with `pw serve`.") from None
+        connection.sendall(json.dumps({"deployment": str(deployment.resolve()), "evidence": evidence}).encode() + b"\n")
+        told = json.loads(connection.makefile().readline() or "{}")
+    if "error" in told:
+        raise EngineError(f"It goes on serving what it did: {told['error']}")
+    return str(told.get("serving", ""))

@@ -1,0 +1,159 @@
+"""Admission: who goes first, who shares, who is told to come back, and that no slot is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pennyweight.serve.gateway.admission import BATCH, Admission, Shed, Ticket
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(work(), 10))
+
+
+def admission(capacity: int = 1, most_waiting: int = 100, slo: float = 0.0) -> Admission:
+    return Admission(lambda: capacity, most_waiting, slo)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def order_of(made: Admission, tickets: list[Ticket]) -> list[str]:
+    """Who is let in after whom, one at a time."""
+    order: list[str] = []
+
+    async def ask(ticket: Ticket) -> None:
+        await made.enter(ticket)
+        order.append(ticket.tenant)
+
+    tasks = []
+    for ticket in tickets:
+        tasks.append(asyncio.create_task(ask(ticket)))
+        await settle()
+    for _ in tickets:
+        made.leave()
+        await settle()
+    await asyncio.gather(*tasks)
+    return order
+
+
+def test_a_tenant_with_few_requests_does_not_wait_for_one_with_many() -> None:
+    async def work() -> None:
+        made = admission()
+        await made.enter(Ticket(0, "first", 1))
+        many = [Ticket(0, "many", 100) for _ in range(10)]
+        order = await order_of(made, [*many, Ticket(0, "few", 100), Ticket(0, "few", 100)])
+        assert [n for n, tenant in enumerate(order) if tenant == "few"][-1] <= 4
+
+    run(work)
+
+
+def test_shares_are_of_tokens_and_not_of_requests() -> None:
+    async def work() -> None:
+        made = admission()
+        await made.enter(Ticket(0, "first", 1))
+        order = await order_of(
+            made, [*(Ticket(0, "long", 400) for _ in range(4)), *(Ticket(0, "short", 100) for _ in range(8))]
+        )
+        assert order[:6].count("short") >= 4
+
+    run(work)
+
+
+def test_a_better_priority_goes_first() -> None:
+    async def work() -> None:
+        made = admission()
+        await made.enter(Ticket(0, "first", 1))
+        order = await order_of(made, [Ticket(BATCH, "batch", 1), Ticket(5, "later", 1), Ticket(0, "soon", 1)])
+        assert order == ["soon", "later", "batch"]
+
+    run(work)
+
+
+def test_a_full_queue_sheds_and_says_when_to_come_back() -> None:
+    async def work() -> None:
+        made = admission(most_waiting=1)
+        await made.enter(Ticket(0, "a", 1))
+        waiting = asyncio.create_task(made.enter(Ticket(0, "b", 1)))
+        await settle()
+        with pytest.raises(Shed, match="waiting already") as refused:
+            await made.enter(Ticket(0, "c", 1))
+        assert refused.value.retry_after >= 1
+        made.leave()
+        await waiting
+
+    run(work)
+
+
+def test_who_cannot_be_served_in_time_is_told_at_once_or_when_the_time_is_up() -> None:
+    async def work() -> None:
+        made = admission(slo=0.05)
+        await made.enter(Ticket(0, "a", 1))
+        with pytest.raises(Shed, match="No engine was free"):
+            await made.enter(Ticket(0, "b", 1))
+        assert made.waiting == 0
+        waiting = asyncio.create_task(made.enter(Ticket(BATCH, "night", 1)))  # nobody waits for it
+        for _ in range(4):  # answers that take longer than the promise
+            await asyncio.sleep(0.06)
+            made.leave()
+            await made.enter(Ticket(0, "a", 1)) if made.running == 0 else None
+        await waiting
+        with pytest.raises(Shed, match="would take about"):
+            await made.enter(Ticket(0, "c", 1))
+
+    run(work)
+
+
+def test_engines_that_come_back_let_the_waiting_in() -> None:
+    async def work() -> None:
+        slots = 0
+        made = Admission(lambda: slots, 10, 0.0)
+        waiting = asyncio.create_task(made.enter(Ticket(0, "a", 1)))
+        await settle()
+        assert not waiting.done()
+        slots = 1
+        made.dispatch()
+        await waiting
+
+    run(work)
+
+
+@given(
+    st.integers(1, 3),
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.integers(1, 9), st.booleans()), max_size=20),
+)
+def test_no_slot_is_lost_and_none_is_given_twice(capacity: int, asked: list[tuple[str, int, int, bool]]) -> None:
+    async def work() -> None:
+        made = admission(capacity)
+        inside = served = 0
+
+        async def one(tenant: str, priority: int, cost: int) -> None:
+            nonlocal inside, served
+            await made.enter(Ticket(priority, tenant, cost))
+            try:
+                inside += 1
+                assert inside <= capacity
+                await asyncio.sleep(0)
+                served += 1
+            finally:
+                inside -= 1
+                made.leave()
+
+        tasks = [asyncio.create_task(one(*row[:3])) for row in asked]
+        await asyncio.sleep(0)
+        for task, row in zip(tasks, asked, strict=True):
+            if row[3]:
+                task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(e is None or isinstance(e, asyncio.CancelledError) for e in ended)
+        assert made.running == made.waiting == 0
+        assert served >= sum(not row[3] for row in asked)
+
+    run(work)

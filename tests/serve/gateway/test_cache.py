@@ -1,0 +1,164 @@
+"""One contract over both stores of answers; a store that fails is one that misses."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from pennyweight.engines.process import free_port
+from pennyweight.errors import StorageError, UsageError
+from pennyweight.serve.gateway.cache import Entry, RedisStore, SQLiteStore, Store, key_of, may_be_stored, opened
+
+
+def entry(body: bytes = b"answer") -> Entry:
+    return Entry("application/json", body, time.time())
+
+
+@asynccontextmanager
+async def closing(store: Store) -> AsyncIterator[Store]:
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def eventually(store: Store, key: str) -> Entry | None:
+    for _ in range(200):
+        if (found := await store.get(key)) is not None:
+            return found
+        await asyncio.sleep(0.01)
+    return None
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    port = free_port("127.0.0.1")
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        time.sleep(0.5)
+        yield f"redis://127.0.0.1:{port}/0"
+        running.terminate()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "cache.db") if request.param == "sqlite" else request.getfixturevalue("redis_url")
+
+
+def test_what_was_put_is_found_as_it_was(place: str) -> None:
+    async def work() -> None:
+        async with closing(opened(place, 60, 2**20)) as store:
+            assert await store.get("nothing") is None
+            put = entry(b"data: {}\n\n\x00\xff")
+            store.put("key", put)
+            assert await eventually(store, "key") == put
+
+    asyncio.run(work())
+
+
+def test_what_is_too_old_is_gone(place: str) -> None:
+    async def work() -> None:
+        async with closing(opened(place, 1, 2**20)) as store:
+            store.put("short", entry())
+            assert await eventually(store, "short") is not None
+            await asyncio.sleep(1.2)
+            assert await store.get("short") is None
+
+    asyncio.run(work())
+
+
+def test_a_file_keeps_answers_over_a_restart_and_stays_within_its_bound(tmp_path: Path) -> None:
+    async def work() -> None:
+        now = time.time()
+        async with closing(SQLiteStore(tmp_path / "c.db", 1000, 10_000, clock=lambda: now)) as store:
+            for number in range(8):
+                now += 1
+                store.put(f"k{number}", Entry("t", bytes(1000), now))
+                assert await eventually(store, f"k{number}")
+            now += 1
+            assert await store.get("k0")  # used last
+            for number in range(8, 12):
+                now += 1
+                store.put(f"k{number}", Entry("t", bytes(1000), now))
+                assert await eventually(store, f"k{number}")
+            kept = [n for n in range(12) if await store.get(f"k{n}")]
+            assert len(kept) <= 10 and {0, 10, 11} <= set(kept) and 1 not in kept
+        async with closing(SQLiteStore(tmp_path / "c.db", 1000, 10_000, clock=lambda: now)) as again:
+            assert await again.get("k11")
+
+    asyncio.run(work())
+
+
+def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with closing(SQLiteStore(tmp_path / "c.db", 1000, 2**30)) as store:
+            assert isinstance(store, SQLiteStore)
+            store.put("small", entry())
+            assert await eventually(store, "small")
+            pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
+            store._writer.execute(f"PRAGMA max_page_count = {pages + 1}")  # as far as SQLite can tell, the disk is full
+            for number in range(20):
+                store.put(f"large{number}", entry(bytes(20_000)))
+            for _ in range(200):
+                if store.failures:
+                    break
+                await asyncio.sleep(0.01)
+            assert store.failures and await store.get("small") is not None
+            store._writer.execute(f"PRAGMA max_page_count = {10 * pages + 1000}")
+            store.put("after", entry())
+            assert await eventually(store, "after")
+
+    asyncio.run(work())
+
+
+def test_a_redis_that_is_gone_is_left_alone_for_a_while() -> None:
+    async def work() -> None:
+        async with closing(RedisStore(f"redis://127.0.0.1:{free_port('127.0.0.1')}/0", 60)) as store:
+            assert await store.get("key") is None
+            began = time.perf_counter()
+            for _ in range(100):
+                assert await store.get("key") is None
+                store.put("key", entry())
+            assert time.perf_counter() - began < 0.2
+            assert isinstance(store, RedisStore) and store.failures == 1
+
+    asyncio.run(work())
+
+
+def test_places_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="redis://"):
+        opened("http://x", 1, 2**20)
+    (tmp_path / "no.db").write_text("this is no database, and long enough to be seen as none" * 100)
+    with pytest.raises(StorageError, match=r"no\.db"):
+        opened(str(tmp_path / "no.db"), 1, 2**20)
+
+
+def test_keys_tell_apart_what_differs_and_only_that() -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
+    own = key_of("a", "d", "/v1", body)
+    assert own == key_of("a", "d", "/v1", {"temperature": 0, "user": "x", "stop": None, **body})
+    others = [
+        key_of("b", "d", "/v1", body), key_of("a", "e", "/v1", body), key_of("a", "d", "/v2", body),
+        key_of("a", "d", "/v1", {**body, "seed": 1}), key_of("a", "d", "/v1", {**body, "stream": True}),
+    ]  # fmt: skip
+    assert len({own, *others}) == 6
+    assert key_of("a", "d", "/v1", {"prompt": "\ud800"}) != key_of("a", "d", "/v1", {"prompt": "\ud801"})
+
+
+@pytest.mark.parametrize(
+    ("body", "asked", "stored"),
+    [({"temperature": 0}, "", True), ({"seed": 1}, "", True), ({}, "", False), ({"temperature": 0.5}, "", False),
+     ({}, "use", True), ({"temperature": 0}, "no", False)],
+)  # fmt: skip
+def test_only_what_would_be_said_again_is_stored(body: dict, asked: str, stored: bool) -> None:
+    assert may_be_stored(body, asked) is stored

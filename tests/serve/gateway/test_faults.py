@@ -1,0 +1,113 @@
+"""Faults: whatever happens to engines or clients, each accepted request ends in one answer or one clear error."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+from gateways import Running, Start, family
+
+from pennyweight.cli import reload as verb
+from pennyweight.errors import EngineError, UsageError
+
+pytestmark = pytest.mark.slow
+
+LONG: dict[str, Any] = {"model": "model", "prompt": "a b c d", "max_tokens": 60}
+
+
+def end_of(gateway: Running, *, stream: bool) -> str:
+    """answer, error, or what should never be."""
+    try:
+        made = gateway.client().completions.create(**LONG, stream=stream)
+        if not stream:
+            return "answer" if made.usage.completion_tokens == 60 else "cut"
+        finish = None
+        for chunk in made:
+            finish = chunk.choices[0].finish_reason if chunk.choices else finish
+        return "answer" if finish == "length" else "cut"
+    except openai.APIError as error:
+        return "error" if str(error) else "silence"
+
+
+def under_load(
+    gateway: Running, count: int, fault: Callable[[], None], *, stream: bool, after: float = 0.4
+) -> list[str]:
+    with ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(end_of, gateway, stream=stream) for _ in range(count)]
+        time.sleep(0.4)
+        fault()
+        return [future.result(60) for future in asked]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_engine_that_is_killed_under_load(start: Start, stream: bool) -> None:
+    gateway = start("--replicas", 2, max_num_seqs=8, step_ms=20.0)
+    victim = gateway.workers()[0]
+    ends = under_load(gateway, 12, lambda: victim.send_signal(signal.SIGKILL), stream=stream)
+    assert set(ends) <= {"answer", "error"}
+    if stream:
+        assert "error" in ends and "answer" in ends  # those that had begun to stream on it, and those elsewhere
+    else:
+        assert ends == ["answer"] * 12  # nothing of them was out: asked again
+    gateway.until(lambda: gateway.get("/ready")["replicas"] == 2)
+    assert gateway.status["restarts"] == 1 and end_of(gateway, stream=stream) == "answer"
+
+
+def test_a_single_engine_that_is_killed_comes_back_for_those_who_wait(start: Start) -> None:
+    gateway = start(max_num_seqs=8, step_ms=20.0)
+    victim = gateway.workers()[0]
+    assert under_load(gateway, 4, lambda: victim.send_signal(signal.SIGKILL), stream=False) == ["answer"] * 4
+
+
+def test_an_engine_that_stops_answering_is_replaced(start: Start) -> None:
+    gateway = start("--stall-timeout", 2, "--replicas", 2, max_num_seqs=8, step_ms=10.0)
+    victim = family(gateway.workers()[0], "spawn_main")[0]  # its driver: the face answers on
+    ends = under_load(gateway, 8, lambda: victim.send_signal(signal.SIGSTOP), stream=False)
+    assert ends == ["answer"] * 8
+    gateway.until(lambda: gateway.status["restarts"] == 1)
+
+
+def test_told_to_stop_it_ends_what_it_has_begun(start: Start) -> None:
+    gateway = start(max_num_seqs=8, step_ms=30.0)
+    processes = psutil.Process(gateway.process.pid).children(recursive=True)
+    codes: list[int] = []
+    stopping = threading.Thread(target=lambda: codes.append(gateway.stop()))
+    ends = under_load(gateway, 4, stopping.start, stream=True)
+    stopping.join()
+    assert ends == ["answer"] * 4 and codes == [0]
+    assert psutil.wait_procs(processes, 5)[1] == []
+
+
+def test_reload_drops_no_request(start: Start, deployed: Callable[..., Path]) -> None:
+    gateway = start(max_num_seqs=8, step_ms=20.0)
+    old = gateway.workers()[0].pid
+    ends = under_load(gateway, 4, lambda: verb.reload(deployed(max_num_seqs=4), gateway.port), stream=True)
+    assert ends == ["answer"] * 4
+    gateway.until(
+        lambda: [worker.pid for worker in gateway.workers()] != [] and old not in [w.pid for w in gateway.workers()]
+    )
+    assert "max_num_seqs=4" in gateway.status["deployment"] and end_of(gateway, stream=False) == "answer"
+
+
+def test_a_reload_that_fails_changes_nothing(start: Start, deployed: Callable[..., Path]) -> None:
+    gateway = start()
+    with pytest.raises(EngineError, match="fault=load"):
+        verb.reload(deployed(fault="load"), gateway.port)
+    assert end_of(gateway, stream=False) == "answer"
+    with pytest.raises(UsageError, match="pw serve"):
+        verb.reload(deployed(), 1)
+
+
+def test_many_streams_at_once(start: Start) -> None:
+    gateway = start("--max-queue", 2000, max_num_seqs=256, step_ms=20.0)
+    with ThreadPoolExecutor(100) as pool:
+        ends = list(pool.map(lambda _: end_of(gateway, stream=True), range(200)))
+    assert ends == ["answer"] * 200

@@ -1,0 +1,243 @@
+"""The gateway from outside, through the real OpenAI client and through bare sockets."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from gateways import Running, Start
+
+from pennyweight.serve.gateway import guard
+from pennyweight.serve.gateway.keys import Tenant, add
+
+CHAT: dict[str, Any] = {"model": "model", "messages": [{"role": "user", "content": "Say it again"}], "max_tokens": 8}
+
+
+def post(gateway: Running, path: str, body: bytes, **headers: str) -> tuple[int, dict[str, str], Any]:
+    request = urllib.request.Request(gateway.base_url + path, body, {"content-type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, dict(answer.headers), json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), json.loads(error.read())
+
+
+def test_chat_and_completions_whole_and_streamed(gateway: Running) -> None:
+    client = gateway.client()
+    whole = client.chat.completions.create(**CHAT)
+    assert whole.usage is not None and whole.usage.completion_tokens == 8
+    chunks = list(client.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == 8
+    text = client.completions.create(model="model", prompt="once upon", max_tokens=4)
+    assert text.choices[0].finish_reason == "length"
+
+
+def test_scores_and_tokens_pass_through(gateway: Running) -> None:
+    scored = gateway.client().completions.create(
+        model="model", prompt="to score this", max_tokens=0, echo=True, logprobs=1
+    )
+    assert scored.choices[0].logprobs is not None
+    status, _, told = post(gateway, "/tokenize", b'{"prompt": "some words"}')
+    assert status == 200 and told["count"] == len(told["tokens"]) > 0
+
+
+def test_it_names_its_model_and_whether_it_is_ready(gateway: Running) -> None:
+    client = gateway.client()
+    assert [card.id for card in client.models.list().data] == ["model"]
+    assert client.models.retrieve("model").id == "model"
+    with pytest.raises(openai.NotFoundError, match="use 'model'"):
+        client.models.retrieve("other/one")
+    assert gateway.get("/ready") == {"ready": True, "replicas": 1}
+    assert gateway.get("/health") == {"status": "ok"}
+    assert "/v1/chat/completions" in gateway.get("/openapi.json")["paths"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("/v1/chat/completions", b"{not json", 400, "no JSON"),
+        ("/v1/chat/completions", b"[1]", 400, "no object"),
+        ("/v1/chat/completions", b"\xff\xfe", 400, "no JSON"),
+        ("/v1/chat/completions", b"[" * 100_000, 400, "no JSON"),
+        ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, ""),
+        ("/v1/chat/completions", b'{"messages": []}', 400, "messages"),
+        ("/v1/chat/completions", b'{"messages": 7, "temperature": 0}', 400, "messages"),
+        ("/v1/chat/completions", json.dumps({**CHAT, "model": "other"}).encode(), 404, "not served here"),
+        ("/v1/chat/completions", json.dumps({**CHAT, "max_tokens": 10**6}).encode(), 400, "context"),
+        ("/v1/chat/completions", json.dumps({**CHAT, "tools": [{"type": "function"}]}).encode(), 400, "tools"),
+        ("/v1/chat/completions",
+         json.dumps({**CHAT, "response_format": {"type": "json_schema"}}).encode(), 400, "response_format"),
+        ("/v1/completions", b'{"prompt": "x", "n": 0}', 400, "n"),
+        ("/v1/embeddings", b'{"input": "x"}', 400, "embeddings"),
+        ("/v1/nothing", b"{}", 404, "Not Found"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_refused_as_openai_would(
+    gateway: Running, path: str, body: bytes, status: int, says: str
+) -> None:
+    got, _, told = post(gateway, path, body)
+    assert got == status and says in told["error"]["message"] and told["error"]["type"]
+
+
+def test_a_body_that_is_too_large_is_not_read(start: Start) -> None:
+    gateway = start()
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n")
+        assert b"413" in connection.recv(4096)
+
+
+def test_an_equal_request_is_answered_from_the_cache(gateway: Running) -> None:
+    body = json.dumps({**CHAT, "temperature": 0, "messages": [{"role": "user", "content": "cached?"}]}).encode()
+    status, headers, first = post(gateway, "/v1/chat/completions", body)
+    assert status == 200 and headers["x-pennyweight-cache"] == "miss"
+    gateway.until(lambda: post(gateway, "/v1/chat/completions", body)[1]["x-pennyweight-cache"] == "hit")
+    _, headers, again = post(gateway, "/v1/chat/completions", body)
+    assert again == first and int(headers["age"]) < 60
+    assert "x-pennyweight-cache" not in post(gateway, "/v1/chat/completions", json.dumps(CHAT).encode())[1]
+    asked = post(gateway, "/v1/chat/completions", body, **{"x-pennyweight-cache": "no"})
+    assert "x-pennyweight-cache" not in asked[1]
+
+
+def test_a_cached_stream_is_the_same_stream(gateway: Running) -> None:
+    client = gateway.client()
+    asked = {**CHAT, "temperature": 0, "stream": True, "messages": [{"role": "user", "content": "as a stream"}]}
+    first = [chunk.model_dump() for chunk in client.chat.completions.create(**asked)]
+    gateway.until(lambda: [chunk.model_dump() for chunk in client.chat.completions.create(**asked)] == first)
+
+
+def test_equal_requests_at_once_are_one_for_the_engine(start: Start, tmp_path: Path) -> None:
+    gateway = start("--cache", tmp_path / "c.db", step_ms=50.0)
+    body = json.dumps({**CHAT, "temperature": 0}).encode()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(gateway, "/v1/chat/completions", body), range(8)))
+    assert len({json.dumps(told) for _, _, told in answers}) == 1
+    assert sorted(headers["x-pennyweight-cache"] for _, headers, _ in answers).count("miss") == 1
+
+
+def test_a_refusal_is_never_cached(gateway: Running) -> None:
+    body = json.dumps({**CHAT, "temperature": 0, "max_tokens": 10**6}).encode()
+    for _ in range(3):
+        status, headers, _ = post(gateway, "/v1/chat/completions", body)
+        assert (status, headers["x-pennyweight-cache"]) == (400, "miss")
+
+
+def test_two_tenants_with_the_same_prompt_share_nothing(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    keys = [add(file, Tenant(name)) for name in ("alice", "bob")]
+    gateway = start("--keys", file, "--cache", tmp_path / "c.db")
+    body = json.dumps({**CHAT, "temperature": 0}).encode()
+
+    def ask(key: str) -> str:
+        status, headers, _ = post(gateway, "/v1/chat/completions", body, authorization=f"Bearer {key}")
+        assert status == 200
+        return headers["x-pennyweight-cache"]
+
+    assert ask(keys[0]) == "miss"
+    deadline = time.monotonic() + 5
+    while ask(keys[0]) != "hit":
+        assert time.monotonic() < deadline
+    assert ask(keys[1]) == "miss"
+    with pytest.raises(openai.AuthenticationError, match="API key"):
+        gateway.client("wrong").chat.completions.create(**CHAT)
+    assert post(gateway, "/tokenize", b'{"prompt": "x"}')[0] == 401
+
+
+def test_limits_of_a_key_are_told_with_the_time_to_wait(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    key = add(file, Tenant("alice", requests_per_minute=2))
+    client = start("--keys", file).client(key)
+    for _ in range(2):
+        client.chat.completions.create(**CHAT)
+    with pytest.raises(openai.RateLimitError, match="2 requests a minute") as refused:
+        client.chat.completions.create(**CHAT)
+    assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
+
+
+def test_a_queue_that_is_full_sheds(start: Start) -> None:
+    gateway = start("--max-queue", 2, max_num_seqs=1, step_ms=100.0)
+
+    def ask(_: int) -> str:
+        try:
+            gateway.client().chat.completions.create(**CHAT)
+        except openai.RateLimitError as error:
+            assert int(error.response.headers["retry-after"]) >= 1
+            return "shed"
+        return "answered"
+
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(ask, range(8)))
+    assert ended.count("answered") == 4 and ended.count("shed") == 4  # one runs, one is sent ahead, two wait
+
+
+def test_a_promise_that_cannot_be_kept_is_not_made(start: Start) -> None:
+    gateway = start("--slo", "ttft:300", max_num_seqs=1, step_ms=50.0)
+    body = {**CHAT, "max_tokens": 40}
+
+    def ask(_: int) -> str:
+        try:
+            gateway.client().chat.completions.create(**body)
+        except openai.RateLimitError as error:
+            return str(error)
+        return "answered"
+
+    with ThreadPoolExecutor(6) as pool:
+        ended = list(pool.map(ask, range(6)))
+    assert ended.count("answered") == 2
+    assert all("come back later" in words for words in ended if words != "answered")
+
+
+def test_a_client_that_leaves_stops_the_engine_within_a_second(gateway: Running) -> None:
+    stream = gateway.client().completions.create(model="model", prompt="long", max_tokens=200, stream=True)
+    next(iter(stream))
+    assert gateway.status["running"] == 1
+    stream.close()
+    gateway.until(lambda: gateway.status["running"] == 0, 1.0)
+    assert gateway.status["replicas"][0]["requests"] == 0
+
+
+def test_headers_without_end_are_cut_off(gateway: Running) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\n")
+        sent = 0
+        try:
+            while sent < 100 * guard.HEAD_BYTES:
+                connection.sendall(b"x-flood: " + b"y" * 8000 + b"\r\n")
+                sent += 8000
+            answer = connection.recv(100)
+        except OSError:
+            answer = b""
+        assert sent < 100 * guard.HEAD_BYTES or b"431" in answer or not answer
+    assert gateway.get("/health") == {"status": "ok"}
+
+
+@pytest.mark.slow
+def test_headers_that_drip_are_cut_off(gateway: Running) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nx: ")
+        began = time.monotonic()
+        assert connection.recv(100) == b""
+        assert time.monotonic() - began < guard.HEAD_SECONDS + 5
+
+
+def test_the_page_and_the_figures(gateway: Running) -> None:
+    gateway.client().chat.completions.create(**CHAT)
+    with urllib.request.urlopen(gateway.base_url, timeout=5) as answer:
+        assert (
+            b"pennyweight gateway" in answer.read()
+            and "default-src 'self'" in answer.headers["content-security-policy"]
+        )
+    with urllib.request.urlopen(f"{gateway.base_url}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    for name in ("time_to_first_token_seconds_count", "num_requests_running", "num_requests_waiting", "replicas_ready"):
+        assert f"pennyweight:{name}" in text
+    assert gateway.status["lately"]["requests"] >= 1
