@@ -29,6 +29,7 @@ def serve(
     cache: Annotated[str, typer.Option(help="Answers given before: a file, or redis://….")] = "",
     cache_ttl: Annotated[float, typer.Option(help="Seconds that an answer is kept.")] = 3600.0,
     cache_size: Annotated[str, typer.Option(help="Of the cache's file, as 1GiB.")] = "1GiB",
+    state: Annotated[Path | None, typer.Option(help="Directory for the batch API's files and queue.")] = None,
     stall_timeout: Annotated[float, typer.Option(help="Seconds of silence after which an engine is replaced.")] = 120.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds that running requests get when told to stop.")] = 60.0,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
@@ -51,7 +52,7 @@ def serve(
         host=host, port=port, replicas=replicas, max_queue=max_queue, slo_ttft_ms=longest_wait(slo), keys=keys,
         cache=cache, cache_ttl_seconds=cache_ttl, cache_bytes=int(options.size(cache_size, "--cache-size") or 0),
         stall_seconds=stall_timeout, start_seconds=start_timeout, drain_seconds=drain_timeout,
-        certificate=tls_certificate, private_key=tls_key, log_requests=log_requests,
+        state=state, certificate=tls_certificate, private_key=tls_key, log_requests=log_requests,
     )  # fmt: skip
     logging.basicConfig(level=logging.INFO if log_requests else logging.WARNING, format="%(asctime)s %(message)s")
     served = parsed.deployment.served_name

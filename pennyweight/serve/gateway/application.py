@@ -18,9 +18,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from pennyweight.errors import PennyweightError
+from pennyweight.serve.gateway import batch_routes, page, reading
 from pennyweight.serve.gateway import cache as caching
-from pennyweight.serve.gateway import page, reading
 from pennyweight.serve.gateway.admission import BATCH, Admission, Ticket
+from pennyweight.serve.gateway.batches import Batches
 from pennyweight.serve.gateway.cache import Entry
 from pennyweight.serve.gateway.flights import MOST_KEPT, Flight, Flights, Piece
 from pennyweight.serve.gateway.keys import Keys, Tenant
@@ -55,6 +56,9 @@ class Gateway:
         self.relay = Relay(self.session, self.replicas)
         self.admission = Admission(lambda: self.replicas.capacity, settings.max_queue, settings.slo_ttft_ms / 1000)
         self.replicas.on_change = self.admission.dispatch
+        self.batches: Batches | None = None
+        if settings.state is not None:
+            self.batches = Batches(settings.state, self.admitted, self._batch_room, self.check)
 
     # -- one request --
 
@@ -100,6 +104,9 @@ class Gateway:
         result = "shared" if shared else "miss"
         self.metrics.cache.labels(result).inc()
         return Passing(pieces, {"x-pennyweight-cache": result}, ended)
+
+    def _batch_room(self) -> int:
+        return self.admission.room(BATCH) if self.replicas.ready else 0
 
     async def admitted(self, ticket: Ticket, call: Call) -> AsyncGenerator[Piece]:
         """The engine's answer, once it is this request's turn."""
@@ -230,6 +237,7 @@ def application(gateway: Gateway) -> Starlette:
             Route("/status", status),
             Route("/openapi.json", openapi),
             Route("/", look),
+            *batch_routes.routes(gateway.batches, gateway.tenant, gateway.settings.request_bytes),
         ],
         exception_handlers={PennyweightError: _refused, HTTPException: _http_error, Exception: _failed},
     )

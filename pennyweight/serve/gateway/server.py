@@ -84,11 +84,25 @@ async def _gateway(
             await replicas.start(session)
             gateway = Gateway(settings, replicas, session, keys, store, evidence)
             gateway.card = await _card(session, replicas)
-            yield gateway
+            async with _batches(gateway):
+                yield gateway
         finally:
             await replicas.stop()
             if store is not None:
                 await store.close()
+
+
+@asynccontextmanager
+async def _batches(gateway: Gateway) -> AsyncIterator[None]:
+    if gateway.batches is None:
+        yield
+        return
+    working = asyncio.create_task(gateway.batches.work())
+    try:
+        yield
+    finally:
+        working.cancel()
+        await gateway.batches.close()
 
 
 async def _card(session: aiohttp.ClientSession, replicas: Replicas) -> dict[str, Any]:

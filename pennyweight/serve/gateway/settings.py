@@ -27,6 +27,7 @@ class GatewaySettings:
     stall_seconds: float = 120.0
     start_seconds: float = 300.0
     drain_seconds: float = 60.0
+    state: Path | None = None  # a directory for batches and their files; nothing: no batch API
     certificate: Path | None = None
     private_key: Path | None = None
     log_requests: bool = False

@@ -1,0 +1,79 @@
+"""The HTTP face of files and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from pennyweight.serve.gateway import reading
+from pennyweight.serve.gateway.batches import Batches
+from pennyweight.serve.gateway.keys import Tenant
+from pennyweight.serve.gateway.reading import Refused
+
+MOST_UPLOAD = 512 * 2**20
+
+
+def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most: int) -> list[Route]:
+    def mine(request: Request) -> tuple[Batches, str]:
+        tenant = tenant_of(request).name
+        if batches is None:
+            raise Refused(400, "This gateway keeps no batches: start it with `pw serve --state DIRECTORY`.")
+        return batches, tenant
+
+    async def files(request: Request) -> Response:
+        kept, tenant = mine(request)
+        if request.method == "GET":
+            return listed([file.as_json() for file in await kept.files(tenant)])
+        if int(request.headers.get("content-length") or 0) > MOST_UPLOAD:
+            raise Refused(413, f"The file is larger than {MOST_UPLOAD:,} bytes: send less.", "file")
+        async with request.form(max_files=1, max_fields=10) as form:
+            file, purpose = form.get("file"), form.get("purpose")
+            if not isinstance(file, UploadFile) or not isinstance(purpose, str):
+                raise Refused(400, "A form with file and purpose is needed.", "file")
+            made = await kept.upload(tenant, file.filename or "file", purpose, file.file)
+        return JSONResponse(made.as_json())
+
+    async def file(request: Request) -> Response:
+        kept, tenant = mine(request)
+        found = await kept.file(tenant, request.path_params["file"])
+        if request.method == "GET":
+            return JSONResponse(found.as_json())
+        await kept.remove(tenant, found.id)
+        return JSONResponse({"id": found.id, "object": "file", "deleted": True})
+
+    async def content(request: Request) -> Response:
+        kept, tenant = mine(request)
+        return FileResponse(kept.path(await kept.file(tenant, request.path_params["file"])))
+
+    async def many(request: Request) -> Response:
+        kept, tenant = mine(request)
+        if request.method == "GET":
+            return listed(await kept.batches(tenant))
+        return JSONResponse(await kept.create(tenant, reading.parsed(await reading.read(request, most))))
+
+    async def one(request: Request) -> Response:
+        kept, tenant = mine(request)
+        return JSONResponse(await kept.batch(tenant, request.path_params["batch"]))
+
+    async def cancel(request: Request) -> Response:
+        kept, tenant = mine(request)
+        return JSONResponse(await kept.cancel(tenant, request.path_params["batch"]))
+
+    return [
+        Route("/v1/files", files, methods=["GET", "POST"]),
+        Route("/v1/files/{file}", file, methods=["GET", "DELETE"]),
+        Route("/v1/files/{file}/content", content),
+        Route("/v1/batches", many, methods=["GET", "POST"]),
+        Route("/v1/batches/{batch}", one),
+        Route("/v1/batches/{batch}/cancel", cancel, methods=["POST"]),
+    ]
+
+
+def listed(rows: list[dict[str, Any]]) -> Response:
+    ends = {"first_id": rows[0]["id"], "last_id": rows[-1]["id"]} if rows else {"first_id": None, "last_id": None}
+    return JSONResponse({"object": "list", "data": rows, "has_more": False, **ends})

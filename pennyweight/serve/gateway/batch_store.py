@@ -1,0 +1,217 @@
+"""Files and batches on disk: one SQLite file and a folder. What is written here survives a kill at any moment.
+
+An item is waiting or done, and nothing else: what was running when the gateway ended is waiting again. All calls block;
+they belong to one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pennyweight.errors import StorageError
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS files (
+    id TEXT PRIMARY KEY, tenant TEXT, filename TEXT, purpose TEXT, bytes INTEGER, created INTEGER);
+CREATE TABLE IF NOT EXISTS batches (
+    id TEXT PRIMARY KEY, tenant TEXT, endpoint TEXT, input TEXT, status TEXT, created INTEGER, ended INTEGER,
+    output TEXT, errors TEXT, metadata TEXT, faults TEXT);
+CREATE TABLE IF NOT EXISTS items (
+    batch TEXT, line INTEGER, name TEXT, body TEXT, status INTEGER, answer TEXT,
+    PRIMARY KEY (batch, line)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS waiting ON items (batch, line) WHERE status IS NULL;
+"""
+OPEN = ("in_progress", "cancelling")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a batch's input."""
+
+    batch: str
+    line: int
+    name: str
+    tenant: str
+    endpoint: str
+    body: str
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    id: str
+    tenant: str
+    filename: str
+    purpose: str
+    bytes: int
+    created: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id, "object": "file", "bytes": self.bytes, "created_at": self.created,
+            "filename": self.filename, "purpose": self.purpose, "status": "processed",
+        }  # fmt: skip
+
+
+class BatchStore:
+    def __init__(self, directory: Path) -> None:
+        self._folder = directory / "files"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._base = sqlite3.connect(directory / "queue.db", isolation_level=None, check_same_thread=False)
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=FULL")
+            self._base.executescript(TABLES)
+        except sqlite3.Error as error:
+            raise StorageError(f"{directory / 'queue.db'} cannot be used ({error}): give another --state.") from None
+        self._base.row_factory = sqlite3.Row
+
+    def close(self) -> None:
+        self._base.close()
+
+    # -- files --
+
+    def path(self, file_id: str) -> Path:
+        return self._folder / file_id
+
+    def add_file(self, tenant: str, filename: str, purpose: str, content: Iterator[bytes]) -> StoredFile:
+        """Named in the table only when it is whole."""
+        file_id, size = f"file-{uuid.uuid4().hex}", 0
+        path = self.path(file_id)
+        try:
+            with path.open("wb") as out:
+                for piece in content:
+                    size += out.write(piece)
+            made = StoredFile(file_id, tenant, filename, purpose, size, int(time.time()))
+            self._base.execute(
+                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)",
+                (made.id, tenant, filename, purpose, size, made.created),
+            )
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return made
+
+    def file(self, tenant: str, file_id: str) -> StoredFile | None:
+        row = self._base.execute("SELECT * FROM files WHERE id = ? AND tenant = ?", (file_id, tenant)).fetchone()
+        return StoredFile(*row) if row else None
+
+    def files(self, tenant: str) -> list[StoredFile]:
+        rows = self._base.execute("SELECT * FROM files WHERE tenant = ? ORDER BY created DESC, rowid DESC", (tenant,))
+        return [StoredFile(*row) for row in rows]
+
+    def remove_file(self, tenant: str, file_id: str) -> bool:
+        gone = self._base.execute("DELETE FROM files WHERE id = ? AND tenant = ?", (file_id, tenant)).rowcount > 0
+        if gone:
+            self.path(file_id).unlink(missing_ok=True)
+        return gone
+
+    # -- batches --
+
+    def add_batch(
+        self, tenant: str, endpoint: str, file_id: str, metadata: Mapping[str, Any], items: Sequence[tuple[str, str]],
+        faults: Sequence[Mapping[str, Any]],
+    ) -> str:  # fmt: skip
+        """In one transaction with all its items (name, body); with faults it has failed already."""
+        batch = f"batch_{uuid.uuid4().hex}"
+        now = int(time.time())
+        status, ended = ("failed", now) if faults else ("in_progress", None)
+        with self._transaction():
+            self._base.execute(
+                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?)",
+                (batch, tenant, endpoint, file_id, status, now, ended, json.dumps(metadata), json.dumps(faults)),
+            )
+            rows = [(batch, line, name, body, None, None) for line, (name, body) in enumerate(items)]
+            self._base.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", rows)
+        return batch
+
+    def batch(self, tenant: str, batch: str) -> dict[str, Any] | None:
+        row = self._base.execute("SELECT * FROM batches WHERE id = ? AND tenant = ?", (batch, tenant)).fetchone()
+        return self._as_json(row) if row else None
+
+    def batches(self, tenant: str) -> list[dict[str, Any]]:
+        rows = self._base.execute("SELECT * FROM batches WHERE tenant = ? ORDER BY created DESC, rowid DESC", (tenant,))
+        return [self._as_json(row) for row in rows.fetchall()]
+
+    def waiting(self, most: int, without: set[tuple[str, int]]) -> list[Item]:
+        """The oldest batches' items that are not done and not among these."""
+        rows = self._base.execute(
+            "SELECT items.batch, line, name, tenant, endpoint, body FROM items JOIN batches ON batches.id = items.batch"
+            " WHERE items.status IS NULL AND batches.status = 'in_progress'"
+            " ORDER BY batches.created, batch, line LIMIT ?",
+            (most + len(without),),
+        )
+        return [Item(*row) for row in rows if (row["batch"], row["line"]) not in without][:most]
+
+    def finish(self, item: Item, status: int, answer: str) -> None:
+        """Once: what is done stays as it is."""
+        self._base.execute(
+            "UPDATE items SET status = ?, answer = ? WHERE batch = ? AND line = ? AND status IS NULL",
+            (status, answer, item.batch, item.line),
+        )
+
+    def cancel(self, tenant: str, batch: str) -> None:
+        self._base.execute(
+            "UPDATE batches SET status = 'cancelling' WHERE id = ? AND tenant = ? AND status = 'in_progress'",
+            (batch, tenant),
+        )
+
+    def end_whole(self, running: set[str]) -> None:
+        """Write the results of batches of which nothing is waiting; of cancelled ones when nothing of them runs."""
+        rows = self._base.execute(f"SELECT * FROM batches WHERE status IN {OPEN}").fetchall()
+        for row in rows:
+            left = self._base.execute(
+                "SELECT count(*) FROM items WHERE batch = ? AND status IS NULL", (row["id"],)
+            ).fetchone()[0]
+            if row["id"] not in running and (row["status"] == "cancelling" or not left):
+                self._end(row)
+
+    def _end(self, row: sqlite3.Row) -> None:
+        """The files first: a kill between the two writes them again, and what has no row is nobody's."""
+        names: list[str | None] = []
+        for good in (True, False):
+            which = "status = 200" if good else "status <> 200"
+            done = self._base.execute(f"SELECT * FROM items WHERE batch = ? AND {which} ORDER BY line", (row["id"],))
+            lines = [_result(item) for item in done]
+            kind = "output" if good else "error"
+            content = iter([line.encode() + b"\n" for line in lines])
+            name = f"{row['id']}_{kind}.jsonl"
+            names.append(self.add_file(row["tenant"], name, "batch_output", content).id if lines else None)
+        status = "cancelled" if row["status"] == "cancelling" else "completed"
+        self._base.execute(
+            "UPDATE batches SET status = ?, ended = ?, output = ?, errors = ? WHERE id = ?",
+            (status, int(time.time()), *names, row["id"]),
+        )
+
+    def _as_json(self, row: sqlite3.Row) -> dict[str, Any]:
+        counted = self._base.execute(
+            "SELECT count(*), coalesce(sum(status = 200), 0), coalesce(sum(status <> 200), 0)"
+            " FROM items WHERE batch = ?",
+            (row["id"],),
+        ).fetchone()
+        ended = {f"{row['status']}_at": row["ended"]} if row["ended"] else {}
+        faults = json.loads(row["faults"])
+        return {
+            "id": row["id"], "object": "batch", "endpoint": row["endpoint"], "input_file_id": row["input"],
+            "completion_window": "24h", "status": row["status"], "created_at": row["created"],
+            "in_progress_at": row["created"], "output_file_id": row["output"], "error_file_id": row["errors"],
+            "metadata": json.loads(row["metadata"]), "errors": {"object": "list", "data": faults} if faults else None,
+            "request_counts": dict(zip(("total", "completed", "failed"), counted, strict=True)), **ended,
+        }  # fmt: skip
+
+    def _transaction(self) -> sqlite3.Connection:
+        self._base.execute("BEGIN IMMEDIATE")
+        return self._base  # as a context it commits, or rolls back
+
+
+def _result(item: sqlite3.Row) -> str:
+    """A line of a batch's output, as OpenAI writes it."""
+    number = f"{item['batch']}-{item['line']}"
+    response = {"status_code": item["status"], "request_id": number, "body": json.loads(item["answer"])}
+    return json.dumps({"id": number, "custom_id": item["name"], "response": response, "error": None})

@@ -1,0 +1,203 @@
+"""OpenAI's batch API: work that nobody waits for, done when the engines have nothing better to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from pennyweight.errors import PennyweightError
+from pennyweight.serve.gateway import reading
+from pennyweight.serve.gateway.admission import BATCH, Ticket
+from pennyweight.serve.gateway.batch_store import BatchStore, Item, StoredFile
+from pennyweight.serve.gateway.flights import Piece
+from pennyweight.serve.gateway.reading import Refused
+from pennyweight.serve.gateway.relay import Call, Head
+
+LOG = logging.getLogger("pennyweight.gateway")
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+LOOK_SECONDS = 0.5
+PAUSE_SECONDS = 5.0  # after a fault of the disk
+MOST_FAULTS = 20
+PIECE = 2**20
+T = TypeVar("T")
+
+
+class Batches:
+    """`answer` asks an engine, as an interactive request would, and `room` tells how many may be asked at once."""
+
+    def __init__(
+        self, directory: Path, answer: Callable[[Ticket, Call], AsyncGenerator[Piece]], room: Callable[[], int],
+        check: Callable[[dict[str, Any]], None],
+    ) -> None:  # fmt: skip
+        self._store = BatchStore(directory)
+        self._answer, self._room, self._check = answer, room, check
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._news = asyncio.Event()
+
+    async def work(self) -> None:
+        """Until cancelled. A disk that is full is waited for: what is done is not lost, and nothing counts as done
+        before it is written."""
+        while True:
+            try:
+                await self._fill()
+                await self._call(self._store.end_whole, {batch for batch, _ in self._running})
+                pause = LOOK_SECONDS
+            except (sqlite3.Error, OSError) as error:
+                LOG.warning("the queue of batches cannot be written: %s", error)
+                pause = PAUSE_SECONDS
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), pause)
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self._call(self._store.close)
+        self._thread.shutdown()
+
+    async def _fill(self) -> None:
+        free = self._room() - len(self._running)
+        if free > 0:
+            for item in await self._call(self._store.waiting, free, set(self._running)):
+                key = (item.batch, item.line)
+                task = self._running[key] = asyncio.create_task(self._run(item))
+                task.add_done_callback(lambda _, key=key: self._ended(key))  # type: ignore[misc]
+
+    def _ended(self, key: tuple[str, int]) -> None:
+        del self._running[key]
+        self._news.set()
+
+    async def _run(self, item: Item) -> None:
+        try:
+            status, answer = await self._answered(item)
+        except PennyweightError as error:
+            LOG.warning("an item of %s waits on: %s", item.batch, error)
+            await asyncio.sleep(PAUSE_SECONDS)
+            return
+        try:
+            await self._call(self._store.finish, item, status, answer)
+        except (sqlite3.Error, OSError) as error:
+            LOG.warning("an answer of %s could not be written and will be asked for again: %s", item.batch, error)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _answered(self, item: Item) -> tuple[int, str]:
+        body = json.loads(item.body)
+        text = reading.prompt_text(body)
+        call = Call(item.endpoint, item.body.encode(), False, reading.cost_of(body, text), reading.blocks_of(text))
+        pieces: list[Piece] = [piece async for piece in self._answer(Ticket(BATCH, item.tenant, call.cost), call)]
+        head, *parts = pieces
+        assert isinstance(head, Head)
+        return head.status, b"".join(part for part in parts if isinstance(part, bytes)).decode(errors="replace")
+
+    # -- what clients ask --
+
+    async def upload(self, tenant: str, filename: str, purpose: str, content: BinaryIO) -> StoredFile:
+        if purpose != "batch":
+            raise Refused(400, f"Files of purpose {purpose[:50]!r} are not kept: use batch.", "purpose")
+
+        def pieces() -> Iterator[bytes]:
+            while piece := content.read(PIECE):
+                yield piece
+
+        return await self._kept(self._store.add_file, tenant, filename[:200], purpose, pieces())
+
+    async def files(self, tenant: str) -> list[StoredFile]:
+        return await self._call(self._store.files, tenant)
+
+    async def file(self, tenant: str, file_id: str) -> StoredFile:
+        found = await self._call(self._store.file, tenant, file_id)
+        if found is None:
+            raise Refused(404, f"There is no file {file_id[:60]!r} of yours.", "file_id")
+        return found
+
+    def path(self, file: StoredFile) -> Path:
+        return self._store.path(file.id)
+
+    async def remove(self, tenant: str, file_id: str) -> None:
+        await self.file(tenant, file_id)
+        await self._kept(self._store.remove_file, tenant, file_id)
+
+    async def create(self, tenant: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        endpoint, file_id, metadata = body.get("endpoint"), body.get("input_file_id"), body.get("metadata") or {}
+        if endpoint not in ENDPOINTS:
+            raise Refused(400, f"endpoint must be one of {', '.join(ENDPOINTS)}.", "endpoint")
+        if not isinstance(file_id, str) or not isinstance(metadata, dict):
+            raise Refused(400, "input_file_id must name a file, and metadata must be an object.", "input_file_id")
+        file = await self.file(tenant, file_id)
+        items, faults = await self._call(self._read, self.path(file), endpoint)
+        made = await self._kept(self._store.add_batch, tenant, endpoint, file.id, metadata, items, faults)
+        self._news.set()
+        return await self.batch(tenant, made)
+
+    async def batch(self, tenant: str, batch: str) -> dict[str, Any]:
+        found = await self._call(self._store.batch, tenant, batch)
+        if found is None:
+            raise Refused(404, f"There is no batch {batch[:60]!r} of yours.", "batch_id")
+        return found
+
+    async def batches(self, tenant: str) -> list[dict[str, Any]]:
+        return await self._call(self._store.batches, tenant)
+
+    async def cancel(self, tenant: str, batch: str) -> dict[str, Any]:
+        await self.batch(tenant, batch)
+        await self._kept(self._store.cancel, tenant, batch)
+        for (name, _), task in list(self._running.items()):
+            if name == batch:
+                task.cancel()
+        self._news.set()
+        return await self.batch(tenant, batch)
+
+    def _read(self, file: Path, endpoint: str) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
+        """The items of an input file, and what is wrong with it."""
+        items: list[tuple[str, str]] = []
+        faults: list[dict[str, Any]] = []
+        names: set[str] = set()
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    name, body = self._item(line, endpoint)
+                    if name in names:
+                        raise Refused(400, f"custom_id {name[:50]!r} stands there twice.")
+                    names.add(name)
+                    items.append((name, body))
+                except PennyweightError as error:
+                    faults.append({"code": "invalid_line", "line": number, "message": str(error), "param": None})
+                    if len(faults) >= MOST_FAULTS:
+                        break
+        if not items and not faults:
+            faults.append({"code": "empty_file", "line": None, "message": "The file has no requests.", "param": None})
+        return ([] if faults else items), faults
+
+    def _item(self, line: bytes, endpoint: str) -> tuple[str, str]:
+        row = reading.parsed(line)
+        name, body = row.get("custom_id"), row.get("body")
+        if not isinstance(name, str) or not isinstance(body, dict):
+            raise Refused(400, "A line needs custom_id, a text, and body, an object.")
+        if row.get("method", "POST") != "POST" or row.get("url", endpoint) != endpoint:
+            raise Refused(400, f"A line of this batch asks POST {endpoint}.")
+        if body.get("stream"):
+            raise Refused(400, "A batch has no streams: leave stream away.")
+        self._check(body)
+        return name, json.dumps(body)
+
+    async def _kept(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What must be on disk before the client hears of it."""
+        try:
+            return await self._call(work, *arguments)
+        except (sqlite3.Error, OSError) as error:
+            raise Refused(507, f"The gateway's disk takes nothing more ({error}): nothing was kept.") from None
+
+    async def _call(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)

@@ -1,0 +1,197 @@
+"""OpenAI's batch API through its own client; nothing is lost to a kill, and nothing is answered twice."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from gateways import Running, Start, running
+
+from pennyweight.serve.gateway.admission import Ticket
+from pennyweight.serve.gateway.batch_store import BatchStore
+from pennyweight.serve.gateway.batches import Batches
+from pennyweight.serve.gateway.flights import Piece
+from pennyweight.serve.gateway.keys import Tenant, add
+from pennyweight.serve.gateway.reading import Refused
+from pennyweight.serve.gateway.relay import Call, Head
+
+ENDPOINT = "/v1/completions"
+
+
+def lines(count: int, **more: Any) -> bytes:
+    body = {"model": "model", "prompt": "a b", "max_tokens": 10, **more}
+    rows = [{"custom_id": f"n{n}", "method": "POST", "url": ENDPOINT, "body": body} for n in range(count)]
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def submit(client: openai.OpenAI, content: bytes) -> Any:
+    file = client.files.create(file=("work.jsonl", content), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h")
+
+
+def ended(client: openai.OpenAI, batch: str, seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while (found := client.batches.retrieve(batch)).status in ("in_progress", "cancelling"):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+    return found
+
+
+def results(client: openai.OpenAI, file: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in client.files.content(file).text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def keeping(deployed: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with running(deployed(max_num_seqs=8), "--state", tmp_path_factory.mktemp("state")) as made:
+        yield made
+
+
+def test_a_batch_is_answered_line_by_line(keeping: Running) -> None:
+    client = keeping.client()
+    made = ended(client, submit(client, lines(20)).id)
+    assert made.status == "completed" and made.request_counts.completed == made.request_counts.total == 20
+    rows = results(client, made.output_file_id)
+    assert [row["custom_id"] for row in rows] == [f"n{n}" for n in range(20)]
+    assert all(row["response"]["body"]["usage"]["completion_tokens"] == 10 for row in rows)
+    assert made.id in [batch.id for batch in client.batches.list()]
+
+
+def test_lines_that_the_engine_refuses_are_told_apart(keeping: Running) -> None:
+    client = keeping.client()
+    made = ended(client, submit(client, lines(2) + lines(3, max_tokens=10**6).replace(b'"n', b'"bad')).id)
+    assert (made.request_counts.completed, made.request_counts.failed) == (2, 3)
+    assert {row["response"]["status_code"] for row in results(client, made.error_file_id)} == {400}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "no requests"), (b"{oops\n", "no JSON"), (lines(1) * 2, "twice"), (lines(1, stream=True), "stream"),
+     (lines(1, model="other"), "not served"), (lines(1).replace(b"/v1/comp", b"/v2/comp"), "POST /v1/completions"),
+     (b'{"custom_id": 7}\n', "custom_id")],
+)  # fmt: skip
+def test_a_file_that_is_none_fails_before_anything_runs(keeping: Running, content: bytes, says: str) -> None:
+    client = keeping.client()
+    made = submit(client, content)
+    assert made.status == "failed" and says in made.errors.data[0].message
+
+
+def test_what_cannot_be_asked_is_refused(keeping: Running) -> None:
+    client = keeping.client()
+    with pytest.raises(openai.BadRequestError, match="purpose"):
+        client.files.create(file=("a", b"x"), purpose="fine-tune")
+    with pytest.raises(openai.NotFoundError, match="no file"):
+        client.batches.create(input_file_id="file-x", endpoint=ENDPOINT, completion_window="24h")
+    with pytest.raises(openai.NotFoundError, match="no batch"):
+        client.batches.retrieve("batch_x")
+    file = client.files.create(file=("a.jsonl", b"x"), purpose="batch")
+    with pytest.raises(openai.BadRequestError, match="endpoint"):
+        client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+    assert client.files.retrieve(file.id).bytes == 1 and client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
+
+
+def test_without_a_place_for_it_there_is_no_batch_api(gateway: Running) -> None:
+    with pytest.raises(openai.BadRequestError, match="--state"):
+        gateway.client().files.create(file=("a", b"x"), purpose="batch")
+
+
+def test_tenants_see_their_own_only(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    keys = [add(file, Tenant(name)) for name in ("alice", "bob")]
+    gateway = start("--keys", file, "--state", tmp_path / "state")
+    alice, bob = (gateway.client(key) for key in keys)
+    made = submit(alice, lines(1))
+    with pytest.raises(openai.NotFoundError):
+        bob.batches.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError):
+        bob.files.content(made.input_file_id)
+    assert list(bob.batches.list()) == list(bob.files.list()) == []
+
+
+def test_a_cancelled_batch_keeps_what_was_done(start: Start, tmp_path: Path) -> None:
+    client = start("--state", tmp_path, max_num_seqs=2, step_ms=20.0).client()
+    made = submit(client, lines(50))
+    while client.batches.retrieve(made.id).request_counts.completed < 2:
+        time.sleep(0.05)
+    client.batches.cancel(made.id)
+    found = ended(client, made.id)
+    assert found.status == "cancelled" and 2 <= found.request_counts.completed < 50
+    assert len(results(client, found.output_file_id)) == found.request_counts.completed
+
+
+def test_batch_work_yields_to_those_who_wait(start: Start, tmp_path: Path) -> None:
+    gateway = start("--state", tmp_path, max_num_seqs=4, step_ms=20.0)
+    client = gateway.client()
+    made = submit(client, lines(200))
+    gateway.until(lambda: gateway.status["running"] >= 3)
+    for _ in range(5):
+        began = time.monotonic()
+        client.completions.create(model="model", prompt="now", max_tokens=5)
+        assert time.monotonic() - began < 1.5  # its own five steps, and not those of 200 others
+    assert client.batches.retrieve(made.id).status == "in_progress"
+
+
+@pytest.mark.slow
+def test_a_kill_loses_nothing_and_repeats_nothing_that_was_done(deployed: Callable[..., Path], tmp_path: Path) -> None:
+    directory = deployed(max_num_seqs=4, step_ms=10.0)
+    with running(directory, "--state", tmp_path) as first:
+        client = first.client()
+        batch = submit(client, lines(60)).id
+        while client.batches.retrieve(batch).request_counts.completed < 10:
+            time.sleep(0.05)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+    before = dict(sqlite3.connect(tmp_path / "queue.db").execute("SELECT name, answer FROM items WHERE status = 200"))
+    assert 10 <= len(before) < 60
+    with running(directory, "--state", tmp_path) as second:
+        client = second.client()
+        made = ended(client, batch)
+        assert made.request_counts.completed == 60
+        rows = {row["custom_id"]: row["response"]["body"] for row in results(client, made.output_file_id)}
+    assert len(rows) == 60
+    assert all(rows[name] == json.loads(answer) for name, answer in before.items())
+
+
+def test_a_full_disk_is_told_and_what_was_done_is_asked_for_again(tmp_path: Path) -> None:
+    async def work() -> None:
+        asked: list[str] = []
+
+        async def answer(ticket: Ticket, call: Call) -> AsyncGenerator[Piece]:
+            asked.append(ticket.tenant)
+            yield Head(200, "application/json")
+            yield json.dumps({"text": "x" * 20_000}).encode()
+
+        batches = Batches(tmp_path, answer, lambda: 1, lambda _: None)
+        store: BatchStore = batches._store
+        file = await batches.upload("a", "f", "batch", io.BytesIO(lines(3)))
+        made = await batches.create("a", {"endpoint": ENDPOINT, "input_file_id": file.id})
+        pages = store._base.execute("PRAGMA page_count").fetchone()[0]
+        store._base.execute(f"PRAGMA max_page_count = {pages + 1}")  # as far as SQLite can tell, the disk is full
+        with pytest.raises(Refused, match="nothing was kept"):
+            await batches.create("a", {"endpoint": ENDPOINT, "input_file_id": file.id, "metadata": {"x": "y" * 50_000}})
+        working = asyncio.create_task(batches.work())
+        while not asked:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert (await batches.batch("a", made["id"]))["request_counts"]["completed"] == 0
+        store._base.execute(f"PRAGMA max_page_count = {pages + 1000}")
+        for _ in range(1000):
+            if (found := await batches.batch("a", made["id"]))["status"] == "completed":
+                break
+            await asyncio.sleep(0.01)
+        assert found["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+        working.cancel()
+        await batches.close()
+
+    asyncio.run(work())
