@@ -10,13 +10,15 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pennyweight.engines import Event, Score
 from pennyweight.tokenizer import Tokenizer
+
+MOST_ANSWERS = 16  # of one request
 
 
 class StreamOptions(BaseModel):
@@ -39,7 +41,7 @@ class Body(BaseModel):
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Literal[1] = 1
+    n: int = Field(1, ge=1, le=MOST_ANSWERS)
     ignore_eos: bool = False
     return_token_ids: bool = False
     response_format: ResponseFormat | None = None
@@ -118,14 +120,19 @@ class Answer:
     with_token_ids: bool = False
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    index: int = 0
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     logprob_rows: list[tuple[int, float, Sequence[tuple[int, float]]]] = field(default_factory=list)
     finish: str | None = None
 
     def __post_init__(self) -> None:
-        self.id = ("chatcmpl-" if self.chat else "cmpl-") + uuid.uuid4().hex
+        self.id = self.id or ("chatcmpl-" if self.chat else "cmpl-") + uuid.uuid4().hex
         self.text = self.echo
+
+    def copies(self, count: int) -> list[Answer]:
+        """Several answers to the same request: one id, an index each."""
+        return [replace(self, index=n, tokens=[], logprob_rows=[]) for n in range(count)]
 
     def add(self, event: Event, text: str) -> None:
         self.tokens.extend(event.tokens)
@@ -134,13 +141,9 @@ class Answer:
             alternatives = event.alternatives or [()] * len(event.tokens)
             self.logprob_rows.extend(zip(event.tokens, event.logprobs, alternatives, strict=True))
 
-    @property
-    def usage(self) -> dict[str, int]:
-        prompt, completion = len(self.prompt_tokens), len(self.tokens)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-    def whole(self) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": self.finish, "logprobs": None}
+    def choice(self) -> dict[str, Any]:
+        """The whole answer, as one of a body's choices."""
+        choice: dict[str, Any] = {"index": self.index, "finish_reason": self.finish, "logprobs": None}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": self.text}
         else:
@@ -150,13 +153,13 @@ class Answer:
         if self.with_token_ids:
             choice["token_ids"] = self.tokens
             choice["prompt_token_ids"] = list(self.prompt_tokens)
-        return self._envelope(choice, streamed=False) | {"usage": self.usage}
+        return choice
 
     def chunk(self, text: str, event: Event | None, finish: str | None) -> bytes:
         """One server-sent event. The common case, text alone, is put together without a JSON encoder for the rest."""
         if finish is None and not self.with_logprobs and not self.with_token_ids:
             return self._text_prefix + json.dumps(text).encode() + self._text_suffix
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "logprobs": None}
+        choice: dict[str, Any] = {"index": self.index, "finish_reason": finish, "logprobs": None}
         choice |= {"delta": {"content": text} if text else {}} if self.chat else {"text": text}
         if self.with_logprobs and event is not None:
             alternatives = event.alternatives or [()] * len(event.tokens)
@@ -169,12 +172,12 @@ class Answer:
         """The first chunk of a chat stream carries the role; a completion's carries the echo."""
         if self.chat:
             delta = {"role": "assistant", "content": ""}
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+            choice = {"index": self.index, "delta": delta, "logprobs": None, "finish_reason": None}
             return _sse(self._envelope(choice, streamed=True))
         return self.chunk(self.echo, None, None) if self.echo else b""
 
-    def usage_chunk(self) -> bytes:
-        return _sse(self._envelope(None, streamed=True) | {"usage": self.usage})
+    def usage_chunk(self, answers: Sequence[Answer]) -> bytes:
+        return _sse(self._envelope(None, streamed=True) | {"usage": usage_of(answers)})
 
     def _envelope(self, choice: dict[str, Any] | None, *, streamed: bool) -> dict[str, Any]:
         kind = ("chat.completion.chunk" if streamed else "chat.completion") if self.chat else "text_completion"
@@ -187,7 +190,7 @@ class Answer:
         opening = '"delta":{"content":' if self.chat else '"text":'
         return (
             f'data: {{"id":"{self.id}","object":"{kind}","created":{self.created},"model":{json.dumps(self.model)},'
-            f'"choices":[{{"index":0,{opening}'
+            f'"choices":[{{"index":{self.index},{opening}'
         ).encode()
 
     @property
@@ -209,6 +212,20 @@ class Answer:
             top = [_chat_logprob(name(t), p) for t, p in alternatives]
             content.append(_chat_logprob(name(token), logprob) | {"top_logprobs": top})
         return {"content": content, "refusal": None}
+
+
+def usage_of(answers: Sequence[Answer]) -> dict[str, int]:
+    """The prompt counts once."""
+    prompt, completion = len(answers[0].prompt_tokens), sum(len(answer.tokens) for answer in answers)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def whole_body(answers: Sequence[Answer]) -> dict[str, Any]:
+    """The body of all answers to one request."""
+    first = answers[0].choice()
+    body = answers[0]._envelope(first, streamed=False)
+    body["choices"] += [answer.choice() for answer in answers[1:]]
+    return body | {"usage": usage_of(answers)}
 
 
 def scored(answer: Answer, score: Score, start: int = 1) -> dict[str, Any]:
@@ -233,7 +250,7 @@ def scored(answer: Answer, score: Score, start: int = 1) -> dict[str, Any]:
         "text_offset": _offsets(tokens),
     }
     choice = {"index": 0, "text": answer.echo, "finish_reason": "length", "logprobs": logprobs}
-    return answer._envelope(choice, streamed=False) | {"usage": answer.usage}
+    return answer._envelope(choice, streamed=False) | {"usage": usage_of([answer])}
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -16,7 +15,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,13 +28,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from pennyweight import engines
-from pennyweight.engines import Engine, Event, Generation
+from pennyweight.engines import Engine, Generation
+from pennyweight.engines.answering import EventStream, Generating, copies, whole
 from pennyweight.engines.api import Answer, Body, ChatBody, CompletionBody, TokenizeBody, error_body, scored
 from pennyweight.engines.host import Host
-from pennyweight.engines.text import TextStream
 from pennyweight.errors import EngineError, ModelError, PennyweightError
 from pennyweight.tokenizer import Tokenizer
 
@@ -104,82 +101,6 @@ class Served:
         )
 
 
-class Generating:
-    """One generation as pairs of (text, event). Leaving the iteration early cancels it in the engine."""
-
-    def __init__(self, served: Served, generation: Generation, stops: list[str]) -> None:
-        self._served, self._generation = served, generation
-        self._text = TextStream(served.tokenizer, stops)
-
-    async def __aiter__(self) -> AsyncIterator[tuple[str, Event]]:
-        host, generation = self._served.host, self._generation
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        host.submit(generation, events.put_nowait)
-        try:
-            while True:
-                event = await events.get()
-                if event.finish == "error":
-                    host.finish(generation.id, "error")
-                    raise EngineError(event.error or "the engine failed")
-                text = self._text.push(event.tokens)
-                if self._text.stopped:
-                    event = Event(event.id, event.tokens, event.logprobs, event.alternatives, "stop")
-                if event.finish:
-                    host.finish(generation.id, event.finish)
-                    yield text + self._text.finish(), event
-                    return
-                yield text, event
-        finally:
-            host.cancel(generation.id)
-
-
-class EventStream(Response):
-    """Server-sent events of one generation, straight to ASGI; a client that leaves ends it."""
-
-    def __init__(self, answer: Answer, generating: Generating, *, include_usage: bool) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        del self.headers["content-length"]
-        self._answer, self._generating, self._include_usage = answer, generating, include_usage
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope
-        writing = asyncio.create_task(self._write(send))
-        leaving = asyncio.create_task(_left(receive))
-        try:
-            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-            writing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await writing
-
-    async def _write(self, send: Send) -> None:
-        answer = self._answer
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-
-        async def put(body: bytes) -> None:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-
-        try:
-            if opening := answer.opening():
-                await put(opening)
-            async for text, event in self._generating:
-                answer.add(event, text)
-                if text or event.finish or answer.with_logprobs or answer.with_token_ids:
-                    await put(answer.chunk(text, event, event.finish))
-            if self._include_usage:
-                await put(answer.usage_chunk())
-            await put(b"data: [DONE]\n\n")
-        except EngineError as error:
-            await put(b"data: " + json.dumps(error_body(str(error), "server_error")).encode() + b"\n\n")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def application(served: Served) -> Starlette:
     """The HTTP face. Every error has OpenAI's shape."""
 
@@ -188,24 +109,22 @@ def application(served: Served) -> Starlette:
         _check_model(served, body)
         prompt = served.prompt_of(body)
         generation = served.generation(body, prompt)
-        answer = Answer(
-            chat=isinstance(body, ChatBody),
-            model=served.name,
-            prompt_tokens=prompt,
-            tokenizer=served.tokenizer,
-            with_logprobs=body.top_logprobs is not None,
-            with_token_ids=body.return_token_ids,
-        )
+        echo = ""
         if isinstance(body, CompletionBody) and body.echo:
-            answer.echo = answer.text = body.prompt if isinstance(body.prompt, str) else served.tokenizer.decode(prompt)
+            echo = body.prompt if isinstance(body.prompt, str) else served.tokenizer.decode(prompt)
+        shared = Answer(
+            chat=isinstance(body, ChatBody), model=served.name, prompt_tokens=prompt, tokenizer=served.tokenizer,
+            echo=echo, with_logprobs=body.top_logprobs is not None, with_token_ids=body.return_token_ids,
+        )  # fmt: skip
         if generation.max_tokens == 0:
-            return await score_prompt(answer, body)
-        if isinstance(body, CompletionBody) and body.echo and body.top_logprobs is not None:
+            return await score_prompt(shared, body)
+        if echo and body.top_logprobs is not None:
             raise Refused("echo with logprobs scores a prompt: set max_tokens to 0.", "max_tokens")
-        generating = Generating(served, generation, body.stops)
-        if body.stream:
-            return EventStream(answer, generating, include_usage=body.include_usage)
-        return await _whole(request, answer, generating)
+        answers = [
+            (answer, Generating(served.host, served.tokenizer, one, body.stops))
+            for answer, one in zip(shared.copies(body.n), copies(generation, body.n), strict=True)
+        ]
+        return EventStream(answers, body.include_usage) if body.stream else await whole(request, answers)
 
     async def score_prompt(answer: Answer, body: Body) -> Response:
         if not (isinstance(body, CompletionBody) and body.echo and body.logprobs is not None):
@@ -283,29 +202,6 @@ def _read(shape: type[Shape], raw: bytes) -> Shape:
 def _check_model(served: Served, body: Body) -> None:
     if body.model not in ("", served.name):
         raise HTTPException(404, f"The model {body.model!r} is not served here: use {served.name!r}.")
-
-
-async def _whole(request: Request, answer: Answer, generating: Generating) -> Response:
-    """The answer in one piece; a client that leaves meanwhile ends the generation."""
-
-    async def gather() -> None:
-        async for text, event in generating:
-            answer.add(event, text)
-            answer.finish = event.finish
-
-    working = asyncio.create_task(gather())
-    leaving = asyncio.create_task(_left(request.receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-    if not working.done():
-        working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
-        return Response(status_code=499)
-    working.result()
-    return JSONResponse(answer.whole())
 
 
 async def _refused(_: Request, error: Exception) -> Response:

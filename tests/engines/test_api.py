@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pennyweight.engines import Event, Score
-from pennyweight.engines.api import Answer, ChatBody, CompletionBody, Message, scored
+from pennyweight.engines.api import Answer, ChatBody, CompletionBody, Message, scored, whole_body
 from pennyweight.engines.scripted import Scripted
 from pennyweight.engines.worker import Refused, Served
 from pennyweight.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ def event_of(chunk: bytes) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1}, {"temperature": 2.1}, {"top_p": 0}, {"top_p": 1.1}, {"n": 2}, {"n": 0}, {"max_tokens": -1},
+    [{"temperature": -1}, {"temperature": 2.1}, {"top_p": 0}, {"top_p": 1.1}, {"n": 17}, {"n": 0}, {"max_tokens": -1},
      {"logprobs": -1}, {"seed": 2**64}, {"prompt": ""}, {"prompt": []}, {"prompt": ["a", "b"]}, {"stop": 5}],
 )  # fmt: skip
 def test_a_completion_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
@@ -121,8 +121,8 @@ def test_usage_counts_the_tokens_of_all_events(tokenizer: Tokenizer) -> None:
     growing = answer(tokenizer)
     growing.add(Event("g", (7, 8)), "a")
     growing.add(Event("g", (9,), finish="length"), "b")
-    assert growing.whole()["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
-    assert growing.whole()["choices"][0]["message"] == {"role": "assistant", "content": "ab"}
+    assert whole_body([growing])["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    assert whole_body([growing])["choices"][0]["message"] == {"role": "assistant", "content": "ab"}
 
 
 def test_scoring_names_the_own_token_and_the_most_likely_one(tokenizer: Tokenizer) -> None:

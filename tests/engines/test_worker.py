@@ -206,7 +206,7 @@ def test_echo_with_no_new_tokens_scores_the_prompt(client: openai.OpenAI, tokeni
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"n": 2}, "n"), ({"temperature": -1}, "temperature"), ({"prompt": [1, 99999]}, "vocabulary"),
+        ({"n": 17}, "n"), ({"temperature": -1}, "temperature"), ({"prompt": [1, 99999]}, "vocabulary"),
         ({"prompt": [-1]}, "vocabulary"), ({"max_tokens": 0}, "max_tokens"), ({"prompt": ""}, "prompt"),
         ({"logprobs": 21}, "top_logprobs"), ({"echo": True, "logprobs": 1}, "max_tokens"),
         ({"prompt": [5], "max_tokens": 0, "echo": True, "logprobs": 1}, "one token"),
@@ -339,3 +339,41 @@ def test_twenty_streams_at_once_all_finish_with_their_own_text(client: openai.Op
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(one, range(20)))
     assert all(prompt == answer for prompt, answer in answers)
+
+
+def test_several_answers_to_one_prompt(client: openai.OpenAI) -> None:
+    made = client.completions.create(model="model", prompt="a b c", max_tokens=5, n=3, seed=1)
+    assert [choice.index for choice in made.choices] == [0, 1, 2]
+    assert made.usage is not None and made.usage.completion_tokens == 15
+    assert made.usage.prompt_tokens == client.completions.create(model="model", prompt="a b c").usage.prompt_tokens
+
+
+def test_several_answers_as_one_stream(client: openai.OpenAI) -> None:
+    asked = {"model": "model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    whole = client.chat.completions.create(**asked, n=2)
+    texts = {0: "", 1: ""}
+    usage = None
+    for chunk in client.chat.completions.create(**asked, n=2, stream=True, stream_options={"include_usage": True}):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert list(texts.values()) == [choice.message.content for choice in whole.choices]
+    assert usage is not None and usage.completion_tokens == 8
+
+
+def test_forms_that_it_cannot_hold_are_refused(client: openai.OpenAI) -> None:
+    asked = {"model": "model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    assert client.chat.completions.create(**asked, response_format={"type": "text"}).choices
+    with pytest.raises(openai.BadRequestError, match="response_format"):
+        client.chat.completions.create(**asked, response_format={"type": "json_object"})
+    with pytest.raises(openai.BadRequestError, match="n:"):
+        client.chat.completions.create(**asked, n=0)
+
+
+def test_tokenize_tells_ids_and_how_many(scripted_endpoint: Endpoint) -> None:
+    request = urllib.request.Request(
+        f"{scripted_endpoint.base_url}/tokenize", b'{"prompt": "a b c"}', {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        told = json.loads(answer.read())
+    assert told["count"] == len(told["tokens"]) > 0 and told["max_model_len"] > 0

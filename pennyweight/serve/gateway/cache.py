@@ -88,6 +88,7 @@ class SQLiteStore:
         except sqlite3.Error as error:
             raise StorageError(f"The cache {file} cannot be used ({error}): give another file with --cache.") from None
         self.failures = 0
+        self._unwritten: dict[str, Entry] = {}
         self._work: queue.SimpleQueue[tuple[str, Entry | None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="cache", daemon=True)
         self._thread.start()
@@ -99,6 +100,8 @@ class SQLiteStore:
         return made
 
     async def get(self, key: str) -> Entry | None:
+        if (fresh := self._unwritten.get(key)) is not None:
+            return fresh
         try:
             row = self._reader.execute("SELECT type, body, made FROM answers WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
@@ -110,6 +113,7 @@ class SQLiteStore:
         return Entry(*row)
 
     def put(self, key: str, entry: Entry) -> None:
+        self._unwritten[key] = entry
         self._work.put((key, entry))
 
     async def close(self) -> None:
@@ -126,6 +130,8 @@ class SQLiteStore:
                 self._apply(*item)
             except sqlite3.Error as error:  # a full disk, say: answers are still given
                 self._fail(error)
+            if item[1] is not None:
+                self._unwritten.pop(item[0], None)
 
     def _apply(self, key: str, entry: Entry | None) -> None:
         now = self._clock()

@@ -30,8 +30,9 @@ async def closing(store: Store) -> AsyncIterator[Store]:
 
 
 async def eventually(store: Store, key: str) -> Entry | None:
+    """Once it is written."""
     for _ in range(200):
-        if (found := await store.get(key)) is not None:
+        if (found := await store.get(key)) is not None and not getattr(store, "_unwritten", None):
             return found
         await asyncio.sleep(0.01)
     return None

@@ -1,0 +1,148 @@
+"""Answers on their way out: one generation or several of the same prompt, whole or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from pennyweight.engines import Event, Generation
+from pennyweight.engines.api import Answer, error_body, whole_body
+from pennyweight.engines.host import Host
+from pennyweight.engines.text import TextStream
+from pennyweight.errors import EngineError
+from pennyweight.tokenizer import Tokenizer
+
+
+class Generating:
+    """One generation as pairs of (text, event). Leaving the iteration early cancels it in the engine."""
+
+    def __init__(self, host: Host, tokenizer: Tokenizer, generation: Generation, stops: list[str]) -> None:
+        self._host, self._generation = host, generation
+        self._text = TextStream(tokenizer, stops)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Event]]:
+        host, generation = self._host, self._generation
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        host.submit(generation, events.put_nowait)
+        try:
+            while True:
+                event = await events.get()
+                if event.finish == "error":
+                    host.finish(generation.id, "error")
+                    raise EngineError(event.error or "the engine failed")
+                text = self._text.push(event.tokens)
+                if self._text.stopped:
+                    event = Event(event.id, event.tokens, event.logprobs, event.alternatives, "stop")
+                if event.finish:
+                    host.finish(generation.id, event.finish)
+                    yield text + self._text.finish(), event
+                    return
+                yield text, event
+        finally:
+            host.cancel(generation.id)
+
+
+Growing = tuple[Answer, Generating]
+
+
+def copies(generation: Generation, count: int) -> list[Generation]:
+    """As many of the same prompt; a seed gives each its own, the first the one that was asked for."""
+    seeds = [None if generation.seed is None else generation.seed + n for n in range(count)]
+    first, *others = seeds
+    return [replace(generation, seed=first), *(replace(generation, id=uuid.uuid4().hex, seed=s) for s in others)]
+
+
+class EventStream(Response):
+    """Server-sent events, straight to ASGI; a client that leaves ends the generations."""
+
+    def __init__(self, answers: Sequence[Growing], include_usage: bool) -> None:
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self._answers, self._include_usage = answers, include_usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        writing = asyncio.create_task(self._write(send))
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+        async def put(body: bytes) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        try:
+            if len(self._answers) == 1:
+                await _put_one(self._answers[0], put)
+            else:
+                await _together([_put_one(answer, put) for answer in self._answers])
+            if self._include_usage:
+                await put(self._answers[0][0].usage_chunk([answer for answer, _ in self._answers]))
+            await put(b"data: [DONE]\n\n")
+        except EngineError as error:
+            await put(b"data: " + json.dumps(error_body(str(error), "server_error")).encode() + b"\n\n")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def whole(request: Request, answers: Sequence[Growing]) -> Response:
+    """The answer in one piece; a client that leaves meanwhile ends the generations."""
+
+    async def gather(answer: Answer, generating: Generating) -> None:
+        async for text, event in generating:
+            answer.add(event, text)
+            answer.finish = event.finish
+
+    working = asyncio.create_task(_together([gather(*answer) for answer in answers]))
+    leaving = asyncio.create_task(_left(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+    if not working.done():
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        return Response(status_code=499)
+    working.result()
+    return JSONResponse(whole_body([answer for answer, _ in answers]))
+
+
+async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]]) -> None:
+    answer, generating = growing
+    if opening := answer.opening():
+        await put(opening)
+    async for text, event in generating:
+        answer.add(event, text)
+        if text or event.finish or answer.with_logprobs or answer.with_token_ids:
+            await put(answer.chunk(text, event, event.finish))
+
+
+async def _together(work: Sequence[Awaitable[None]]) -> None:
+    """The first fault ends all of them."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
