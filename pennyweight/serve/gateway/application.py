@@ -3,6 +3,8 @@ is known already, whether it may go now, and then the engine's bytes as they com
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -18,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from pennyweight.errors import PennyweightError
-from pennyweight.serve.gateway import batch_routes, page, reading
+from pennyweight.serve.gateway import batch_routes, page, reading, responses
 from pennyweight.serve.gateway import cache as caching
 from pennyweight.serve.gateway.admission import BATCH, Admission, Ticket
 from pennyweight.serve.gateway.batches import Batches
@@ -33,6 +35,7 @@ from pennyweight.serve.gateway.relay import Call, Head, Relay
 from pennyweight.serve.gateway.replicas import Replicas
 from pennyweight.serve.gateway.settings import GatewaySettings
 
+LOG = logging.getLogger("pennyweight.gateway")
 ENGINES_WITH_EMBEDDINGS = ("vllm",)
 
 
@@ -68,6 +71,12 @@ class Gateway:
         raw = await reading.read(request, self.settings.request_bytes)
         body = reading.parsed(raw)
         self.check(body)
+        if self.settings.log_requests:
+            LOG.info("%s asks %s: %s", tenant.name, path, raw.decode(errors="replace"))
+        asked, translated = body, path == responses.PATH
+        if translated:
+            body = responses.as_chat(asked)
+            path, raw = responses.CHAT_PATH, json.dumps(body).encode()
         text = reading.prompt_text(body)
         call = Call(path, raw, body.get("stream") is True, reading.cost_of(body, text), reading.blocks_of(text))
         self.keys.charge(tenant, call.cost)
@@ -79,21 +88,22 @@ class Gateway:
             used = len(text) // reading.BYTES_PER_TOKEN + call.events
             self.keys.refund(tenant, call.cost - used if reason != "shed" else call.cost)
 
-        asked = request.headers.get("x-pennyweight-cache", "")
-        if self.store is None or not caching.may_be_stored(body, asked):
-            return Passing(self.admitted(ticket, call), {}, ended)
-        return await self._cached(self.store, tenant, ticket, call, body, ended)
+        pieces, headers = await self._pieces(request, tenant, ticket, call, body)
+        return Passing(responses.answered(pieces, asked) if translated else pieces, headers, ended)
 
-    async def _cached(
-        self, store: caching.Store, tenant: Tenant, ticket: Ticket, call: Call, body: dict[str, Any], ended: Any
-    ) -> Response:
+    async def _pieces(
+        self, request: Request, tenant: Tenant, ticket: Ticket, call: Call, body: dict[str, Any]
+    ) -> tuple[AsyncGenerator[Piece], dict[str, str]]:
+        """The answer from the cache, from somebody who asks the same, or from an engine; and what to say of it."""
+        store, wish = self.store, request.headers.get("x-pennyweight-cache", "")
+        if store is None or not caching.may_be_stored(body, wish):
+            return self.admitted(ticket, call), {}
         key = caching.key_of(tenant.name, self.replicas.deployment.id, call.path, body)
         entry = await store.get(key)
         if entry is not None:
             self.metrics.cache.labels("hit").inc()
-            self.keys.refund(tenant, call.cost)
-            headers = {"x-pennyweight-cache": "hit", "age": str(int(entry.age))}
-            return Response(entry.body, 200, headers, entry.content_type)
+            call.whole = True
+            return entry.pieces(), {"x-pennyweight-cache": "hit", "age": str(int(entry.age))}
 
         def landed(flight: Flight) -> None:
             head = flight.pieces[0] if flight.pieces else None
@@ -103,7 +113,7 @@ class Gateway:
         pieces, shared = self.flights.join(key, lambda: self.admitted(ticket, call), landed)
         result = "shared" if shared else "miss"
         self.metrics.cache.labels(result).inc()
-        return Passing(pieces, {"x-pennyweight-cache": result}, ended)
+        return pieces, {"x-pennyweight-cache": result}
 
     def _batch_room(self) -> int:
         return self.admission.room(BATCH) if self.replicas.ready else 0
@@ -190,6 +200,9 @@ def application(gateway: Gateway) -> Starlette:
     async def complete(request: Request) -> Response:
         return await gateway.generate(request, "/v1/completions")
 
+    async def respond(request: Request) -> Response:
+        return await gateway.generate(request, responses.PATH)
+
     async def tokenize(request: Request) -> Response:
         return await gateway.forward(request, "/tokenize")
 
@@ -227,6 +240,7 @@ def application(gateway: Gateway) -> Starlette:
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
+            Route("/v1/responses", respond, methods=["POST"]),
             Route("/v1/embeddings", gateway.embed, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),

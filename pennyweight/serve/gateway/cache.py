@@ -14,12 +14,13 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pennyweight.errors import StorageError, UsageError
+from pennyweight.serve.gateway.relay import Head
 
 LOG = logging.getLogger("pennyweight.gateway")
 IDLE_FIELDS = ("user", "metadata", "store", "service_tier", "priority")  # change nothing of the answer
@@ -37,6 +38,10 @@ class Entry:
     @property
     def age(self) -> float:
         return max(0.0, time.time() - self.made)
+
+    async def pieces(self) -> AsyncGenerator[Head | bytes]:
+        yield Head(200, self.content_type)
+        yield self.body
 
 
 class Store(Protocol):

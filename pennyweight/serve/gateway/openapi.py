@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from pennyweight.engines.api import ChatBody, CompletionBody, TokenizeBody
+from pennyweight.engines.api import ChatBody, CompletionBody, Message, TokenizeBody
 
 REFERENCE = "#/components/schemas/{model}"
 ERRORS = {
@@ -16,9 +16,20 @@ ERRORS = {
 }  # fmt: skip
 
 
+class ResponsesBody(BaseModel):
+    model: str = ""
+    input: str | list[Message]
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stream: bool = False
+
+
 BODIES: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (ChatBody, "Answer a conversation"),
     "/v1/completions": (CompletionBody, "Continue a text, or score it"),
+    "/v1/responses": (ResponsesBody, "Answer in the newer API's shape, text only"),
     "/tokenize": (TokenizeBody, "A text's tokens"),
 }
 LOOKS = {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +21,7 @@ from gateways import Running, Start
 from pennyweight.serve.gateway import guard
 from pennyweight.serve.gateway.keys import Tenant, add
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHAT: dict[str, Any] = {"model": "model", "messages": [{"role": "user", "content": "Say it again"}], "max_tokens": 8}
 
 
@@ -229,6 +233,22 @@ def test_headers_that_drip_are_cut_off(gateway: Running) -> None:
         assert time.monotonic() - began < guard.HEAD_SECONDS + 5
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian package chromium)")
+def test_the_page_lives_in_a_real_browser(gateway: Running, tmp_path: Path) -> None:
+    gateway.client().chat.completions.create(**CHAT)
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path}",
+        "--disable-background-networking", "--virtual-time-budget=4000", "--enable-logging=stderr", "--dump-dom",
+        f"{gateway.base_url}/",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "model: scripted BF16" in done.stdout  # what the script has put there
+    assert re.search(r"<td>1</td><td>ready</td>", done.stdout) and "output tokens/s" in done.stdout
+    assert "came without evidence" in done.stdout
+    assert "Uncaught" not in done.stderr and "Content Security Policy" not in done.stderr
+
+
 def test_the_page_and_the_figures(gateway: Running) -> None:
     gateway.client().chat.completions.create(**CHAT)
     with urllib.request.urlopen(gateway.base_url, timeout=5) as answer:
@@ -241,3 +261,39 @@ def test_the_page_and_the_figures(gateway: Running) -> None:
     for name in ("time_to_first_token_seconds_count", "num_requests_running", "num_requests_waiting", "replicas_ready"):
         assert f"pennyweight:{name}" in text
     assert gateway.status["lately"]["requests"] >= 1
+
+
+def test_the_newer_api_whole_and_streamed(gateway: Running) -> None:
+    client = gateway.client()
+    asked: dict[str, Any] = {"model": "model", "input": "Say it again", "instructions": "Be brief", "temperature": 1}
+    made = client.responses.create(**asked, max_output_tokens=8)
+    assert made.output_text and made.status == "incomplete"  # cut at its limit, as the scripted engine always is
+    assert made.usage is not None and made.usage.output_tokens == 8
+    events = list(client.responses.create(**asked, max_output_tokens=8, stream=True))
+    deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert events[-1].type == "response.incomplete"
+    assert events[-1].response.output_text == deltas == made.output_text
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    user = {"role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+    turns = [user, {"role": "assistant", "content": "ho"}]
+    assert client.responses.create(model="model", input=turns, max_output_tokens=4).output_text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"input": ""}, {"input": 3}, {"input": [{"type": "input_image"}]}, {"input": "x", "previous_response_id": "r"},
+     {"input": "x", "text": {"format": {"type": "json_schema"}}}, {"input": [{"role": "user", "content": [{"a": 1}]}]},
+     {"input": "x", "model": "other"}, {"input": "x", "max_output_tokens": -1}],
+)  # fmt: skip
+def test_what_the_newer_api_cannot_be_asked(gateway: Running, wrong: dict[str, Any]) -> None:
+    status, _, told = post(gateway, "/v1/responses", json.dumps({"model": "model", **wrong}).encode())
+    assert status in (400, 404) and told["error"]["message"]
+
+
+def test_langchain_works_with_nothing_but_the_base_url(gateway: Running) -> None:
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(base_url=f"{gateway.base_url}/v1", api_key="none", model="model", max_tokens=8, max_retries=0)
+    whole = model.invoke("Say it again")
+    assert whole.content and whole.usage_metadata["output_tokens"] == 8
+    assert "".join(chunk.text for chunk in model.stream("Say it again")) == whole.content
