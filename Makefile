@@ -6,7 +6,7 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-compatibility bench-engines bench-face bench-generator bench-perplexity bench-rival bench-search bench-streams bench-techniques clean
+.PHONY: demo test check fix bench bench-compatibility bench-engines bench-face bench-gateway bench-generator bench-perplexity bench-rival bench-search bench-streams bench-techniques clean
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
@@ -52,6 +52,10 @@ bench-engines: $(INSTALLED)
 # Writes the table of what works together, and its page.
 bench-compatibility: $(INSTALLED)
 	$(BIN)/python benchmarks/compatibility.py
+
+# LITELLM: a virtual environment with litellm[proxy], to be compared with. The soak takes 20 minutes.
+bench-gateway: $(INSTALLED)
+	$(BIN)/python benchmarks/gateway.py $(if $(LITELLM),--litellm $(LITELLM))
 
 bench-search: $(INSTALLED)
 	$(BIN)/python benchmarks/search.py
