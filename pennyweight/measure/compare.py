@@ -68,16 +68,18 @@ class Comparison:
 
 def compare(
     open_a: Opener, open_b: Opener, workload: Workload, arrivals: Arrivals, *, rounds: int = 3, seed: int = 0,
-    warm_with: Workload | None = None, confidence: float = 0.95, progress: Progress = unwatched,
+    warm_with: Workload | None = None, confidence: float = 0.95, ignore_eos: bool = False,
+    progress: Progress = unwatched,
 ) -> Comparison:  # fmt: skip
-    """Interleaved runs of both, summarised."""
+    """Interleaved runs of both, summarised. `ignore_eos` is for models that end their answers at random."""
     speeds: Sequence[list[float]] = ([], [])
     openers = (open_a, open_b)
     for number, which in interleaved(len(openers), rounds):
         fresh = workload.variant(number)  # the openers may keep their servers running, with their prefix caches
         with ExitStack() as stack:
             endpoint = openers[which](stack)
-            run = measure_speed(endpoint, fresh, arrivals, Sampling(), seed=seed + number, warm_with=warm_with)
+            sampling = Sampling(ignore_eos=ignore_eos)
+            run = measure_speed(endpoint, fresh, arrivals, sampling, seed=seed + number, warm_with=warm_with)
             speeds[which].append(run["output_throughput"])
         progress(sum(map(len, speeds)), 2 * rounds)
     return summarise(speeds[0], speeds[1], confidence)
