@@ -1,10 +1,11 @@
 """All installed engines with all their precisions at 1, 8 and 32 streams, short and long prompts, interleaved; what
 guessing ahead is worth; a native llama.cpp against one built as prebuilt wheels are. One line of JSON per result.
 
-    python benchmarks/engines.py [table|speculation|native …] [--rounds 2] [--large] [--wheel-like DIR]
+    python benchmarks/engines.py [table|winners|speculation|native …] [--rounds 2] [--large] [--wheel-like DIR]
 
-`--large` adds a random-weight model of Llama-3.2-1B's shape. `--wheel-like` is a folder of engines
-(PENNYWEIGHT_ENGINES) whose llamacpp was built with AVX2 at most.
+`winners` asks `pw optimize` for the fastest in some of the table's cells, and needs the table. `--large` adds a
+random-weight model of Llama-3.2-1B's shape. `--wheel-like` is a folder of engines (PENNYWEIGHT_ENGINES) whose llamacpp
+was built with AVX2 at most.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,10 +42,12 @@ from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
 
-PARTS = ("table", "speculation", "native")
+PARTS = ("table", "winners", "speculation", "native")
+WINNERS = 2  # cells in which `pw optimize` is asked: each takes it some minutes
 STREAMS = (1, 8, 32)
 PROMPTS = {"short": 32, "long": 512}
-OUTPUT = 64
+OUTPUT = 32
+WITHOUT_GATE = "10"  # nats: which scheme is fastest, whatever it costs
 LARGE_SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
                "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True}  # fmt: skip
 
@@ -58,7 +63,7 @@ class Cell:
 
     @property
     def requests(self) -> int:
-        return max(4, 2 * self.streams)
+        return max(4, 3 * self.streams // 2)
 
     def load(self, tokens: Sequence[int]) -> Workload:
         """Requests whose prompts all differ, cut from one long text."""
@@ -101,7 +106,10 @@ def built(model: Model, largest: int) -> Iterator[Deployment]:
             yield Deployment(engine, str(made.path), made.id, scheme, settings)
 
 
-def table(model: Model, cells: Sequence[Cell], rounds: int) -> None:
+Best = dict[Cell, dict[str, float]]  # tokens/s by engine and scheme
+
+
+def table(model: Model, cells: Sequence[Cell], rounds: int) -> Best:
     """Rounds over all deployments, so that the machine's moods fall on all of them."""
     hardware = measured_hardware()
     tokenizer = Tokenizer(model.path)
@@ -118,17 +126,45 @@ def table(model: Model, cells: Sequence[Cell], rounds: int) -> None:
                         speeds.setdefault((deployment.id, cell), []).append(made)
             except PennyweightError as error:
                 say(part="table", deployment=deployment.label, failed=str(error)[:300])
+    told: Best = {}
     for cell in cells:
         best = max((np.mean(found) for (_, c), found in speeds.items() if c == cell), default=1.0)
         for deployment in deployments:
             found = speeds.get((deployment.id, cell))
             if found:
+                told.setdefault(cell, {})[f"{deployment.engine} {deployment.scheme}"] = float(np.mean(found))
                 seconds = cell.requests * OUTPUT / float(np.mean(found))
                 limit = cell.bound_seconds(model, deployment.scheme, hardware)
                 say(part="table", model=model.name, prompt=cell.prompt, streams=cell.streams, engine=deployment.engine,
                     scheme=deployment.scheme, tokens_per_s=[round(f, 1) for f in found],
                     share_of_best=round(float(np.mean(found) / best), 3),
                     share_of_limit=round(limit / seconds, 3))  # fmt: skip
+    return told
+
+
+def winners(model: Model, speeds: Best) -> None:
+    """What `pw optimize` picks of the same load, and how far the table has it below its best."""
+    tokenizer = Tokenizer(model.path)
+    tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
+    for cell in (CELLS[0], CELLS[-1])[:WINNERS]:
+        with tempfile.TemporaryDirectory() as directory:
+            load, out = Path(directory) / "load.jsonl", Path(directory) / "out"
+            rows = [
+                {"id": f"{part}-{request.id}", "max_tokens": OUTPUT,
+                 "prompt": tokenizer.decode(request.prompt_tokens)}
+                for part in range(4) for request in cell.load(tokens[part:]).requests
+            ]  # fmt: skip
+            load.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            command = [
+                sys.executable, "-m", "pennyweight", "optimize", "demo", "-w", str(load), "-o", str(out), "--json",
+                "--max-added-nats", WITHOUT_GATE, "--max-concurrency", str(cell.streams), "--rounds", "1",
+            ]  # fmt: skip
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            chosen = json.loads(done.stdout.splitlines()[-1])["chosen"] if done.stdout else None
+        name = f"{chosen['engine']} {chosen['scheme']}" if chosen else "nothing"
+        best = max(speeds[cell], key=speeds[cell].__getitem__)
+        say(part="winners", prompt=cell.prompt, streams=cell.streams, chosen=name, table_s_best=best,
+            share_of_best=round(speeds[cell].get(name, 0.0) / speeds[cell][best], 3))  # fmt: skip
 
 
 def run(endpoint: Endpoint, cell: Cell, load: Workload) -> float:
@@ -219,7 +255,9 @@ def main() -> None:
     parts = arguments.parts or PARTS
     model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
     if "table" in parts:
-        table(model, CELLS, arguments.rounds)
+        speeds = table(model, CELLS, arguments.rounds)
+        if "winners" in parts:
+            winners(model, speeds)
         if arguments.large:
             with tempfile.TemporaryDirectory() as directory:
                 large = random_model(Path(directory), model)
