@@ -242,7 +242,7 @@ def options_model(reference: str) -> Model:
 def sparse_speed() -> None:
     """What zeros are worth on each engine: nothing is expected."""
     whole = options_model("demo")
-    requests = traces.load("chat").take(64, 0)
+    requests = traces.load("chat").take(32, 0)
     calibration = tuple(texts(traces.load("chat").requests))
     sparse = techniques.apply(Sparsity("2:4", "wanda", calibration), whole)
     for engine, scheme in (("openvino", "Q8_0"), ("onnxruntime", "INT8"), ("llamacpp", "Q8_0")):
