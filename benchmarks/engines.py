@@ -47,6 +47,9 @@ WINNERS = 2  # cells in which `pw optimize` is asked: each takes it some minutes
 STREAMS = (1, 8, 32)
 PROMPTS = {"short": 32, "long": 512}
 OUTPUT = 32
+GUESSES = (8,)
+CONVERTED = {"gguf": "Q8_0", "onnx": "FP32"}  # else the model's own
+AT_ONE_STREAM = {"openvino": {"inference_precision": "f32"}}  # where memory sets the pace, it costs nothing
 WITHOUT_GATE = "10"  # nats: which scheme is fastest, whatever it costs
 LARGE_SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
                "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True}  # fmt: skip
@@ -179,10 +182,10 @@ def speculation(model: Model, rounds: int) -> None:
         levers = catalogue.offer(engine).levers
         if catalogue.offer(engine).missing or "n-gram guesses" not in levers:
             continue
-        scheme = "Q8_0" if catalogue.offer(engine).model_format == "gguf" else model.scheme
+        scheme = CONVERTED.get(catalogue.offer(engine).model_format, model.scheme)
         made = build_scheme(model, engine, scheme, 0, (), techniques.unwatched)
-        plain = Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 1})
-        for guesses in (4, 8):
+        plain = Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 1, **AT_ONE_STREAM.get(engine, {})})
+        for guesses in GUESSES:
             settings = {**plain.settings, **levers["n-gram guesses"], "num_speculative_tokens": guesses}
             with ExitStack() as kept:
                 guessed = replace(plain, settings=settings)

@@ -14,11 +14,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pennyweight.errors import PennyweightError
+from pennyweight.errors import EngineError, PennyweightError
 
 INTERACTIVE, BATCH = 0, 100  # priorities: the lower, the sooner
 SMOOTHING = 0.1  # of the time between two answers
 LEAST_RETRY_SECONDS = 1
+PATIENCE = 60.0  # seconds that a request waits for an engine to come back
+
+
+class Unavailable(EngineError):
+    """No engine gave an answer, and nothing of one is out: 503."""
 
 
 class Shed(PennyweightError):
@@ -69,30 +74,40 @@ class Admission:
         self._stamp(ticket)
         ticket.turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._queue, ticket)
-        timeout = self._slo if self._slo and ticket.priority < BATCH else None
+        self.dispatch()  # batch work that may not go on yet keeps nobody else back
         try:
-            await asyncio.wait_for(asyncio.shield(ticket.turn), timeout)
-        except (TimeoutError, asyncio.CancelledError) as error:
+            await self._wait_for_turn(ticket, ticket.turn)
+        except BaseException:
             if ticket.turn.done():  # it came in the same moment
                 self.leave()
             else:
                 self._queue.remove(ticket)
                 heapq.heapify(self._queue)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            raise Shed(f"No engine was free within {self._slo:.1f} s: come back later.", self._wait(0)) from None
+            raise
+
+    async def _wait_for_turn(self, ticket: Ticket, turn: asyncio.Future[None]) -> None:
+        """As long as the promise holds, and no longer than is decent while no engine runs at all."""
+        if ticket.priority >= BATCH:
+            await turn
+            return
+        step = self._slo or PATIENCE
+        while not (await asyncio.wait({turn}, timeout=step))[0]:
+            if self._slo:
+                raise Shed(f"No engine was free within {self._slo:.1f} s: come back later.", self._wait(0))
+            if not self._capacity():
+                raise Unavailable("No engine is running at the moment: it is being started again; try later.")
 
     def leave(self) -> None:
         """A running request has ended, well or not."""
         now = time.monotonic()
-        busy = bool(self._queue) or self.running >= self._capacity()  # else the pace is the clients', not the engines'
-        if busy and self._left:
+        if self._left:
             passed = now - self._left
             before = passed if self._interval is None else self._interval
             self._interval = before + SMOOTHING * (passed - before)
-        self._left = now
         self.running -= 1
         self.dispatch()
+        # Only the time until the next end is the engines' pace, and only if they are busy throughout.
+        self._left = now if self._queue or self.running >= self._capacity() else 0.0
 
     def dispatch(self) -> None:
         """Let in whoever fits: after an end, and when an engine has come back."""
@@ -103,6 +118,7 @@ class Admission:
             ticket.turn.set_result(None)
         if not self._queue and not self.running:
             self._last.clear()
+            self._now = 0.0
 
     def room(self, priority: int) -> int:
         """How many may run when one of this priority is let in: batch work leaves a quarter for whoever comes."""

@@ -105,13 +105,18 @@ class Gateway:
             call.whole = True
             return entry.pieces(), {"x-pennyweight-cache": "hit", "age": str(int(entry.age))}
 
+        deployment = self.replicas.deployment
+
         def landed(flight: Flight) -> None:
             head = flight.pieces[0] if flight.pieces else None
+            if deployment is not self.replicas.deployment:
+                return  # another one may have answered
             if call.whole and isinstance(head, Head) and len(flight.body) <= MOST_KEPT:
                 store.put(key, Entry(head.content_type, flight.body, time.time()))
 
         pieces, shared = self.flights.join(key, lambda: self.admitted(ticket, call), landed)
         result = "shared" if shared else "miss"
+        call.whole = call.whole or shared  # the other's call tells how it ended
         self.metrics.cache.labels(result).inc()
         return pieces, {"x-pennyweight-cache": result}
 
@@ -164,7 +169,7 @@ class Gateway:
         if engine not in ENGINES_WITH_EMBEDDINGS:
             self.tenant(request)
             raise Refused(400, f"{engine} gives no embeddings: serve the model with {ENGINES_WITH_EMBEDDINGS[0]}.")
-        return await self.forward(request, "/v1/embeddings")
+        return await self.generate(request, "/v1/embeddings")
 
     def state(self) -> dict[str, Any]:
         """What the page shows."""

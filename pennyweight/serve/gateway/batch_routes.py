@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from pennyweight.serve.gateway import reading
 from pennyweight.serve.gateway.batches import Batches
@@ -16,6 +18,7 @@ from pennyweight.serve.gateway.keys import Tenant
 from pennyweight.serve.gateway.reading import Refused
 
 MOST_UPLOAD = 512 * 2**20
+UPLOAD_SECONDS = 600.0
 
 
 def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most: int) -> list[Route]:
@@ -29,13 +32,16 @@ def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most
         kept, tenant = mine(request)
         if request.method == "GET":
             return listed([file.as_json() for file in await kept.files(tenant)])
-        if int(request.headers.get("content-length") or 0) > MOST_UPLOAD:
-            raise Refused(413, f"The file is larger than {MOST_UPLOAD:,} bytes: send less.", "file")
-        async with request.form(max_files=1, max_fields=10) as form:
-            file, purpose = form.get("file"), form.get("purpose")
-            if not isinstance(file, UploadFile) or not isinstance(purpose, str):
-                raise Refused(400, "A form with file and purpose is needed.", "file")
-            made = await kept.upload(tenant, file.filename or "file", purpose, file.file)
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS), bounded(request).form(max_files=1, max_fields=10) as form:
+                file, purpose = form.get("file"), form.get("purpose")
+                if not isinstance(file, UploadFile) or not isinstance(purpose, str):
+                    raise Refused(400, "A form with file and purpose is needed.", "file")
+                made = await kept.upload(tenant, file.filename or "file", purpose, file.file)
+        except TimeoutError:
+            raise Refused(408, f"The file did not come within {UPLOAD_SECONDS:.0f} s.", "file") from None
+        except ClientDisconnect:
+            raise Refused(499, "The client has left.") from None
         return JSONResponse(made.as_json())
 
     async def file(request: Request) -> Response:
@@ -72,6 +78,21 @@ def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most
         Route("/v1/batches/{batch}", one),
         Route("/v1/batches/{batch}/cancel", cancel, methods=["POST"]),
     ]
+
+
+def bounded(request: Request) -> Request:
+    """The same, of which no more is read than an upload may have."""
+    read = 0
+
+    async def receive() -> Message:
+        nonlocal read
+        message = await request.receive()
+        read += len(message.get("body", b""))
+        if read > MOST_UPLOAD:
+            raise Refused(413, f"The file is larger than {MOST_UPLOAD:,} bytes: send less.", "file")
+        return message
+
+    return Request(request.scope, receive)
 
 
 def listed(rows: list[dict[str, Any]]) -> Response:

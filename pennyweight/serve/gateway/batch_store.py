@@ -7,6 +7,7 @@ they belong to one thread.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 import uuid
@@ -22,7 +23,7 @@ CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY, tenant TEXT, filename TEXT, purpose TEXT, bytes INTEGER, created INTEGER);
 CREATE TABLE IF NOT EXISTS batches (
     id TEXT PRIMARY KEY, tenant TEXT, endpoint TEXT, input TEXT, status TEXT, created INTEGER, ended INTEGER,
-    output TEXT, errors TEXT, metadata TEXT, faults TEXT);
+    output TEXT, errors TEXT, metadata TEXT, faults TEXT, counts TEXT);
 CREATE TABLE IF NOT EXISTS items (
     batch TEXT, line INTEGER, name TEXT, body TEXT, status INTEGER, answer TEXT,
     PRIMARY KEY (batch, line)) WITHOUT ROWID;
@@ -81,22 +82,32 @@ class BatchStore:
         return self._folder / file_id
 
     def add_file(self, tenant: str, filename: str, purpose: str, content: Iterator[bytes]) -> StoredFile:
-        """Named in the table only when it is whole."""
+        """Named in the table only when it is whole, and on the disk."""
+        made = self._written(tenant, filename, purpose, content)
+        try:
+            self._name_file(made)
+        except BaseException:
+            self.path(made.id).unlink(missing_ok=True)
+            raise
+        return made
+
+    def _written(self, tenant: str, filename: str, purpose: str, content: Iterator[bytes]) -> StoredFile:
         file_id, size = f"file-{uuid.uuid4().hex}", 0
         path = self.path(file_id)
         try:
             with path.open("wb") as out:
                 for piece in content:
                     size += out.write(piece)
-            made = StoredFile(file_id, tenant, filename, purpose, size, int(time.time()))
-            self._base.execute(
-                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)",
-                (made.id, tenant, filename, purpose, size, made.created),
-            )
+                out.flush()
+                os.fsync(out.fileno())
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return made
+        return StoredFile(file_id, tenant, filename, purpose, size, int(time.time()))
+
+    def _name_file(self, file: StoredFile) -> None:
+        row = (file.id, file.tenant, file.filename, file.purpose, file.bytes, file.created)
+        self._base.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def file(self, tenant: str, file_id: str) -> StoredFile | None:
         row = self._base.execute("SELECT * FROM files WHERE id = ? AND tenant = ?", (file_id, tenant)).fetchone()
@@ -124,7 +135,7 @@ class BatchStore:
         status, ended = ("failed", now) if faults else ("in_progress", None)
         with self._transaction():
             self._base.execute(
-                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?)",
+                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?, NULL)",
                 (batch, tenant, endpoint, file_id, status, now, ended, json.dumps(metadata), json.dumps(faults)),
             )
             rows = [(batch, line, name, body, None, None) for line, (name, body) in enumerate(items)]
@@ -141,13 +152,20 @@ class BatchStore:
 
     def waiting(self, most: int, without: set[tuple[str, int]]) -> list[Item]:
         """The oldest batches' items that are not done and not among these."""
-        rows = self._base.execute(
-            "SELECT items.batch, line, name, tenant, endpoint, body FROM items JOIN batches ON batches.id = items.batch"
-            " WHERE items.status IS NULL AND batches.status = 'in_progress'"
-            " ORDER BY batches.created, batch, line LIMIT ?",
-            (most + len(without),),
-        )
-        return [Item(*row) for row in rows if (row["batch"], row["line"]) not in without][:most]
+        found: list[Item] = []
+        batches = self._base.execute("SELECT * FROM batches WHERE status = 'in_progress' ORDER BY created, rowid")
+        for batch in batches.fetchall():
+            rows = self._base.execute(
+                "SELECT line, name, body FROM items WHERE batch = ? AND status IS NULL ORDER BY line LIMIT ?",
+                (batch["id"], most + len(without)),
+            )
+            found += [
+                Item(batch["id"], row["line"], row["name"], batch["tenant"], batch["endpoint"], row["body"])
+                for row in rows if (batch["id"], row["line"]) not in without
+            ]  # fmt: skip
+            if len(found) >= most:
+                break
+        return found[:most]
 
     def finish(self, item: Item, status: int, answer: str) -> None:
         """Once: what is done stays as it is."""
@@ -167,34 +185,42 @@ class BatchStore:
         rows = self._base.execute(f"SELECT * FROM batches WHERE status IN {OPEN}").fetchall()
         for row in rows:
             left = self._base.execute(
-                "SELECT count(*) FROM items WHERE batch = ? AND status IS NULL", (row["id"],)
-            ).fetchone()[0]
+                "SELECT 1 FROM items WHERE batch = ? AND status IS NULL LIMIT 1", (row["id"],)
+            ).fetchone()
             if row["id"] not in running and (row["status"] == "cancelling" or not left):
                 self._end(row)
 
     def _end(self, row: sqlite3.Row) -> None:
-        """The files first: a kill between the two writes them again, and what has no row is nobody's."""
-        names: list[str | None] = []
-        for good in (True, False):
-            which = "status = 200" if good else "status <> 200"
+        """The results' files, then all that names them in one transaction: a kill between leaves files that are
+        nobody's."""
+        made: list[StoredFile | None] = []
+        for kind, which in (("output", "status = 200"), ("error", "status <> 200")):
             done = self._base.execute(f"SELECT * FROM items WHERE batch = ? AND {which} ORDER BY line", (row["id"],))
             lines = [_result(item) for item in done]
-            kind = "output" if good else "error"
             content = iter([line.encode() + b"\n" for line in lines])
             name = f"{row['id']}_{kind}.jsonl"
-            names.append(self.add_file(row["tenant"], name, "batch_output", content).id if lines else None)
+            made.append(self._written(row["tenant"], name, "batch_output", content) if lines else None)
         status = "cancelled" if row["status"] == "cancelling" else "completed"
-        self._base.execute(
-            "UPDATE batches SET status = ?, ended = ?, output = ?, errors = ? WHERE id = ?",
-            (status, int(time.time()), *names, row["id"]),
-        )
+        names = [file.id if file else None for file in made]
+        with self._transaction():
+            for file in filter(None, made):
+                self._name_file(file)
+            self._base.execute(
+                "UPDATE batches SET status = ?, ended = ?, output = ?, errors = ?, counts = ? WHERE id = ?",
+                (status, int(time.time()), *names, json.dumps(self._counted(row["id"])), row["id"]),
+            )
+            self._base.execute("DELETE FROM items WHERE batch = ?", (row["id"],))
 
-    def _as_json(self, row: sqlite3.Row) -> dict[str, Any]:
+    def _counted(self, batch: str) -> dict[str, int]:
         counted = self._base.execute(
             "SELECT count(*), coalesce(sum(status = 200), 0), coalesce(sum(status <> 200), 0)"
             " FROM items WHERE batch = ?",
-            (row["id"],),
+            (batch,),
         ).fetchone()
+        return dict(zip(("total", "completed", "failed"), counted, strict=True))
+
+    def _as_json(self, row: sqlite3.Row) -> dict[str, Any]:
+        counts = json.loads(row["counts"]) if row["counts"] else self._counted(row["id"])
         ended = {f"{row['status']}_at": row["ended"]} if row["ended"] else {}
         faults = json.loads(row["faults"])
         return {
@@ -202,7 +228,7 @@ class BatchStore:
             "completion_window": "24h", "status": row["status"], "created_at": row["created"],
             "in_progress_at": row["created"], "output_file_id": row["output"], "error_file_id": row["errors"],
             "metadata": json.loads(row["metadata"]), "errors": {"object": "list", "data": faults} if faults else None,
-            "request_counts": dict(zip(("total", "completed", "failed"), counted, strict=True)), **ended,
+            "request_counts": counts, **ended,
         }  # fmt: skip
 
     def _transaction(self) -> sqlite3.Connection:
@@ -213,5 +239,9 @@ class BatchStore:
 def _result(item: sqlite3.Row) -> str:
     """A line of a batch's output, as OpenAI writes it."""
     number = f"{item['batch']}-{item['line']}"
-    response = {"status_code": item["status"], "request_id": number, "body": json.loads(item["answer"])}
+    try:
+        body = json.loads(item["answer"])
+    except ValueError:  # an engine's refusal may be any text
+        body = item["answer"]
+    response = {"status_code": item["status"], "request_id": number, "body": body}
     return json.dumps({"id": number, "custom_id": item["name"], "response": response, "error": None})

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from pennyweight.engines.api import error_body
 from pennyweight.errors import PennyweightError
 from pennyweight.serve.gateway import reading
 from pennyweight.serve.gateway.admission import BATCH, Ticket
@@ -24,6 +25,7 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 LOOK_SECONDS = 0.5
 PAUSE_SECONDS = 5.0  # after a fault of the disk
 MOST_FAULTS = 20
+ATTEMPTS = 3  # of an item that engines cannot answer: each are several already
 PIECE = 2**20
 T = TypeVar("T")
 
@@ -39,6 +41,7 @@ class Batches:
         self._answer, self._room, self._check = answer, room, check
         self._thread = ThreadPoolExecutor(1, "batches")
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._attempts: dict[tuple[str, int], int] = {}
         self._news = asyncio.Event()
 
     async def work(self) -> None:
@@ -49,8 +52,8 @@ class Batches:
                 await self._fill()
                 await self._call(self._store.end_whole, {batch for batch, _ in self._running})
                 pause = LOOK_SECONDS
-            except (sqlite3.Error, OSError) as error:
-                LOG.warning("the queue of batches cannot be written: %s", error)
+            except Exception as error:  # a full disk, or a fault of ours: either way the others' work goes on
+                LOG.warning("the queue of batches cannot go on: %s", error)
                 pause = PAUSE_SECONDS
             self._news.clear()
             try:
@@ -78,12 +81,21 @@ class Batches:
         self._news.set()
 
     async def _run(self, item: Item) -> None:
+        key = (item.batch, item.line)
         try:
             status, answer = await self._answered(item)
         except PennyweightError as error:
-            LOG.warning("an item of %s waits on: %s", item.batch, error)
-            await asyncio.sleep(PAUSE_SECONDS)
-            return
+            self._attempts[key] = self._attempts.get(key, 0) + 1
+            LOG.warning("an item of %s got no answer: %s", item.batch, error)
+            if self._attempts[key] < ATTEMPTS:
+                await asyncio.sleep(PAUSE_SECONDS)
+                return
+            status, answer = 503, json.dumps(error_body(str(error), "server_error"))
+        except Exception as error:
+            LOG.error("an item of %s failed", item.batch, exc_info=error)
+            fault = f"The gateway failed ({type(error).__name__})."
+            status, answer = 500, json.dumps(error_body(fault, "server_error"))
+        self._attempts.pop(key, None)
         try:
             await self._call(self._store.finish, item, status, answer)
         except (sqlite3.Error, OSError) as error:
@@ -131,7 +143,7 @@ class Batches:
         endpoint, file_id, metadata = body.get("endpoint"), body.get("input_file_id"), body.get("metadata") or {}
         if endpoint not in ENDPOINTS:
             raise Refused(400, f"endpoint must be one of {', '.join(ENDPOINTS)}.", "endpoint")
-        if not isinstance(file_id, str) or not isinstance(metadata, dict):
+        if not isinstance(file_id, str) or not isinstance(metadata, dict) or not writable(file_id):
             raise Refused(400, "input_file_id must name a file, and metadata must be an object.", "input_file_id")
         file = await self.file(tenant, file_id)
         items, faults = await self._call(self._read, self.path(file), endpoint)
@@ -183,7 +195,7 @@ class Batches:
     def _item(self, line: bytes, endpoint: str) -> tuple[str, str]:
         row = reading.parsed(line)
         name, body = row.get("custom_id"), row.get("body")
-        if not isinstance(name, str) or not isinstance(body, dict):
+        if not isinstance(name, str) or not isinstance(body, dict) or not writable(name):
             raise Refused(400, "A line needs custom_id, a text, and body, an object.")
         if row.get("method", "POST") != "POST" or row.get("url", endpoint) != endpoint:
             raise Refused(400, f"A line of this batch asks POST {endpoint}.")
@@ -201,3 +213,12 @@ class Batches:
 
     async def _call(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+def writable(text: str) -> bool:
+    """Half a character is no text that a database takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

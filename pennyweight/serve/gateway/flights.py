@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+from pennyweight.serve.gateway.admission import Unavailable
 from pennyweight.serve.gateway.relay import Head
 
 Piece = Head | bytes
@@ -19,6 +20,7 @@ class Flight:
         self.pieces: list[Piece] = []
         self.error: BaseException | None = None
         self.ended = False
+        self.abandoned = False
         self._changed = asyncio.Event()
         self._listeners = 0
         self._done = done
@@ -58,6 +60,8 @@ class Flight:
                     yield self.pieces[place]
                     place += 1
                 if self.ended:
+                    if isinstance(self.error, asyncio.CancelledError):
+                        raise Unavailable("The request that this one shared its answer with was given up: ask again.")
                     if self.error is not None:
                         raise self.error
                     return
@@ -66,6 +70,7 @@ class Flight:
         finally:
             self._listeners -= 1
             if not self._listeners and not self.ended:
+                self.abandoned = True
                 self._task.cancel()
 
 
@@ -80,8 +85,8 @@ class Flights:
     ) -> tuple[AsyncGenerator[Piece], bool]:
         """The answer, and whether somebody else had asked for it already."""
         flight = self._by_key.get(key)
-        shared = flight is not None and not flight.ended
-        if flight is None or flight.ended:
+        shared = flight is not None and not flight.ended and not flight.abandoned
+        if flight is None or not shared:
 
             def done(ended: Flight) -> None:
                 if self._by_key.get(key) is ended:

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pennyweight.errors import StorageError, UsageError
 from pennyweight.serve.gateway.admission import BATCH, INTERACTIVE, Shed
 
 PREFIX = "pw-"
+HASH = re.compile(r"[0-9a-f]{64}")
 MINUTE = 60.0
 
 
@@ -75,8 +77,9 @@ class Keys:
         if self.open:
             return ANYBODY
         scheme, _, key = authorization.partition(" ")
-        given = hashed(key.strip()) if scheme.lower() == "bearer" else ""
-        found = None
+        if scheme.lower() != "bearer":
+            return None
+        given, found = hashed(key.strip()), None
         for tenant in self._tenants:
             if hmac.compare_digest(tenant.hash, given):
                 found = tenant
@@ -113,8 +116,10 @@ def hashed(key: str) -> str:
 
 def read(file: Path) -> list[Tenant]:
     try:
-        rows = json.loads(file.read_text())["keys"]
-        return [Tenant(**row) for row in rows]
+        tenants = [Tenant(**row) for row in json.loads(file.read_text())["keys"]]
+        if any(not HASH.fullmatch(tenant.hash) for tenant in tenants):
+            raise ValueError("a row has no SHA-256 as its hash")
+        return tenants
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:

@@ -12,12 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from pennyweight.engines.api import error_body
 from pennyweight.errors import PennyweightError
-from pennyweight.serve.gateway.admission import Shed
+from pennyweight.serve.gateway.admission import Shed, Unavailable
 from pennyweight.serve.gateway.flights import Piece
 from pennyweight.serve.gateway.reading import Refused
-from pennyweight.serve.gateway.relay import Head, Unavailable, error_event
-
-WRITE_SECONDS = 30.0  # that a client may leave a piece unread
+from pennyweight.serve.gateway.relay import Head, error_event
 
 
 class Passing(Response):
@@ -39,16 +37,17 @@ class Passing(Response):
         finally:
             leaving.cancel()
             writing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await writing
-            self._on_end(reason)
+            try:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await writing
+            finally:
+                self._on_end(reason)
 
     async def _write(self, send: Send) -> str:
         begun = False
 
         async def put(body: bytes, *, more: bool = True) -> None:
-            async with asyncio.timeout(WRITE_SECONDS):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
+            await send({"type": "http.response.body", "body": body, "more_body": more})
 
         try:
             async with contextlib.aclosing(self._pieces) as pieces:
@@ -60,8 +59,6 @@ class Passing(Response):
                         begun = True
             await put(b"", more=False)
             return "stop"
-        except TimeoutError:
-            return "abort"
         except PennyweightError as error:
             if begun:
                 await put(error_event(str(error)), more=False)

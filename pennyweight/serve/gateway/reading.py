@@ -13,6 +13,7 @@ from pennyweight.errors import PennyweightError
 
 BODY_SECONDS = 30.0
 BYTES_PER_TOKEN = 4  # of English text, about: a cost is an estimate
+MOST_COUNTED = 2**20  # of what a request names: more is the engine's to refuse
 DEFAULT_ANSWER = 256  # tokens, where a request names no limit
 BLOCK, MOST_BLOCKS = 256, 64  # characters, and how many blocks of them tell beginnings apart
 
@@ -51,6 +52,7 @@ async def read(request: Request, most: int) -> bytes:
 def parsed(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
+        json.dumps(value)  # what is too deep to be written again is refused here
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"The body is no JSON ({str(error)[:100]}).") from None
     if not isinstance(value, dict):
@@ -63,7 +65,7 @@ def whole_number(body: Mapping[str, Any], *names: str, default: int) -> int:
     for name in names:
         value = body.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
+            return min(value, MOST_COUNTED)
     return default
 
 

@@ -14,20 +14,19 @@ import aiohttp
 
 from pennyweight.engines.api import error_body
 from pennyweight.errors import EngineError
+from pennyweight.serve.gateway.admission import PATIENCE, Unavailable
 from pennyweight.serve.gateway.replicas import Replica, Replicas
 
 LOG = logging.getLogger("pennyweight.gateway")
 ATTEMPTS = 3
-PATIENCE = 60.0  # seconds that a request waits for an engine to come back
 DONE = b"data: [DONE]"
 ERROR = b'data: {"error"'
+EMPTY = b'"content":""'
+EVENTS = "text/event-stream"
+LAST_BYTES = 4096  # of a stream, in which its end is looked for
 OPENING = b'"delta":{"role":"assistant"'
 USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 HEADERS = {"content-type": "application/json"}
-
-
-class Unavailable(EngineError):
-    """No engine gave an answer, and nothing of one is out: 503."""
 
 
 class _Lost(Exception):
@@ -98,7 +97,7 @@ class Relay:
                 if answer.status >= 500:
                     raise _Lost(f"HTTP {answer.status}: {(await answer.text())[:200]}")
                 head = Head(answer.status, answer.content_type)
-                if call.stream and answer.status == 200:
+                if answer.status == 200 and answer.content_type == EVENTS:  # whatever was meant by `stream`
                     async with aclosing(self._events(replica, call, answer, head)) as events:
                         async for piece in events:
                             yield piece
@@ -115,25 +114,34 @@ class Relay:
     async def _events(
         self, replica: Replica, call: Call, answer: aiohttp.ClientResponse, head: Head
     ) -> AsyncGenerator[Head | bytes]:
-        """The role that a chat begins with is held back until text follows: it is no part of an answer yet."""
-        held, tail = b"", b""
+        """The role that a chat begins with is held back until more follows: it is no part of an answer yet."""
+        held, last = b"", b""
         async for data in answer.content.iter_any():
             replica.last_byte = time.monotonic()
             if not call.first:
                 held += data
-                if held.startswith(ERROR):
-                    raise _Lost(message_of(held))
-                if OPENING in held and held.count(b"\n\n") < 2 and DONE not in held:
+                telling = first_that_tells(held)
+                if telling is None:
                     continue
+                if telling.startswith(ERROR):
+                    raise _Lost(message_of(telling))
                 data, call.first = held, replica.last_byte
                 yield head
             call.events += data.count(b"\n\n")
-            tail = (tail + data)[-1024:]
+            last = (last + data)[-LAST_BYTES:]
             yield data
-        if DONE in tail:
-            call.whole = True
-        elif not call.first or ERROR not in tail:
+        *_, before, end = [b"", *last.strip().split(b"\n\n")]
+        if before.startswith(ERROR) or end.startswith(ERROR):
+            return  # the engine has said it itself
+        if not call.first or not end.startswith(DONE):
             raise _Lost("the stream ended early")
+        call.whole = True
+
+
+def first_that_tells(held: bytes) -> bytes | None:
+    """The first whole event of a stream that is not only a role; None while there is none."""
+    *events, _ = held.split(b"\n\n")
+    return next((event for event in events if OPENING not in event or EMPTY not in event), None)
 
 
 def tokens_in(answer: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,10 +21,13 @@ from pennyweight.engines.process import EngineProcess
 from pennyweight.errors import EngineError, PennyweightError
 from pennyweight.serve.gateway.settings import GatewaySettings
 
+GENERATED = re.compile(r"^\w+:generation_tokens_total(?:\{.*\})? (\S+)", re.MULTILINE)
 LOG = logging.getLogger("pennyweight.gateway")
 WATCH_SECONDS = 0.5
 HEALTH_SECONDS, HEALTH_TIMEOUT, HEALTH_FAILURES = 2.0, 5.0, 3
 FIRST_BACKOFF, LONGEST_BACKOFF, WELL_SECONDS = 0.5, 30.0, 60.0
+AVOID_SECONDS = 2.0
+QUIET_SECONDS = 5.0  # without a byte, after which an engine is asked whether it makes tokens
 BEGINNINGS = 4096  # blocks of prompts that a replica is remembered for
 AFFINITY = 0.25  # of its busiest share that a replica may be busier, for a prompt whose beginning it knows
 SPARE = 8  # of so many slots, one request more is sent, so that a slot never waits for the network
@@ -42,6 +46,7 @@ class Replica:
     last_byte: float = field(default_factory=time.monotonic)
     ready_since: float = 0.0
     unhealthy: int = 0
+    generated: list[str] = field(default_factory=list)  # tokens, as its metrics told last
     _known: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     @property
@@ -81,6 +86,7 @@ class Replicas:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopping = False
+        self._backoff = 0.0
 
     @property
     def ready(self) -> list[Replica]:
@@ -97,18 +103,18 @@ class Replicas:
 
     async def choose(self, blocks: Sequence[int], avoid: Collection[int], timeout: float) -> Replica:
         """The least busy one, or one that knows the prompt's beginning and is hardly busier; waits while none is ready.
-        Those to avoid are asked only when no other is there."""
-        deadline = time.monotonic() + timeout
+        Those to avoid are asked only when no other has come after a while: they may be ending."""
+        began = time.monotonic()
         while True:
-            ready = self.ready
-            if ready:
-                return self._best([r for r in ready if r.number not in avoid] or ready, blocks)
-            left = deadline - time.monotonic()
+            ready, waited = self.ready, time.monotonic() - began
+            others = [replica for replica in ready if replica.number not in avoid]
+            if others or (ready and waited >= AVOID_SECONDS):
+                return self._best(others or ready, blocks)
+            if waited >= timeout:
+                raise EngineError("No engine is running at the moment: it is being started again; try later.")
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), max(0.0, left))
-            except TimeoutError:
-                raise EngineError("No engine is running at the moment: it is being started again; try later.") from None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), min(timeout, AVOID_SECONDS if ready else timeout))
 
     def _best(self, ready: Sequence[Replica], blocks: Sequence[int]) -> Replica:
         least = min(ready, key=lambda replica: (replica.outstanding, replica.number))
@@ -129,8 +135,9 @@ class Replicas:
         fresh = await self._started(deployment)
         old, self.all, self.deployment = self.all, [*fresh, *self.all], deployment
         for replica in old:
-            replica.state = "draining"
-            self._spawn(self._drain(replica))
+            if replica.state != "draining":
+                replica.state = "draining"
+                self._spawn(self._drain(replica))
         self._tell()
 
     async def stop(self) -> None:
@@ -143,9 +150,11 @@ class Replicas:
     # -- life and death --
 
     async def _started(self, deployment: Deployment) -> list[Replica]:
-        slots = engines.make(deployment.engine, deployment.settings).max_num_seqs
-        made = [self._launched(deployment, slots) for _ in range(self._settings.replicas)]
+        made: list[Replica] = []
         try:
+            slots = engines.make(deployment.engine, deployment.settings).max_num_seqs
+            for _ in range(self._settings.replicas):
+                made.append(self._launched(deployment, slots))
             await asyncio.gather(*(self._become_ready(replica) for replica in made))
         except BaseException:
             await asyncio.gather(*(asyncio.to_thread(replica.process.stop) for replica in made))
@@ -168,39 +177,41 @@ class Replicas:
 
     def _lose(self, replica: Replica, why: str) -> None:
         LOG.warning("engine %d is lost: %s", replica.number, why)
-        was_well = time.monotonic() - replica.ready_since > WELL_SECONDS
+        if time.monotonic() - replica.ready_since > WELL_SECONDS:
+            self._backoff = 0.0
         replica.state = "dead"
         self._tell()
         if not self._stopping:
-            self._spawn(self._replace(replica, FIRST_BACKOFF if was_well else 2 * FIRST_BACKOFF))
+            self._spawn(self._replace(replica))
 
-    async def _replace(self, dead: Replica, backoff: float) -> None:
+    async def _replace(self, dead: Replica) -> None:
+        """Until one is running in its place, with pauses that grow while engines do not live long."""
         await asyncio.to_thread(dead.process.stop)
         while dead in self.all:
-            fresh = None
+            await asyncio.sleep(self._backoff)
+            self._backoff = min(max(FIRST_BACKOFF, 2 * self._backoff), LONGEST_BACKOFF)
+            deployment, fresh = self.deployment, None
             try:
-                fresh = self._launched(self.deployment, dead.slots)
+                fresh = self._launched(deployment, dead.slots)
                 await self._become_ready(fresh)
-            except PennyweightError as error:
+                if dead in self.all and deployment is self.deployment:
+                    self.all[self.all.index(dead)] = fresh
+                    fresh = None
+                    self.restarts += 1
+                    self._tell()
+            except (PennyweightError, OSError) as error:
                 LOG.warning("engine %d does not start again: %s", dead.number, error)
+            finally:
                 if fresh is not None:
+                    fresh.state = "dead"
                     await asyncio.to_thread(fresh.process.stop)
-                await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, LONGEST_BACKOFF)
-                continue
-            except asyncio.CancelledError:
-                if fresh is not None:
-                    await asyncio.to_thread(fresh.process.stop)
-                raise
-            self.restarts += 1
-            self.all[self.all.index(dead)] = fresh
-            self._tell()
 
     async def _drain(self, replica: Replica) -> None:
         deadline = time.monotonic() + self._settings.drain_seconds
         while replica.requests and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        self.all.remove(replica)
+        if replica in self.all:
+            self.all.remove(replica)
         await asyncio.to_thread(replica.process.stop)
 
     async def _watch(self) -> None:
@@ -211,17 +222,24 @@ class Replicas:
                 silent = time.monotonic() - replica.last_byte
                 if not replica.process.alive:
                     self._lose(replica, "its process ended")
-                elif replica.requests and silent > self._settings.stall_seconds:
+                elif self._settings.stall_seconds and replica.requests and silent > self._settings.stall_seconds:
                     self._lose(replica, f"it was silent for {silent:.0f} s with {replica.requests} requests")
             if time.monotonic() - checked > HEALTH_SECONDS:
                 await asyncio.gather(*(self._check(replica) for replica in self.ready))
                 checked = time.monotonic()
 
     async def _check(self, replica: Replica) -> None:
+        """Whether it answers; and where no byte has come for a while, because whole answers come at their end, whether
+        it makes tokens."""
+        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
         try:
-            timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
             async with self._session.get(f"{replica.base_url}/health", timeout=timeout) as answer:
                 healthy = answer.status == 200
+            if replica.requests and time.monotonic() - replica.last_byte > QUIET_SECONDS:
+                async with self._session.get(f"{replica.base_url}/metrics", timeout=timeout) as answer:
+                    made = GENERATED.findall(await answer.text())
+                if made and made != replica.generated:
+                    replica.generated, replica.last_byte = made, time.monotonic()
         except (aiohttp.ClientError, OSError, TimeoutError):
             healthy = False
         replica.unhealthy = 0 if healthy else replica.unhealthy + 1

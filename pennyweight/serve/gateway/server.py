@@ -19,7 +19,7 @@ import uvloop
 
 from pennyweight.deployment import Deployment
 from pennyweight.engines.process import refuse_taken_port
-from pennyweight.errors import EngineError, PennyweightError, UsageError
+from pennyweight.errors import EngineError, UsageError
 from pennyweight.serve.gateway import cache as caching
 from pennyweight.serve.gateway.application import Gateway, application
 from pennyweight.serve.gateway.guard import GuardedProtocol
@@ -72,7 +72,7 @@ class _Server(uvicorn.Server):
 async def _gateway(
     deployment: Deployment, settings: GatewaySettings, logs: Path, evidence: dict[str, Any]
 ) -> AsyncIterator[Gateway]:
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     keys = Keys(settings.keys)
     store = None
@@ -142,8 +142,8 @@ async def _control(gateway: Gateway) -> AsyncIterator[None]:
             gateway.card = await _card(gateway.session, gateway.replicas)
             gateway.evidence = asked.get("evidence", {})
             answer = {"serving": gateway.replicas.deployment.label}
-        except (PennyweightError, ValueError, KeyError) as error:
-            answer = {"error": str(error)}
+        except Exception as error:  # whatever it is, the caller waits for a word
+            answer = {"error": str(error) or type(error).__name__}
         writer.write(json.dumps(answer).encode() + b"\n")
         with suppress(OSError):
             await writer.drain()

@@ -10,9 +10,9 @@ from pennyweight.errors import UsageError
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """`max_queue` is how many requests may wait; 0 seconds or milliseconds mean no limit. `slo_ttft_ms` is the longest
-    wait for a first token that is of use: who cannot have it is told at once. `stall_seconds` without a byte from an
-    engine that has work end it."""
+    """`max_queue` is how many requests may wait. `slo_ttft_ms` is the longest wait for a first token that is of use: 0
+    promises nothing, else who cannot have it is told at once. `stall_seconds` without a token from an engine that has
+    work end it; 0 never does."""
 
     host: str = "127.0.0.1"
     port: int = 8000
