@@ -184,7 +184,8 @@ def speculation(model: Model, rounds: int) -> None:
             continue
         scheme = CONVERTED.get(catalogue.offer(engine).model_format, model.scheme)
         made = build_scheme(model, engine, scheme, 0, (), techniques.unwatched)
-        plain = Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 1, **AT_ONE_STREAM.get(engine, {})})
+        alone = {"max_num_seqs": 1, **AT_ONE_STREAM.get(engine, {})}
+        plain = Deployment(engine, str(made.path), made.id, scheme, alone)
         for guesses in GUESSES:
             settings = {**plain.settings, **levers["n-gram guesses"], "num_speculative_tokens": guesses}
             with ExitStack() as kept:

@@ -125,6 +125,40 @@ def test_engines_that_come_back_let_the_waiting_in() -> None:
     run(work)
 
 
+def test_a_pause_of_the_clients_is_no_pace_of_the_engines() -> None:
+    async def work() -> None:
+        made = admission(slo=0.2)
+        await made.enter(Ticket(0, "a", 1))
+        made.leave()
+        await asyncio.sleep(0.3)  # nobody asks
+        for _ in range(3):
+            await made.enter(Ticket(0, "a", 1))
+            waiting = asyncio.create_task(made.enter(Ticket(0, "b", 1)))
+            await settle()
+            made.leave()
+            await waiting  # it is not told that it would take 0.3 s
+            made.leave()
+
+    run(work)
+
+
+def test_batch_work_that_may_not_go_on_keeps_nobody_back() -> None:
+    async def work() -> None:
+        made = admission(capacity=4)
+        for _ in range(3):
+            await made.enter(Ticket(BATCH, "night", 1))
+        await made.enter(Ticket(0, "a", 1))
+        waiting = asyncio.create_task(made.enter(Ticket(BATCH, "night", 1)))
+        await settle()
+        made.leave()  # of the four, three are batch work's already
+        await settle()
+        assert not waiting.done()
+        await asyncio.wait_for(made.enter(Ticket(0, "a", 1)), 0.1)
+        waiting.cancel()
+
+    run(work)
+
+
 @given(
     st.integers(1, 3),
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.integers(1, 9), st.booleans()), max_size=20),

@@ -16,7 +16,7 @@ import openai
 import pytest
 from gateways import Running, Start, running
 
-from pennyweight.serve.gateway.admission import Ticket
+from pennyweight.serve.gateway.admission import Ticket, Unavailable
 from pennyweight.serve.gateway.batch_store import BatchStore
 from pennyweight.serve.gateway.batches import Batches
 from pennyweight.serve.gateway.flights import Piece
@@ -161,6 +161,35 @@ def test_a_kill_loses_nothing_and_repeats_nothing_that_was_done(deployed: Callab
         rows = {row["custom_id"]: row["response"]["body"] for row in results(client, made.output_file_id)}
     assert len(rows) == 60
     assert all(rows[name] == json.loads(answer) for name, answer in before.items())
+
+
+def test_an_item_that_no_engine_answers_ends_and_so_does_its_batch(tmp_path: Path, monkeypatch: Any) -> None:
+    async def work() -> None:
+        async def answer(ticket: Ticket, call: Call) -> AsyncGenerator[Piece]:
+            if b"kill" in call.body:
+                raise Unavailable("no engine")
+            if b"fault" in call.body:
+                raise ZeroDivisionError
+            yield Head(400, "text/plain")
+            yield b"no JSON at all"
+
+        batches = Batches(tmp_path, answer, lambda: 4, lambda _: None)
+        content = b"".join(lines(1, prompt=word).replace(b"n0", word.encode()) for word in ("kill", "fault", "fine"))
+        file = await batches.upload("a", "f", "batch", io.BytesIO(content))
+        made = await batches.create("a", {"endpoint": ENDPOINT, "input_file_id": file.id})
+        working = asyncio.create_task(batches.work())
+        for _ in range(500):
+            if (found := await batches.batch("a", made["id"]))["status"] == "completed":
+                break
+            await asyncio.sleep(0.01)
+        assert found["request_counts"] == {"total": 3, "completed": 0, "failed": 3}
+        rows = batches.path(await batches.file("a", found["error_file_id"])).read_text().splitlines()
+        assert [json.loads(row)["response"]["status_code"] for row in rows] == [503, 500, 400]
+        working.cancel()
+        await batches.close()
+
+    monkeypatch.setattr("pennyweight.serve.gateway.batches.PAUSE_SECONDS", 0.01)
+    asyncio.run(work())
 
 
 def test_a_full_disk_is_told_and_what_was_done_is_asked_for_again(tmp_path: Path) -> None:

@@ -67,6 +67,35 @@ def test_a_single_engine_that_is_killed_comes_back_for_those_who_wait(start: Sta
     assert under_load(gateway, 4, lambda: victim.send_signal(signal.SIGKILL), stream=False) == ["answer"] * 4
 
 
+def test_a_driver_that_is_killed_takes_its_face_along_and_nobody_is_refused(start: Start) -> None:
+    gateway = start(max_num_seqs=8, step_ms=20.0)
+    victim = family(gateway.workers()[0], "spawn_main")[0]
+    assert under_load(gateway, 4, lambda: victim.send_signal(signal.SIGKILL), stream=False) == ["answer"] * 4
+
+
+def test_a_chat_that_has_shown_no_more_than_its_role_is_asked_again(start: Start) -> None:
+    gateway = start("--replicas", 2, max_num_seqs=8, prefill_ms=1500.0)
+    made = []
+
+    def ask() -> None:
+        asked = {"model": "model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "stream": True}
+        made.extend(gateway.client().chat.completions.create(**asked))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.7)
+    (busy,) = (row["number"] for row in gateway.status["replicas"] if row["requests"])
+    gateway.workers()[busy - 1].send_signal(signal.SIGKILL)
+    asking.join(30)
+    assert made[-1].choices[0].finish_reason == "length" and gateway.status["retries"] == 1
+
+
+def test_long_whole_answers_are_no_silence(start: Start) -> None:
+    gateway = start("--stall-timeout", 4, max_num_seqs=8, step_ms=250.0)
+    assert end_of(gateway, stream=False) == "answer"  # 15 s without a byte, and a token every quarter of one
+    assert gateway.status["restarts"] == 0
+
+
 def test_an_engine_that_stops_answering_is_replaced(start: Start) -> None:
     gateway = start("--stall-timeout", 2, "--replicas", 2, max_num_seqs=8, step_ms=10.0)
     victim = family(gateway.workers()[0], "spawn_main")[0]  # its driver: the face answers on

@@ -85,3 +85,18 @@ def test_only_the_last_who_leaves_ends_it() -> None:
         assert source.cancelled == 1
 
     asyncio.run(work())
+
+
+def test_who_comes_while_it_is_given_up_gets_an_answer_of_his_own() -> None:
+    async def work() -> None:
+        source, flights = Source(), Flights()
+        first, _ = flights.join("k", source.pieces, lambda _: None)
+        task = asyncio.create_task(all_of(first))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0)  # the listener has left, and the engine has not heard of it yet
+        source.go.set()
+        again, _ = flights.join("k", source.pieces, lambda _: None)
+        assert await all_of(again) == [Head(200, "text/plain"), b"one", b"two"]
+
+    asyncio.run(work())

@@ -78,6 +78,7 @@ def test_it_names_its_model_and_whether_it_is_ready(gateway: Running) -> None:
         ("/v1/chat/completions", b'{"messages": 7, "temperature": 0}', 400, "messages"),
         ("/v1/chat/completions", json.dumps({**CHAT, "model": "other"}).encode(), 404, "not served here"),
         ("/v1/chat/completions", json.dumps({**CHAT, "max_tokens": 10**6}).encode(), 400, "context"),
+        ("/v1/completions", b'{"prompt": "x", "max_tokens": 1' + b"0" * 400 + b"}", 400, "max_tokens"),
         ("/v1/chat/completions", json.dumps({**CHAT, "tools": [{"type": "function"}]}).encode(), 400, "tools"),
         ("/v1/chat/completions",
          json.dumps({**CHAT, "response_format": {"type": "json_schema"}}).encode(), 400, "response_format"),

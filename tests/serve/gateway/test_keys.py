@@ -43,7 +43,9 @@ def test_names_are_their_own_and_can_be_removed(tmp_path: Path) -> None:
         add(file, Tenant("eve", priority=-1))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"keys": [{"nome": 1}]}', json.dumps({"keys": 3})])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"nome": 1}]}', json.dumps({"keys": 3})]
+)
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.json"
     file.write_text(text)
