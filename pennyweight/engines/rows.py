@@ -35,6 +35,7 @@ class Row:
     held: list[int] = field(default_factory=list)
     last: int = 0
     made: int = 0
+    ahead: int = 0  # tokens that are guessed at once
 
     @property
     def left(self) -> int:
@@ -119,6 +120,7 @@ class RowRuntime(ABC):
         if self._settings.speculative_method:
             row.lookup = PromptLookup(self._settings.prompt_lookup_max)
             row.lookup.extend(generation.prompt)
+            row.ahead = self._settings.num_speculative_tokens
         if self._settings.enable_prefix_caching:
             running = [(index, other.held) for index, other in enumerate(self._rows)]
             source, length = longest_beginning(generation.prompt, [*running, *self._kept])
@@ -155,11 +157,12 @@ class RowRuntime(ABC):
         return events
 
     def _guess(self) -> list[Event]:
-        """One step for several tokens of a row that runs alone: those that it would have drawn anyway are taken."""
+        """One step for several tokens of a row that runs alone: those that it would have drawn anyway are taken. Text
+        that is hard to guess is guessed less far ahead."""
         row = self._rows[0]
         if row.lookup is None or len(self._rows) > 1:
             return []
-        guesses = row.lookup.guess(min(self._settings.num_speculative_tokens, row.left - 1))
+        guesses = row.lookup.guess(min(row.ahead, row.left - 1))
         if not guesses:
             return []
         fed = [row.last, *guesses]
@@ -172,6 +175,9 @@ class RowRuntime(ABC):
             if events[-1].finish:
                 self._release(0)
                 break
+        right = len(events) - 1
+        most = self._settings.num_speculative_tokens
+        row.ahead = min(most, 2 * row.ahead) if right == len(guesses) else right + 1
         return [joined(events)]
 
     def _release(self, index: int) -> None:
