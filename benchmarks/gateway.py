@@ -85,7 +85,9 @@ def litellm(place: Path, engine: str) -> Iterator[Endpoint]:
     parameters = {"model": "openai/model", "api_base": f"{engine}/v1", "api_key": "none"}
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "config.yaml"
-        config.write_text(json.dumps({"model_list": [{"model_name": "model", "litellm_params": parameters}]}))
+        served = [{"model_name": "model", "litellm_params": parameters}]
+        general = {"dangerously_permit_weak_or_unset_master_key": True}  # on loopback, as ours is
+        config.write_text(json.dumps({"model_list": served, "general_settings": general}))
         command = [str(place / "bin" / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
         quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False"}
         log = (Path(directory) / "log").open("wb")
