@@ -235,7 +235,8 @@ class Replicas:
         try:
             async with self._session.get(f"{replica.base_url}/health", timeout=timeout) as answer:
                 healthy = answer.status == 200
-            if replica.requests and time.monotonic() - replica.last_byte > QUIET_SECONDS:
+            quiet = min(QUIET_SECONDS, self._settings.stall_seconds / 3)
+            if replica.requests and time.monotonic() - replica.last_byte > quiet:
                 async with self._session.get(f"{replica.base_url}/metrics", timeout=timeout) as answer:
                     made = GENERATED.findall(await answer.text())
                 if made and made != replica.generated:

@@ -91,8 +91,8 @@ def test_a_chat_that_has_shown_no_more_than_its_role_is_asked_again(start: Start
 
 
 def test_long_whole_answers_are_no_silence(start: Start) -> None:
-    gateway = start("--stall-timeout", 4, max_num_seqs=8, step_ms=250.0)
-    assert end_of(gateway, stream=False) == "answer"  # 15 s without a byte, and a token every quarter of one
+    gateway = start("--stall-timeout", 4, max_num_seqs=8, step_ms=150.0)
+    assert end_of(gateway, stream=False) == "answer"  # 9 s without a byte, and seven tokens in every one of them
     assert gateway.status["restarts"] == 0
 
 
