@@ -1,7 +1,7 @@
 """What each technique costs and what distillation wins back, on stories15M (full precision, on stories of its own), and
 the round trip of trimmed tokenizers. Parts can be run alone; each prints one line of JSON per row.
 
-    python benchmarks/techniques.py [random|distill|rounding|roundtrip|sparsity|smollm2|draft …] [--minutes 15]
+    python benchmarks/techniques.py [random|distill|rounding|roundtrip|sparsity|changed|smollm2|draft …] [--minutes 15]
 
 Needs PENNYWEIGHT_DATA. Targets: each ranking clearly beats random removal; distillation closes 70% of the gap at 25%
 fewer parameters; training through Q4_0 closes 50% of the gap between nearest rounding and full precision.
@@ -43,7 +43,7 @@ from pennyweight.techniques.vocabulary import Vocabulary
 from pennyweight.techniques.width import Width
 from pennyweight.workload import Arrivals, texts
 
-PARTS = ("random", "distill", "rounding", "roundtrip", "sparsity", "smollm2", "draft")
+PARTS = ("random", "distill", "rounding", "roundtrip", "sparsity", "changed", "smollm2", "draft")
 RANDOM_SEEDS = (1, 2)  # of blocks: one of six by chance may be the right one
 HELD_OUT, CALIBRATION = 64, 64  # stories, each with seeds of its own
 STRINGS = 100_000
@@ -239,33 +239,54 @@ def options_model(reference: str) -> Model:
     return techniques.apply(Dequantize(), checkpoint.open_model(reference))
 
 
-def sparse_speed() -> None:
-    """What zeros are worth on each engine: nothing is expected."""
-    whole = options_model("demo")
-    requests = traces.load("chat").take(32, 0)
-    calibration = tuple(texts(traces.load("chat").requests))
-    sparse = techniques.apply(Sparsity("2:4", "wanda", calibration), whole)
-    for engine, scheme in (("openvino", "Q8_0"), ("onnxruntime", "INT8"), ("llamacpp", "Q8_0")):
+SERVED = (("openvino", "Q8_0"), ("onnxruntime", "INT8"), ("llamacpp", "Q8_0"))
+
+
+def against_whole(part: str, what: str, changed: Model, whole: Model, streams: int, rounds: int) -> None:
+    """How much faster a changed model is than the whole one, in turns, on each engine."""
+    requests = traces.load("chat").take(2 * streams, 0)
+    arrivals = Arrivals("closed", max_concurrency=streams)
+    for engine, scheme in SERVED:
         if catalogue.offer(engine).missing:
             continue
-        made = [techniques.apply(Quantize(scheme), model) for model in (sparse, whole)]
+        made = [techniques.apply(Quantize(scheme), model) for model in (changed, whole)]
+        length = {"max_model_len": 1024} if engine == "llamacpp" else {}
+        settings = {"max_num_seqs": streams, **length}
         with ExitStack() as kept:
-            zeros, dense = (
+            ours, theirs = (
                 comparing.opened_once(lambda d=deployment: serve(d), kept)  # type: ignore[misc]
-                for deployment in (Deployment(engine, str(m.path), m.id, scheme, {"max_num_seqs": 16}) for m in made)
+                for deployment in (Deployment(engine, str(m.path), m.id, scheme, settings) for m in made)
             )
-            found = comparing.compare(zeros, dense, requests, Arrivals("closed", max_concurrency=16), ignore_eos=True)
-        say(part="sparsity", pattern="2:4", engine=engine, scheme=scheme, times_as_fast=round(found.ratio, 3),
+            found = comparing.compare(ours, theirs, requests, arrivals, rounds=rounds, ignore_eos=True)
+        say(part=part, what=what, engine=engine, scheme=scheme, times_as_fast=round(found.ratio, 3),
             interval=[round(end, 3) for end in found.interval])  # fmt: skip
 
 
+def sparse_speed() -> None:
+    """What zeros are worth: nothing is expected."""
+    whole = options_model("demo")
+    sparse = techniques.apply(Sparsity("2:4", "wanda", tuple(texts(traces.load("chat").requests))), whole)
+    against_whole("sparsity", "2:4", sparse, whole, 16, 2)
+
+
+def changed_speed() -> None:
+    """The trimmed, the depth-pruned and the combined SmolLM2."""
+    whole, calibration = options_model("demo"), tuple(texts(traces.load("chat").requests))
+    layers = whole.config["num_hidden_layers"] * 9 // 10
+    trimmed = techniques.apply(Vocabulary(0, calibration), whole)
+    pruned = techniques.apply(Depth(layers, "influence", calibration), whole)
+    both = techniques.apply(Vocabulary(0, calibration), pruned)
+    for name, model in (("trimmed", trimmed), ("pruned by a tenth", pruned), ("both", both)):
+        against_whole("changed", name, model, whole, 8, 2)
+
+
 def smollm2() -> None:
-    """The trimmed, the depth-pruned and the combined model through `pw optimize` on chat."""
+    """The trimmed, the depth-pruned and the combined model through `pw optimize` on chat, on the engine that wins."""
     with tempfile.TemporaryDirectory(prefix="pennyweight-techniques-") as directory:
         out = Path(directory) / "out"
         command = [
             sys.executable, "-m", "pennyweight", "optimize", "demo", "-o", str(out), "--json", "--rounds", "1",
-            "--engines", "openvino,onnxruntime,llamacpp", "--schemes", "Q8_0,INT8", "--techniques", "prune,vocabulary",
+            "--engines", "openvino", "--schemes", "Q8_0", "--techniques", "prune,vocabulary",
         ]  # fmt: skip
         line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         evidence = json.loads((out / "evidence.json").read_text())
@@ -287,7 +308,9 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     stories = Stories() if set(parts) & {"random", "distill", "rounding", "roundtrip"} else None
-    work: dict[str, Callable[[], None]] = {"sparsity": sparse_speed, "smollm2": smollm2, "draft": draft}
+    work: dict[str, Callable[[], None]] = {
+        "sparsity": sparse_speed, "changed": changed_speed, "smollm2": smollm2, "draft": draft,
+    }  # fmt: skip
     if stories is not None:
         tokens = sum(len(text.tokens) for text in stories.held_out)
         say(part="stories", loss=round(stories.own_loss, 4), held_out_tokens=tokens)
