@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.quantize import (
     CALIBRATED,
     CONVERSIONS,
+    GPTQ_GROUP,
     ONNX,
+    PACKED,
     SCHEMES,
     TUNED,
     Quantize,
@@ -38,7 +41,7 @@ def model(tiny_checkpoint: Path) -> Model:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s not in ("BF16", "Q4_K_M")])
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s not in ("BF16", "Q4_K_M", *PACKED)])
 def test_quantized_models_load_and_score_like_their_source(scheme: str, model: Model) -> None:
     """Every scheme that an engine here reads: near the source's own log-probabilities, the nearer the finer."""
     made = techniques.apply(technique(scheme), model)
@@ -47,6 +50,36 @@ def test_quantized_models_load_and_score_like_their_source(scheme: str, model: M
     scored = engines.make(ENGINES[made.format], {}).load(made.path).score(tokens, 1).logprobs
     allowed = {"F16": 0.2, "FP32": 0.01, "Q8_0": 0.4, "INT8": 0.4}.get(scheme, 2.5)
     assert np.mean(np.abs(np.subtract(reference, scored))) < allowed
+
+
+@pytest.mark.slow
+def test_packed_checkpoints_hold_the_weights_in_eight_bits(model: Model) -> None:
+    """What vLLM reads: a scale for each row, and whole numbers that make the weights again."""
+    made = techniques.apply(technique("W8A8"), model)
+    name = "model.layers.0.mlp.up_proj.weight"
+    (whole,), (packed,), (scale,) = (
+        [tensor.float() for key, tensor in tensors(place).items() if key == wanted]
+        for place, wanted in ((model.path, name), (made.path, name), (made.path, f"{name}_scale"))
+    )
+    assert packed.abs().max() <= 128 and (packed == packed.round()).all()
+    assert ((packed * scale - whole).abs() <= 1.01 * scale.abs()).all()  # some scales are below zero
+    told = json.loads((made.path / "config.json").read_text())["quantization_config"]
+    assert told["quant_method"] == "compressed-tensors"
+    assert (made.path / "tokenizer.json").exists() and made.format == "huggingface"
+
+
+@pytest.mark.slow
+def test_four_bit_checkpoints_say_how_they_are_packed(model: Model) -> None:
+    made = techniques.apply(technique("W4A16"), model)
+    told = json.loads((made.path / "config.json").read_text())["quantization_config"]
+    assert (told["quant_method"], told["bits"], told["group_size"]) == ("gptq", 4, GPTQ_GROUP)
+    assert any(key.endswith("up_proj.qweight") for key in tensors(made.path))
+
+
+def tensors(directory: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return {key: tensor for file in directory.glob("*.safetensors") for key, tensor in load_file(file).items()}
 
 
 @pytest.mark.slow
@@ -129,7 +162,7 @@ def test_a_tuned_scheme_needs_text(model: Model) -> None:
 
 
 def test_every_scheme_is_of_one_kind() -> None:
-    assert sorted(SCHEMES) == sorted({**CONVERSIONS, **TUNED, **ONNX})
+    assert sorted(SCHEMES) == sorted({**CONVERSIONS, **TUNED, **ONNX, **PACKED})
     for scheme in SCHEMES:
         assert technique(scheme).step().settings["scheme"] == scheme
 

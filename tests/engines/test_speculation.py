@@ -16,7 +16,7 @@ SPECULATING = ["openvino", "llamacpp"]
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"speculative_method": "medusa"}, "ngram, draft_model"),
+        ({"speculative_method": "medusa"}, "ngram or draft_model"),
         ({"num_speculative_tokens": 0}, "1 to 64"),
         ({"prompt_lookup_max": 0}, "1 to 64"),
         ({"speculative_method": "draft_model", "draft_model": "/nowhere"}, "pw draft"),
@@ -35,6 +35,14 @@ def test_a_draft_is_taken(engine: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "transformers"])
-def test_engines_without_it_name_what_they_have(engine: str) -> None:
+def test_engines_without_drafts_say_what_they_have(engine: str) -> None:
+    engines.make(engine, {"speculative_method": "ngram"})
+    with pytest.raises(EngineRefused, match="use ngram"):
+        engines.make(engine, {"speculative_method": "draft_model", "draft_model": "/x"})
+    with pytest.raises(EngineRefused, match="whole prompts"):
+        engines.make(engine, {"max_num_batched_tokens": -1})
+
+
+def test_engines_without_it_name_what_they_have() -> None:
     with pytest.raises(EngineRefused, match="max_num_seqs"):
-        engines.make(engine, {"speculative_method": "ngram"})
+        engines.make("scripted", {"speculative_method": "ngram"})

@@ -6,15 +6,19 @@ import json
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import openai
 import pytest
 
-from pennyweight import checkpoint, engines
+from pennyweight import checkpoint, engines, techniques, traces
 from pennyweight.deployment import Deployment
 from pennyweight.engines import requirements, vllm
 from pennyweight.engines.vllm import VLLM
 from pennyweight.errors import EngineRefused
 from pennyweight.serve import serve
+from pennyweight.techniques.quantize import Quantize
+from pennyweight.tokenizer import Tokenizer
+from pennyweight.workload import texts
 
 CONFIG = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512,
           "max_position_embeddings": 8192}  # fmt: skip
@@ -103,3 +107,22 @@ def test_ranks_answer_token_for_token_as_one_does(wide_checkpoint: Path) -> None
         answers[name] = made
     assert answers["tensor"] == answers["one"]
     assert answers["pipeline"] == answers["one"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(VLLM.missing() is not None, reason="pw engines install vllm was not run")
+@pytest.mark.parametrize("scheme", ["W8A8", "W4A16"])
+def test_packed_weights_say_nearly_what_the_whole_ones_do(scheme: str, wide_checkpoint: Path) -> None:
+    calibration = tuple(texts(traces.load("chat").requests))
+    model = checkpoint.open_model(str(wide_checkpoint))
+    made = techniques.apply(Quantize(scheme, calibration=calibration), model)
+    tokens = Tokenizer(wide_checkpoint).encode("Once upon a time there was a list of things to buy for the garden.")
+    reference = engines.make("transformers", {}).load(wide_checkpoint).score(tokens, 1).logprobs
+    with serve(Deployment("vllm", str(made.path), made.id, scheme, {"max_num_seqs": 4})) as endpoint:
+        client = openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=60)
+        told = client.completions.create(
+            model="model", prompt=tokens, max_tokens=0, echo=True, logprobs=1, temperature=0
+        )
+    assert told.choices[0].logprobs is not None
+    scored = (told.choices[0].logprobs.token_logprobs or [])[1:]
+    assert np.mean(np.abs(np.subtract(reference, scored))) < {"W8A8": 0.5, "W4A16": 2.5}[scheme]

@@ -18,12 +18,12 @@ def deployment(engine: str, **settings: object) -> Deployment:
     return Deployment(engine, "somewhere", "id", "Q8_0", {"max_num_seqs": 8, **settings})
 
 
-@pytest.mark.parametrize("engine", ["openvino", "llamacpp"])
+@pytest.mark.parametrize("engine", ["openvino", "llamacpp", "onnxruntime"])
 def test_engines_that_can_guess_do(engine: str) -> None:
     found = guessing(deployment(engine))
     assert found is not None and found.settings == {"max_num_seqs": 8, "speculative_method": "ngram"}
 
 
 def test_engines_that_cannot_or_do_already_are_left_alone() -> None:
-    assert guessing(deployment("onnxruntime")) is None
+    assert guessing(deployment("scripted")) is None
     assert guessing(deployment("openvino", speculative_method="ngram")) is None

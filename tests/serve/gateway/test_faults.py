@@ -140,3 +140,27 @@ def test_many_streams_at_once(start: Start) -> None:
     with ThreadPoolExecutor(100) as pool:
         ends = list(pool.map(lambda _: end_of(gateway, stream=True), range(200)))
     assert ends == ["answer"] * 200
+
+
+def test_an_engine_that_is_ten_times_slower_gets_less_to_do(start: Start) -> None:
+    gateway = start("--replicas", 2, max_num_seqs=32, step_ms=10.0)
+    slow = family(gateway.workers()[0], "spawn_main")[0]
+    done = threading.Event()
+
+    def drag() -> None:
+        while not done.is_set():
+            slow.suspend()
+            time.sleep(0.09)
+            slow.resume()
+            time.sleep(0.01)
+
+    dragging = threading.Thread(target=drag)
+    dragging.start()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            ends = list(pool.map(lambda _: end_of(gateway, stream=True), range(24)))
+    finally:
+        done.set()
+        dragging.join()
+    assert ends == ["answer"] * 24
+    assert gateway.status["restarts"] == 0

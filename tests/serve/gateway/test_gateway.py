@@ -6,17 +6,19 @@ import json
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from gateways import Running, Start
+from gateways import Running, Start, running
 
 from pennyweight.serve.gateway import guard
 from pennyweight.serve.gateway.keys import Tenant, add
@@ -298,3 +300,20 @@ def test_langchain_works_with_nothing_but_the_base_url(gateway: Running) -> None
     whole = model.invoke("Say it again")
     assert whole.content and whole.usage_metadata["output_tokens"] == 8
     assert "".join(chunk.text for chunk in model.stream("Say it again")) == whole.content
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_tls(deployed: Callable[..., Path], tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = [
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out",
+        str(certificate),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    with running(deployed(), "--tls-certificate", certificate, "--tls-key", key) as gateway:
+        trusted = ssl.create_default_context(cafile=certificate)
+        with urllib.request.urlopen(f"https://127.0.0.1:{gateway.port}/health", timeout=5, context=trusted) as answer:
+            assert answer.status == 200
+        with pytest.raises(OSError):
+            urllib.request.urlopen(f"{gateway.base_url}/health", timeout=5)
