@@ -1,10 +1,8 @@
-"""Answers on their way out: one generation or several of the same prompt, whole or as a stream."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -14,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from pennyweight.engines import Event, Generation
-from pennyweight.engines.api import Answer, error_body, whole_body
+from pennyweight.engines.api import Answer, error_event, whole_body
 from pennyweight.engines.host import Host
 from pennyweight.engines.text import TextStream
 from pennyweight.errors import EngineError
@@ -71,7 +69,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         writing = asyncio.create_task(self._write(send))
-        leaving = asyncio.create_task(_left(receive))
+        leaving = asyncio.create_task(left(receive))
         try:
             await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -95,7 +93,7 @@ class EventStream(Response):
                 await put(self._answers[0][0].usage_chunk([answer for answer, _ in self._answers]))
             await put(b"data: [DONE]\n\n")
         except EngineError as error:
-            await put(b"data: " + json.dumps(error_body(str(error), "server_error")).encode() + b"\n\n")
+            await put(error_event(str(error)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -108,7 +106,7 @@ async def whole(request: Request, answers: Sequence[Growing]) -> Response:
             answer.finish = event.finish
 
     working = asyncio.create_task(_together([gather(*answer) for answer in answers]))
-    leaving = asyncio.create_task(_left(request.receive))
+    leaving = asyncio.create_task(left(request.receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -143,6 +141,7 @@ async def _together(work: Sequence[Awaitable[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _left(receive: Receive) -> None:
+async def left(receive: Receive) -> None:
+    """Returns when the client has."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -257,6 +257,11 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def error_event(message: str) -> bytes:
+    """How a stream ends that has begun and cannot go on."""
+    return b"data: " + json.dumps(error_body(message, "server_error")).encode() + b"\n\n"
+
+
 def _chat_logprob(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 

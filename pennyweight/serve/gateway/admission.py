@@ -66,7 +66,7 @@ class Admission:
 
     async def enter(self, ticket: Ticket) -> None:
         """Returns when it is this request's turn; raises `Shed` when it cannot be in time."""
-        if not self._queue and self.running < self._room(ticket):
+        if not self._queue and self.running < self.room(ticket.priority):
             self._stamp(ticket)
             self._admit(ticket)
             return
@@ -111,7 +111,7 @@ class Admission:
 
     def dispatch(self) -> None:
         """Let in whoever fits: after an end, and when an engine has come back."""
-        while self._queue and self.running < self._room(self._queue[0]):
+        while self._queue and self.running < self.room(self._queue[0].priority):
             ticket = heapq.heappop(self._queue)
             assert ticket.turn is not None
             self._admit(ticket)
@@ -124,9 +124,6 @@ class Admission:
         """How many may run when one of this priority is let in: batch work leaves a quarter for whoever comes."""
         capacity = self._capacity()
         return capacity if priority < BATCH else min(capacity, max(1, capacity * 3 // 4))
-
-    def _room(self, ticket: Ticket) -> int:
-        return self.room(ticket.priority)
 
     def _stamp(self, ticket: Ticket) -> None:
         self._numbers += 1

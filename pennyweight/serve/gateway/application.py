@@ -78,7 +78,7 @@ class Gateway:
             body = responses.as_chat(asked)
             path, raw = responses.CHAT_PATH, json.dumps(body).encode()
         text = reading.prompt_text(body)
-        call = Call(path, raw, body.get("stream") is True, reading.cost_of(body, text), reading.blocks_of(text))
+        call = Call(path, raw, reading.cost_of(body, text), reading.blocks_of(text))
         self.keys.charge(tenant, call.cost)
         ticket = Ticket(self._priority(tenant, body), tenant.name, call.cost)
 
@@ -161,7 +161,7 @@ class Gateway:
         self.tenant(request)
         raw = await reading.read(request, self.settings.request_bytes)
         reading.parsed(raw)
-        call = Call(path, raw, False, 0)
+        call = Call(path, raw, 0)
         return Passing(self.relay.pieces(call), {}, lambda _: None)
 
     async def embed(self, request: Request) -> Response:

@@ -105,7 +105,7 @@ class Batches:
     async def _answered(self, item: Item) -> tuple[int, str]:
         body = json.loads(item.body)
         text = reading.prompt_text(body)
-        call = Call(item.endpoint, item.body.encode(), False, reading.cost_of(body, text), reading.blocks_of(text))
+        call = Call(item.endpoint, item.body.encode(), reading.cost_of(body, text), reading.blocks_of(text))
         pieces: list[Piece] = [piece async for piece in self._answer(Ticket(BATCH, item.tenant, call.cost), call)]
         head, *parts = pieces
         assert isinstance(head, Head)

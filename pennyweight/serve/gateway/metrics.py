@@ -8,7 +8,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+from pennyweight.engines.host import LATENCY_BUCKETS
+
 WINDOW = 60.0  # seconds that the page looks back
 MOST_LATELY = 10_000
 
@@ -25,10 +26,10 @@ class Metrics:
         self.finished = Counter("pennyweight:request_success", "Finished requests", ["finished_reason"], **make)
         self.cache = Counter("pennyweight:response_cache", "Cacheable requests", ["result"], **make)
         self.first_token = Histogram(
-            "pennyweight:time_to_first_token_seconds", "Arrival to first token", buckets=BUCKETS, **make
+            "pennyweight:time_to_first_token_seconds", "Arrival to first token", buckets=LATENCY_BUCKETS, **make
         )
         self.end_to_end = Histogram(
-            "pennyweight:e2e_request_latency_seconds", "Arrival to last token", buckets=BUCKETS, **make
+            "pennyweight:e2e_request_latency_seconds", "Arrival to last token", buckets=LATENCY_BUCKETS, **make
         )
         self._lately: deque[tuple[float, float, float, int]] = deque(maxlen=MOST_LATELY)
 

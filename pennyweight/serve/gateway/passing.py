@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pennyweight.engines.api import error_body
+from pennyweight.engines.answering import left
+from pennyweight.engines.api import error_body, error_event
 from pennyweight.errors import PennyweightError
 from pennyweight.serve.gateway.admission import Shed, Unavailable
 from pennyweight.serve.gateway.flights import Piece
 from pennyweight.serve.gateway.reading import Refused
-from pennyweight.serve.gateway.relay import Head, error_event
+from pennyweight.serve.gateway.relay import Head
 
 
 class Passing(Response):
@@ -28,7 +29,7 @@ class Passing(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         writing = asyncio.create_task(self._write(send))
-        leaving = asyncio.create_task(_left(receive))
+        leaving = asyncio.create_task(left(receive))
         reason = "abort"
         try:
             await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -92,8 +93,3 @@ def refusal(error: Exception) -> Response:
         headers["retry-after"] = "5"
     body = json.dumps(error_body(str(error), kind, param, code)).encode()
     return Response(body, status, headers, "application/json")
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from pennyweight.engines.api import error_body
+from pennyweight.engines.api import error_event
 from pennyweight.errors import EngineError
 from pennyweight.serve.gateway.admission import PATIENCE, Unavailable
 from pennyweight.serve.gateway.replicas import Replica, Replicas
@@ -48,7 +48,6 @@ class Call:
 
     path: str
     body: bytes
-    stream: bool
     cost: int
     blocks: tuple[int, ...] = ()
     first: float = 0.0
@@ -148,10 +147,6 @@ def tokens_in(answer: bytes) -> int:
     """Completion tokens that a whole answer tells of."""
     told = USAGE.search(answer)
     return int(told[1]) if told else 0
-
-
-def error_event(message: str) -> bytes:
-    return b"data: " + json.dumps(error_body(message, "server_error")).encode() + b"\n\n"
 
 
 def message_of(event: bytes) -> str:
