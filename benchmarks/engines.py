@@ -1,11 +1,11 @@
 """All installed engines with all their precisions at 1, 8 and 32 streams, short and long prompts, interleaved; what
 guessing ahead is worth; a native llama.cpp against one built as prebuilt wheels are. One line of JSON per result.
 
-    python benchmarks/engines.py [table|winners|speculation|native …] [--rounds 2] [--large] [--wheel-like DIR]
+    python benchmarks/engines.py [table|winners|large|speculation|native …] [--rounds 2] [--table FILE] [--wheel-like DIR]
 
-`winners` asks `pw optimize` for the fastest in some of the table's cells, and needs the table. `--large` adds a
-random-weight model of Llama-3.2-1B's shape. `--wheel-like` is a folder of engines (PENNYWEIGHT_ENGINES) whose llamacpp
-was built with AVX2 at most.
+`winners` asks `pw optimize` for the fastest in the table's cells, and needs the table, or its lines of an earlier run. `large` is a table of a
+random-weight model of Llama-3.2-1B's shape, for precisions that need no calibration. `--wheel-like` is a folder of
+engines (PENNYWEIGHT_ENGINES) whose llamacpp was built with AVX2 at most.
 """
 
 from __future__ import annotations
@@ -42,14 +42,18 @@ from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
 
-PARTS = ("table", "winners", "speculation", "native")
-WINNERS = 2  # cells in which `pw optimize` is asked: each takes it some minutes
+PARTS = ("table", "winners", "large", "speculation", "native")
 STREAMS = (1, 8, 32)
 PROMPTS = {"short": 32, "long": 512}
 OUTPUT = 32
 GUESSES = (8,)
 CONVERTED = {"gguf": "Q8_0", "onnx": "FP32"}  # else the model's own
-AT_ONE_STREAM = {"openvino": {"inference_precision": "f32"}}  # where memory sets the pace, it costs nothing
+AT_ONE_STREAM: dict[str, list[dict[str, str]]] = {  # where memory sets the pace, float32 costs little
+    "openvino": [{"inference_precision": "f32"}, {"inference_precision": "f32", "kv_cache_dtype": "f32"}],
+    "transformers": [{"dtype": "float32"}],
+}
+ASKED = 96  # requests at least that `pw optimize` is shown: it calibrates on half of them
+EDITED_FILES, EDITED_LINES, EDITED_TOKENS = 10, 40, 256
 WITHOUT_GATE = "10"  # nats: which scheme is fastest, whatever it costs
 LARGE_SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
                "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True}  # fmt: skip
@@ -91,14 +95,18 @@ class Cell:
 
 
 CELLS = [Cell(streams, prompt) for prompt in PROMPTS for streams in STREAMS]
+LARGE_CELLS = [Cell(1, "short"), Cell(8, "short"), Cell(32, "short"), Cell(8, "long")]
+LARGE_SCHEMES = ("Q8_0", "INT8", "BF16")
 
 
-def built(model: Model, largest: int) -> Iterator[Deployment]:
-    """Every engine with every precision that it serves of this model."""
+def built(model: Model, largest: int, only: Sequence[str]) -> Iterator[Deployment]:
+    """Every engine with every precision that it serves of this model, or with these of them."""
     calibration = tuple(texts(traces.load("chat").requests)[:32])
     for engine in catalogue.names():
         offer = catalogue.offer(engine)
         for scheme in catalogue.schemes_of(engine, model):
+            if only and scheme not in only:
+                continue
             reason = catalogue.refusal(engine, scheme, model.config)
             if reason:
                 say(part="table", model=model.name, engine=engine, scheme=scheme, refused=reason)
@@ -112,12 +120,12 @@ def built(model: Model, largest: int) -> Iterator[Deployment]:
 Best = dict[Cell, dict[str, float]]  # tokens/s by engine and scheme
 
 
-def table(model: Model, cells: Sequence[Cell], rounds: int) -> Best:
+def table(model: Model, cells: Sequence[Cell], rounds: int, only: Sequence[str] = ()) -> Best:
     """Rounds over all deployments, so that the machine's moods fall on all of them."""
     hardware = measured_hardware()
     tokenizer = Tokenizer(model.path)
     tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
-    deployments = list(built(model, max(cell.streams for cell in cells)))
+    deployments = list(built(model, max(cell.streams for cell in cells), only))
     speeds: dict[tuple[str, Cell], list[float]] = {}
     for number in range(rounds):
         order = deployments if number % 2 == 0 else deployments[::-1]
@@ -145,17 +153,26 @@ def table(model: Model, cells: Sequence[Cell], rounds: int) -> Best:
     return told
 
 
+def told_before(lines: Path) -> Best:
+    told: Best = {}
+    for row in map(json.loads, filter(lambda line: line.startswith("{"), lines.read_text().splitlines())):
+        if row["part"] == "table" and "tokens_per_s" in row:
+            name = f"{row['engine']} {row['scheme']}"
+            told.setdefault(Cell(row["streams"], row["prompt"]), {})[name] = float(np.mean(row["tokens_per_s"]))
+    return told
+
+
 def winners(model: Model, speeds: Best) -> None:
     """What `pw optimize` picks of the same load, and how far the table has it below its best."""
     tokenizer = Tokenizer(model.path)
     tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
-    for cell in (CELLS[0], CELLS[-1])[:WINNERS]:
+    for cell in [CELLS[0], CELLS[-1], *CELLS[1:-1]]:
         with tempfile.TemporaryDirectory() as directory:
             load, out = Path(directory) / "load.jsonl", Path(directory) / "out"
             rows = [
                 {"id": f"{part}-{request.id}", "max_tokens": OUTPUT,
                  "prompt": tokenizer.decode(request.prompt_tokens)}
-                for part in range(4) for request in cell.load(tokens[part:]).requests
+                for part in range(-(-ASKED // cell.requests)) for request in cell.load(tokens[part:]).requests
             ]  # fmt: skip
             load.write_text("".join(json.dumps(row) + "\n" for row in rows))
             command = [
@@ -176,27 +193,45 @@ def run(endpoint: Endpoint, cell: Cell, load: Workload) -> float:
 
 
 def speculation(model: Model, rounds: int) -> None:
-    """One stream on the repetitive workload, with guesses and without; and whether the answers are the same."""
-    requests = traces.load("extract").take(12, 0)
+    """One stream on repetitive work, with guesses and without; and whether the answers are the same."""
+    loads = (traces.load("extract").take(12, 0), editing())
     for engine in catalogue.names():
         levers = catalogue.offer(engine).levers
         if catalogue.offer(engine).missing or "n-gram guesses" not in levers:
             continue
         scheme = CONVERTED.get(catalogue.offer(engine).model_format, model.scheme)
         made = build_scheme(model, engine, scheme, 0, (), techniques.unwatched)
-        alone = {"max_num_seqs": 1, **AT_ONE_STREAM.get(engine, {})}
-        plain = Deployment(engine, str(made.path), made.id, scheme, alone)
-        for guesses in GUESSES:
-            settings = {**plain.settings, **levers["n-gram guesses"], "num_speculative_tokens": guesses}
-            with ExitStack() as kept:
-                guessed = replace(plain, settings=settings)
-                first, second = (comparing.opened_once(partial(serve, d), kept) for d in (guessed, plain))
-                found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
-                asked = requests.requests
-                answers = [references(opener(kept), asked, techniques.unwatched) for opener in (first, second)]
-            same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])
-            say(part="speculation", engine=engine, scheme=scheme, guesses=guesses, identical=round(float(same), 3),
-                **found.as_json())  # fmt: skip
+        for more in AT_ONE_STREAM.get(engine, [{}]):
+            plain = Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 1, **more})
+            for guesses in GUESSES:
+                settings = {**plain.settings, **levers["n-gram guesses"], "num_speculative_tokens": guesses}
+                for load in loads:
+                    guessed_and_plain(replace(plain, settings=settings), plain, load, rounds)
+
+
+def editing() -> Workload:
+    """Pieces of this very program, to be written again with one name changed."""
+    files = sorted(Path(techniques.__file__).parent.glob("*.py"))
+    codes = ["\n".join(file.read_text().splitlines()[:EDITED_LINES]) for file in files[:EDITED_FILES]]
+    asked = (
+        "Write this Python file again, with `settings` renamed to `options` and nothing else changed:\n\n```python\n"
+    )
+    made = [
+        Request(id=f"edit-{n}", session=f"edit-{n}", max_tokens=EDITED_TOKENS,
+                messages=({"role": "user", "content": f"{asked}{code}\n```"},))
+        for n, code in enumerate(codes)
+    ]  # fmt: skip
+    return Workload("editing", tuple(made))
+
+
+def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload, rounds: int) -> None:
+    with ExitStack() as kept:
+        first, second = (comparing.opened_once(partial(serve, d), kept) for d in (guessed, plain))
+        found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
+        answers = [references(opener(kept), requests.requests, techniques.unwatched) for opener in (first, second)]
+    same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])
+    say(part="speculation", load=requests.name, engine=plain.engine, scheme=plain.scheme, settings=guessed.settings,
+        identical=round(float(same), 3), **found.as_json())  # fmt: skip
 
 
 @contextmanager
@@ -253,19 +288,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--table", type=Path, help="what an earlier run of it printed")
     parser.add_argument("--wheel-like", type=Path)
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
-    if "table" in parts:
+    speeds = told_before(arguments.table) if arguments.table else {}
+    if "table" in parts and not speeds:
         speeds = table(model, CELLS, arguments.rounds)
-        if "winners" in parts:
-            winners(model, speeds)
-        if arguments.large:
-            with tempfile.TemporaryDirectory() as directory:
-                large = random_model(Path(directory), model)
-                table(large, [Cell(1, "short"), Cell(8, "short"), Cell(8, "long")], 1)
+    if "winners" in parts and speeds:
+        winners(model, speeds)
+    if "large" in parts:
+        with tempfile.TemporaryDirectory() as directory:
+            table(random_model(Path(directory), model), LARGE_CELLS, 1, LARGE_SCHEMES)
     if "speculation" in parts:
         speculation(model, max(2, arguments.rounds))
     if "native" in parts and arguments.wheel_like:

@@ -36,7 +36,8 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Generation:
-    """What a runtime is asked for. Temperature 0 is greedy. `top_logprobs` is None when none were asked for."""
+    """What a runtime is asked for. Temperature 0 is greedy. `top_logprobs` is None when none were asked for, `schema` a
+    JSON schema that the answer must follow."""
 
     id: str
     prompt: Sequence[int]
@@ -46,11 +47,13 @@ class Generation:
     seed: int | None = None
     stop_tokens: tuple[int, ...] = ()
     top_logprobs: int | None = None
+    schema: str | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """New tokens of one generation. `finish` is set on the last event: stop, length or error.
+    """New tokens of one generation. `finish` is set on the last event: stop, length, error, or refused: the request
+    asks for what this engine cannot do.
 
     `logprobs` (natural) matches `tokens`; `alternatives` holds (token, logprob) pairs per token where asked for.
     """
@@ -113,6 +116,7 @@ class Engine(ABC):
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be said, of settings that are one of a few words
     recipe: ClassVar[Recipe | None] = None  # of an environment of its own
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what can be pulled: settings that pull it
+    follows_schemas: ClassVar[bool] = False  # JSON schemas, in its answers
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_num_seqs <= 4096:

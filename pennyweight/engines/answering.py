@@ -1,8 +1,8 @@
-
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -15,8 +15,12 @@ from pennyweight.engines import Event, Generation
 from pennyweight.engines.api import Answer, error_event, whole_body
 from pennyweight.engines.host import Host
 from pennyweight.engines.text import TextStream
-from pennyweight.errors import EngineError
+from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.tokenizer import Tokenizer
+
+QUIET_SECONDS = 10.0  # of tokens without text, after which a stream says that it goes on
+STILL_HERE = b": tokens without text\n\n"
+FAULTS = {"error": EngineError, "refused": EngineRefused}
 
 
 class Generating:
@@ -33,9 +37,9 @@ class Generating:
         try:
             while True:
                 event = await events.get()
-                if event.finish == "error":
+                if event.finish in FAULTS:
                     host.finish(generation.id, "error")
-                    raise EngineError(event.error or "the engine failed")
+                    raise FAULTS[event.finish](event.error or "the engine failed")
                 text = self._text.push(event.tokens)
                 if self._text.stopped:
                     event = Event(event.id, event.tokens, event.logprobs, event.alternatives, "stop")
@@ -79,9 +83,13 @@ class EventStream(Response):
                 await writing
 
     async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        begun = False
 
         async def put(body: bytes) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
         try:
@@ -93,6 +101,8 @@ class EventStream(Response):
                 await put(self._answers[0][0].usage_chunk([answer for answer, _ in self._answers]))
             await put(b"data: [DONE]\n\n")
         except EngineError as error:
+            if not begun:
+                raise  # it can still be a status
             await put(error_event(str(error)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -122,12 +132,18 @@ async def whole(request: Request, answers: Sequence[Growing]) -> Response:
 
 async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]]) -> None:
     answer, generating = growing
-    if opening := answer.opening():
-        await put(opening)
+    opening, told = answer.opening(), time.monotonic()
     async for text, event in generating:
+        if opening:  # nothing is out before the engine has begun, so that it can refuse
+            await put(opening)
+            opening = b""
         answer.add(event, text)
         if text or event.finish or answer.with_logprobs or answer.with_token_ids:
             await put(answer.chunk(text, event, event.finish))
+            told = time.monotonic()
+        elif time.monotonic() - told > QUIET_SECONDS:
+            await put(STILL_HERE)
+            told = time.monotonic()
 
 
 async def _together(work: Sequence[Awaitable[None]]) -> None:

@@ -25,8 +25,26 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class NamedSchema(BaseModel):
+    name: str = ""
+    definition: dict[str, Any] = Field(alias="schema")
+
+
 class ResponseFormat(BaseModel):
     type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("type json_schema needs json_schema, an object with the schema")
+        return self
+
+    @property
+    def asked_schema(self) -> dict[str, Any] | None:
+        if self.type == "text":
+            return None
+        return self.json_schema.definition if self.json_schema else {"type": "object"}
 
 
 class Body(BaseModel):
@@ -56,6 +74,11 @@ class Body(BaseModel):
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def asked_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must follow."""
+        return self.response_format.asked_schema if self.response_format else None
 
     @property
     def include_usage(self) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pennyweight import engines
 from pennyweight.engines import Event, Generation, Runtime, Score
-from pennyweight.errors import PennyweightError
+from pennyweight.errors import EngineRefused, PennyweightError
 
 
 def run(connection: Connection, engine: str, settings: Mapping[str, Any], directory: str) -> None:
@@ -81,7 +81,8 @@ class Driver:
         try:
             self._runtime.submit(generation)
         except Exception as error:  # the library's refusal belongs to this request alone
-            self._connection.send(("events", [Event(generation.id, finish="error", error=_last_line(error))]))
+            kind = "refused" if isinstance(error, EngineRefused) else "error"
+            self._connection.send(("events", [Event(generation.id, finish=kind, error=_last_line(error))]))
         else:
             self._active.add(generation.id)
 

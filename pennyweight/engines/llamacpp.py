@@ -84,6 +84,7 @@ class LlamaCpp(Speculating):
         "kv_cache_dtype": ("auto", *KV_BYTES), "flash_attention": ("auto", "on", "off"),
     }  # fmt: skip
     max_top_logprobs: ClassVar[int] = 20
+    follows_schemas: ClassVar[bool] = True
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "8-bit cache": {"kv_cache_dtype": "q8_0"},

@@ -24,7 +24,7 @@ from pennyweight.engines import Event, Generation, Score
 from pennyweight.engines.llamacpp_scorer import Scorer, logprob
 from pennyweight.engines.llamacpp_server import Chunk, Server, told_kernels
 from pennyweight.engines.sampling import derived_seed
-from pennyweight.errors import EngineError
+from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ class LlamaServer:
         }  # fmt: skip
         if wants:
             body |= {"n_probs": max(1, generation.top_logprobs or 0)}
+        if generation.schema is not None:
+            body |= {"json_schema": json.loads(generation.schema)}
         told = 0
         answer: list[int] = []
         try:
@@ -156,7 +158,8 @@ class LlamaServer:
                     return
             raise EngineError("llama-server closed the answer early")
         except Exception as error:  # whatever it is, the request must end
-            self._events.put(Event(generation.id, finish="error", error=str(error) or type(error).__name__))
+            kind = "refused" if isinstance(error, EngineRefused) else "error"
+            self._events.put(Event(generation.id, finish=kind, error=str(error) or type(error).__name__))
 
     async def _tokens(self, chunk: Chunk, before: Sequence[int], told: int) -> list[int]:
         """All tokens since `told` of them; the server names the last one only."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from pennyweight.engines.process import end_with_parent
-from pennyweight.errors import EngineError
+from pennyweight.errors import EngineError, EngineRefused
 
 if TYPE_CHECKING:
     from pennyweight.engines.llamacpp import LlamaCpp
@@ -59,7 +59,8 @@ class Server:
         body = {**body, "stream": True, "return_tokens": True}
         async with self._session.post("/completion", json=body) as answer:
             if answer.status != 200:
-                raise EngineError(fault(await answer.text()))
+                kind = EngineRefused if answer.status == 400 else EngineError
+                raise kind(fault(await answer.text()))
             async for line in answer.content:
                 if line.startswith(b"data: "):
                     chunk = json.loads(line[6:])

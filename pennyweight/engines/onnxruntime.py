@@ -39,6 +39,7 @@ class ONNXRuntime(RowEngine):
     schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT4")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2")
     max_top_logprobs: ClassVar[int] = 20
+    draft_file: ClassVar[str] = "genai_config.json"
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "spinning threads": {"allow_spinning": True}, **RowEngine.levers,
     }  # fmt: skip
@@ -57,7 +58,8 @@ class ONNXRuntimeRuntime(RowRuntime):
     graph reads and as what it writes."""
 
     def __init__(self, directory: Path, settings: ONNXRuntime) -> None:
-        super().__init__(settings)
+        draft = settings.draft_of(directory)
+        super().__init__(settings, ONNXRuntimeRuntime(draft, settings.of_the_draft()) if draft else None)
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()
@@ -77,11 +79,11 @@ class ONNXRuntimeRuntime(RowRuntime):
         ]
         self._store = [np.zeros(self._shape, np.float32) for _ in self._names]
 
-    def _extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
         logits: Logits = self._run(row, [list(tokens)], np.ones((1, start + len(tokens)), np.int64))[0]
         return logits if every else logits[-1:]
 
-    def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
         return self._run(0, [[token] for token in tokens], mask)[:, 0]
 

@@ -49,6 +49,7 @@ class OpenVINO(Speculating):
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "kv_cache_dtype": KV_CACHE_DTYPES, "inference_precision": PRECISIONS,
     }  # fmt: skip
+    follows_schemas: ClassVar[bool] = True
     max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
 
     def __post_init__(self) -> None:
@@ -114,15 +115,17 @@ class OpenVINORuntime:
             properties["prompt_lookup"] = True
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(self._file), schedule, "CPU", properties)
         self._max_num_seqs = settings.max_num_seqs  # the pipeline does not hold its own limit while it splits prompts
-        self._waiting: deque[Generation] = deque()
+        self._waiting: deque[tuple[Generation, Any]] = deque()  # with its configuration
         self._handles: dict[str, tuple[Any, Generation]] = {}
         self._numbers = 0
         self._scorer: Scorer | None = None
 
     def submit(self, generation: Generation) -> None:
-        self._waiting.append(generation)
+        configuration = self._configuration(generation)
+        configuration.validate()  # here a refusal belongs to this request, in a step it would end all
+        self._waiting.append((generation, configuration))
 
-    def _admit(self, generation: Generation) -> None:
+    def _configuration(self, generation: Generation) -> Any:
         settings: dict[str, Any] = {
             "max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0,
             **self._speculates,
@@ -137,14 +140,20 @@ class OpenVINORuntime:
             settings["ignore_eos"] = True
         if generation.top_logprobs is not None:
             settings["logprobs"] = 1
+        if generation.schema is not None:
+            form = self._genai.StructuredOutputConfig(json_schema=generation.schema)
+            settings["structured_output_config"] = form
+        return self._genai.GenerationConfig(**settings)
+
+    def _admit(self, generation: Generation, configuration: Any) -> None:
         self._numbers += 1
         prompt = self._openvino.Tensor(np.asarray([generation.prompt], dtype=np.int64))
-        handle = self._pipeline.add_request(self._numbers, prompt, self._genai.GenerationConfig(**settings))
+        handle = self._pipeline.add_request(self._numbers, prompt, configuration)
         self._handles[generation.id] = (handle, generation)
 
     def step(self) -> list[Event]:
         while self._waiting and len(self._handles) < self._max_num_seqs:
-            self._admit(self._waiting.popleft())
+            self._admit(*self._waiting.popleft())
         self._pipeline.step()
         events = []
         for handle, generation in list(self._handles.values()):
@@ -176,7 +185,7 @@ class OpenVINORuntime:
         return Event(generation.id, tokens, _matching(logprobs, tokens), finish=finish)
 
     def cancel(self, generation_id: str) -> None:
-        self._waiting = deque(g for g in self._waiting if g.id != generation_id)
+        self._waiting = deque(waiting for waiting in self._waiting if waiting[0].id != generation_id)
         handle, _ = self._handles.pop(generation_id, (None, None))
         if handle is not None:
             handle.cancel()

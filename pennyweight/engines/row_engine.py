@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
-from pennyweight.engines.speculation import Speculating
+from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
 
 
@@ -19,11 +21,10 @@ class RowEngine(Speculating):
     max_num_batched_tokens: int = 0
     enable_prefix_caching: bool = False
 
-    methods: ClassVar[tuple[str, ...]] = ("ngram",)
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "small steps": {"max_num_batched_tokens": 64},
-        "n-gram guesses": {"speculative_method": "ngram"},
+        **GUESSING,
     }
 
     def __post_init__(self) -> None:
@@ -33,6 +34,24 @@ class RowEngine(Speculating):
                 f"{self.name}: max_num_batched_tokens={self.max_num_batched_tokens} is not possible: use 0 (whole "
                 "prompts) or more."
             )
+
+    def draft_of(self, directory: Path) -> Path | None:
+        """Where the small model is that guesses for the one in this directory. Both must mean the same by a token."""
+        if not self.draft_model:
+            return None
+        place = Path(self.draft_model)
+        ours, its = (json.loads((d / "config.json").read_text()) for d in (directory, place))
+        if ours["vocab_size"] != its["vocab_size"] or self.context_length(ours) > self.context_length(its):
+            raise EngineRefused(
+                f"{self.name}: the draft in {place} has {its['vocab_size']} tokens and a context of "
+                f"{self.context_length(its)}, the model {ours['vocab_size']} and {self.context_length(ours)}: make one "
+                "with `pw draft`."
+            )
+        return place
+
+    def of_the_draft(self) -> Self:
+        """The same for the small model: one row, and nothing guesses for it."""
+        return replace(self, speculative_method="", draft_model="", max_num_seqs=1, enable_prefix_caching=False)
 
     @property
     def slots(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pennyweight.engines import Event, Generation, Score
+from pennyweight.engines.draft_rows import DraftGuesses, DraftModel, beginning
 from pennyweight.engines.prompt_lookup import PromptLookup
 from pennyweight.engines.row_engine import RowEngine
 from pennyweight.engines.sampling import Logits, Sampler, log_softmax
@@ -31,7 +32,7 @@ class Row:
 
     generation: Generation
     sampler: Sampler
-    lookup: PromptLookup | None = None
+    guesser: PromptLookup | DraftGuesses | None = None
     held: list[int] = field(default_factory=list)
     last: int = 0
     made: int = 0
@@ -46,8 +47,8 @@ class Row:
         """Draw the next token and say what became of it. An end token itself is not part of the answer."""
         token, logprob, alternatives = self.sampler.draw(logits)
         self.last = token
-        if self.lookup is not None:
-            self.lookup.extend((token,))
+        if self.guesser is not None:
+            self.guesser.extend((token,))
         self.made += 1
         if token in self.generation.stop_tokens:
             return Event(self.generation.id, finish="stop")
@@ -56,22 +57,24 @@ class Row:
 
 
 class RowRuntime(ABC):
-    """The loop; a subclass knows the library. Rows of the store: those that run, densely, the one that is being filled
-    after them, and from `max_num_seqs` on those kept for their beginnings."""
+    """The loop; a subclass knows the library, and gives the runtime of the draft model if there is one. Rows of the
+    store: those that run, densely, the one that is being filled after them, and from `max_num_seqs` on those kept for
+    their beginnings."""
 
-    def __init__(self, settings: RowEngine) -> None:
+    def __init__(self, settings: RowEngine, draft: RowRuntime | None) -> None:
         self._settings = settings
+        self._draft = None if draft is None else DraftModel(draft)
         self._waiting: deque[Generation] = deque()
         self._rows: list[Row] = []
         self._filling: Row | None = None
         self._kept = KeptRows(range(settings.max_num_seqs, settings.slots))
 
     @abstractmethod
-    def _extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
         """Put tokens into a row from position `start` on; logits (n, vocabulary) after each or after the last one."""
 
     @abstractmethod
-    def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         """One token for each of the first rows, which hold `lengths` positions; logits (rows, vocabulary)."""
 
     @abstractmethod
@@ -117,9 +120,9 @@ class RowRuntime(ABC):
     def _admit(self, generation: Generation) -> None:
         """What a kept or a running row holds of the prompt's beginning is copied and not computed again."""
         row = Row(generation, Sampler(generation))
-        if self._settings.speculative_method:
-            row.lookup = PromptLookup(self._settings.prompt_lookup_max)
-            row.lookup.extend(generation.prompt)
+        row.guesser = self._guesser()
+        if row.guesser is not None:
+            row.guesser.extend(generation.prompt)
             row.ahead = self._settings.num_speculative_tokens
         if self._settings.enable_prefix_caching:
             running = [(index, other.held) for index, other in enumerate(self._rows)]
@@ -129,11 +132,16 @@ class RowRuntime(ABC):
                 row.held = list(generation.prompt[:length])
         self._filling = row
 
+    def _guesser(self) -> PromptLookup | DraftGuesses | None:
+        if self._draft is not None:
+            return DraftGuesses(self._draft)
+        return PromptLookup(self._settings.prompt_lookup_max) if self._settings.speculative_method else None
+
     def _fill(self, row: Row) -> list[Event]:
         """The next piece of the prompt; after the last one it runs."""
         prompt, begin = row.generation.prompt, len(row.held)
         piece = prompt[begin : begin + (self._settings.max_num_batched_tokens or len(prompt))]
-        logits = self._extend(len(self._rows), piece, begin, every=False)
+        logits = self.extend(len(self._rows), piece, begin, every=False)
         row.held.extend(piece)
         if len(row.held) < len(prompt):
             return []
@@ -146,7 +154,7 @@ class RowRuntime(ABC):
 
     def _advance(self) -> list[Event]:
         lengths = np.array([len(row.held) for row in self._rows])
-        logits = self._decode([row.last for row in self._rows], lengths)
+        logits = self.decode([row.last for row in self._rows], lengths)
         events = []
         for row, row_logits in zip(self._rows, logits, strict=True):
             row.held.append(row.last)
@@ -160,14 +168,14 @@ class RowRuntime(ABC):
         """One step for several tokens of a row that runs alone: those that it would have drawn anyway are taken. Text
         that is hard to guess is guessed less far ahead."""
         row = self._rows[0]
-        if row.lookup is None or len(self._rows) > 1:
+        if row.guesser is None or len(self._rows) > 1:
             return []
-        guesses = row.lookup.guess(min(row.ahead, row.left - 1))
+        guesses = row.guesser.guess(min(row.ahead, row.left - 1))
         if not guesses:
             return []
         fed = [row.last, *guesses]
         events: list[Event] = []
-        for token, logits in zip(fed, self._extend(0, fed, len(row.held), every=True), strict=True):
+        for token, logits in zip(fed, self.extend(0, fed, len(row.held), every=True), strict=True):
             if events and token != row.last:
                 break
             row.held.append(token)
@@ -225,7 +233,7 @@ def longest_beginning(prompt: Sequence[int], held: Iterable[tuple[int, Sequence[
         most = min(len(prompt) - 1, len(tokens))
         if most <= longest:
             continue
-        same = next((n for n in range(most) if prompt[n] != tokens[n]), most)
+        same = beginning(prompt[:most], tokens)
         if same > longest:
             best, longest = row, same
     return (best, longest) if longest >= LEAST_BEGINNING else (0, 0)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from pennyweight.engines import Engine, Event, Generation, Runtime, Score
-from pennyweight.errors import EngineError
+from pennyweight.errors import EngineError, EngineRefused
 
 
 @dataclass(frozen=True)
 class Scripted(Engine):
     """`fault` breaks it on purpose: `load` (refuses to load), `slow_load` (never gets ready), `die` (exits after
-    `fault_after` tokens) or `hang` (stops stepping after them)."""
+    `fault_after` tokens), `hang` (stops stepping after them), `forget` (says nothing more to one request) or `refuse`
+    (takes no request)."""
 
     step_ms: float = 0.0
     prefill_ms: float = 0.0
@@ -50,9 +51,12 @@ class ScriptedRuntime:
         self._settings = settings
         self._running: dict[str, tuple[Generation, int]] = {}
         self._made = 0
+        self._forgotten: str | None = None
         self._ballast = bytearray(os.urandom(1) * (settings.memory_mib << 20))
 
     def submit(self, generation: Generation) -> None:
+        if self._settings.fault == "refuse":
+            raise EngineRefused("scripted: told to refuse.")
         if self._settings.prefill_ms:
             time.sleep(self._settings.prefill_ms / 1000)
         self._running[generation.id] = (generation, 0)
@@ -63,6 +67,8 @@ class ScriptedRuntime:
             time.sleep(self._settings.step_ms / 1000)
         events = []
         for generation, position in list(self._running.values())[: self._settings.max_num_seqs]:
+            if generation.id == self._forgotten:
+                continue
             token = generation.prompt[position % len(generation.prompt)]
             length = position + 1
             finish = "length" if length >= generation.max_tokens else None
@@ -81,6 +87,8 @@ class ScriptedRuntime:
                 os._exit(9)
             if self._settings.fault == "hang":
                 time.sleep(3600)
+            if self._settings.fault == "forget" and self._forgotten is None:
+                self._forgotten = next(iter(self._running), None)
 
     def cancel(self, generation_id: str) -> None:
         self._running.pop(generation_id, None)

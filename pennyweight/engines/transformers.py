@@ -6,20 +6,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pennyweight.engines import Runtime
 from pennyweight.engines.row_engine import RowEngine
 
 DEVICES = ("auto", "cpu", "cuda")
+KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "float8_e4m3fn")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Transformers(RowEngine):
-    """`dtype` auto is the checkpoint's own; `device` auto is the GPU where there is one."""
+    """`dtype` auto is the checkpoint's own; `device` auto is the GPU where there is one. A `kv_cache_dtype` other than
+    that of the arithmetic takes less memory and is converted at every step."""
 
     dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
     device: str = "auto"
 
     name: ClassVar[str] = "transformers"
@@ -29,8 +32,14 @@ class Transformers(RowEngine):
     # full attention in every layer: the batch's mask is made for that
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
     tested: ClassVar[tuple[str, str]] = ("5.20", "6")
-    words: ClassVar[Mapping[str, tuple[str, ...]]] = {"dtype": DTYPES, "device": DEVICES}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "dtype": DTYPES, "device": DEVICES, "kv_cache_dtype": KV_CACHE_DTYPES,
+    }  # fmt: skip
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "8-bit cache": {"kv_cache_dtype": "float8_e4m3fn"}, **RowEngine.levers,
+    }  # fmt: skip
     max_top_logprobs: ClassVar[int] = 20
+    draft_file: ClassVar[str] = "config.json"
 
     def load(self, directory: Path) -> Runtime:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

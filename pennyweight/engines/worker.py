@@ -30,11 +30,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pennyweight import engines
-from pennyweight.engines import Engine, Generation
+from pennyweight.engines import Engine, Generation, json_schema
 from pennyweight.engines.answering import EventStream, Generating, copies, whole
 from pennyweight.engines.api import Answer, Body, ChatBody, CompletionBody, TokenizeBody, error_body, scored
 from pennyweight.engines.host import Host
-from pennyweight.errors import EngineError, ModelError, PennyweightError
+from pennyweight.errors import EngineError, EngineRefused, ModelError, PennyweightError
 from pennyweight.tokenizer import Tokenizer
 
 GRACE_SECONDS = 10.0
@@ -84,9 +84,9 @@ class Served:
                 "messages" if isinstance(body, ChatBody) else "prompt",
                 "context_length_exceeded",
             )
-        if body.tools or (body.response_format is not None and body.response_format.type != "text"):
-            param = "tools" if body.tools else "response_format"
-            raise Refused(f"{self.engine.name} does not hold answers to a form: leave {param} away.", param)
+        if body.tools:
+            raise Refused(f"{self.engine.name} calls no tools: leave tools away.", "tools")
+        schema = None if body.asked_schema is None else self._followed(body.asked_schema)
         if asked and (body.top_logprobs or 0) > self.engine.max_top_logprobs:
             raise Refused(f"{self.engine.name} gives at most {self.engine.max_top_logprobs} top_logprobs.", "logprobs")
         return Generation(
@@ -96,9 +96,19 @@ class Served:
             temperature=body.temperature,
             top_p=body.top_p,
             seed=body.seed,
-            stop_tokens=() if body.ignore_eos else self.tokenizer.end_tokens,
+            stop_tokens=() if body.ignore_eos and schema is None else self.tokenizer.end_tokens,
             top_logprobs=body.top_logprobs,
+            schema=schema,
         )
+
+    def _followed(self, schema: dict[str, Any]) -> str:
+        if not self.engine.follows_schemas:
+            message = f"{self.engine.name} does not hold answers to a form: leave response_format away."
+            raise Refused(message, "response_format")
+        try:
+            return json_schema.followed(schema)
+        except EngineRefused as error:
+            raise Refused(str(error), "response_format") from None
 
 
 def application(served: Served) -> Starlette:
@@ -180,6 +190,7 @@ def application(served: Served) -> Starlette:
         exception_handlers={
             Refused: _refused,
             ModelError: _refused,
+            EngineRefused: _refused,
             EngineError: _failed,
             HTTPException: _http_error,
             Exception: _failed,

@@ -158,6 +158,39 @@ def test_scoring_prefers_the_engine_s_own_greedy_answer(client: openai.OpenAI, d
     assert all(p <= 1e-4 and math.isfinite(p) for p in logprobs.token_logprobs[1:])
 
 
+def formed(client: openai.OpenAI, schema: object, **more: object) -> str | None:
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    reply = client.chat.completions.create(
+        model="model", messages=[{"role": "user", "content": PROMPTS[0]}], max_tokens=24, response_format=form, **more
+    )  # type: ignore[call-overload]
+    return reply.choices[0].message.content  # type: ignore[no-any-return]
+
+
+def test_answers_follow_a_json_schema_or_it_is_refused(client: openai.OpenAI, deployment: Deployment) -> None:
+    words = {"enum": ["red", "green", 17]}
+    if not engines.engine_class(deployment.engine).follows_schemas:
+        with pytest.raises(openai.BadRequestError, match="response_format"):
+            formed(client, words)
+        return
+    assert {formed(client, words, temperature=1.5, seed=seed) for seed in range(6)} <= {'"red"', '"green"', "17"}
+    assert formed(client, {"type": "boolean"}, temperature=0) in ("true", "false")
+
+
+def test_a_bad_json_schema_ends_only_its_own_request(client: openai.OpenAI) -> None:
+    for schema in ({"type": "strange"}, {"$ref": "#/$defs/nowhere"}, {"type": "string", "pattern": "(["}):
+        with pytest.raises(openai.BadRequestError):
+            formed(client, schema)
+    assert answer(client, PROMPTS[1], max_tokens=4)
+
+
+def test_tools_are_refused(client: openai.OpenAI) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    with pytest.raises(openai.BadRequestError, match="tool"):
+        client.chat.completions.create(
+            model="model", messages=[{"role": "user", "content": "hi"}], max_tokens=4, tools=[tool]
+        )  # type: ignore[call-overload]
+
+
 def test_a_prompt_beyond_the_context_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="context"):
         answer(client, PROMPTS[2] * 40)

@@ -39,22 +39,22 @@ class Fake(RowRuntime):
     """A model whose next token depends on all that its row of the store holds; it checks what the loop tells it. Its
     answers repeat themselves, so that guessing ahead has something to find."""
 
-    def __init__(self, max_rows: int, **settings: Any) -> None:
-        super().__init__(FakeEngine(max_num_seqs=max_rows, **settings))
+    def __init__(self, max_rows: int, draft: Fake | None = None, **settings: Any) -> None:
+        super().__init__(FakeEngine(max_num_seqs=max_rows, **settings), draft)
         self.limit = max_rows
         self.slots = FakeEngine(max_num_seqs=max_rows, **settings).slots
         self.store: dict[int, list[int]] = {}
         self.widths: list[int] = []
         self.extended: list[int] = []
 
-    def _extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
         assert 0 <= row < self.limit and tokens and start <= len(self.store.get(row, []))
         self.extended.append(len(tokens))
         held = self.store[row] = [*self.store.get(row, [])[:start], *tokens]
         made = [logits_after(held[: start + n + 1]) for n in range(len(tokens))]
         return np.stack(made if every else made[-1:])
 
-    def _decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         assert len(tokens) == len(lengths) <= self.limit
         self.widths.append(len(tokens))
         for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
@@ -105,14 +105,32 @@ asked = st.builds(
 arriving = st.tuples(asked, st.integers(0, 8), st.one_of(st.none(), st.integers(0, 10)))
 
 
+class Wrong(Fake):
+    """A draft that is wrong every third time."""
+
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        return self.misled(super().extend(row, tokens, start, every=every))
+
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+        return self.misled(super().decode(tokens, lengths))
+
+    def misled(self, logits: Logits) -> Logits:
+        return np.roll(logits, 1, axis=-1) if len(self.store[0]) % 3 == 0 else logits
+
+
 settings = st.fixed_dictionaries(
     {"max_num_batched_tokens": st.sampled_from([0, 1, 3]), "enable_prefix_caching": st.booleans()},
     optional={"speculative_method": st.just("ngram"), "num_speculative_tokens": st.integers(1, 5)},
 )
 
 
-@given(requests=st.lists(arriving, min_size=1, max_size=8), max_rows=st.integers(1, 4), levers=settings)
-def test_every_request_gets_the_tokens_it_would_get_alone(requests: list, max_rows: int, levers: dict) -> None:
+@given(
+    requests=st.lists(arriving, min_size=1, max_size=8), max_rows=st.integers(1, 4), levers=settings,
+    drafted=st.sampled_from([None, Fake, Wrong]),
+)  # fmt: skip
+def test_every_request_gets_the_tokens_it_would_get_alone(
+    requests: list, max_rows: int, levers: dict, drafted: type[Fake] | None
+) -> None:
     wanted = []
     for number, ((prompt, length, seed, stops), arrives, cancelled_after) in enumerate(requests):
         made = generation(
@@ -121,7 +139,8 @@ def test_every_request_gets_the_tokens_it_would_get_alone(requests: list, max_ro
         )  # fmt: skip
         leaves = None if cancelled_after is None else arrives + cancelled_after
         wanted.append((made, arrives, leaves))
-    runtime, tokens, finished, cancelled = Fake(max_rows, **levers), {}, {}, set()
+    draft = drafted and drafted(1)
+    runtime, tokens, finished, cancelled = Fake(max_rows, draft, **levers), {}, {}, set()
     for now in range(200):
         for made, arrives, leaves in wanted:
             if arrives == now:
@@ -247,6 +266,15 @@ def test_guesses_that_come_true_save_steps() -> None:
     asked = generation("g", [1, 2, 3] * 10, max_tokens=60)
     assert finish(plain, asked) == finish(guessing, asked)
     assert len(guessing.widths) + len(guessing.extended) < len(plain.widths) + len(plain.extended)
+
+
+def test_a_draft_that_is_right_saves_steps_and_computes_nothing_twice() -> None:
+    draft = Fake(1)
+    runtime = Fake(1, draft, num_speculative_tokens=4)
+    asked = generation("g", [1, 2, 3], max_tokens=21)
+    assert finish(runtime, asked)["g"] == alone(asked)[0]
+    assert runtime.extended == [3, 5, 5, 5, 5] and runtime.widths == []
+    assert sum(draft.extended) + len(draft.widths) < 3 + 21 + 4
 
 
 def test_no_guess_is_made_in_company() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from pennyweight import engines
+from pennyweight.engines.row_engine import RowEngine
 from pennyweight.errors import EngineRefused
 
-SPECULATING = ["openvino", "llamacpp"]
+SPECULATING = ["openvino", "llamacpp", "onnxruntime", "transformers"]
 
 
 @pytest.mark.parametrize("engine", SPECULATING)
@@ -30,17 +32,26 @@ def test_what_cannot_be_is_refused(engine: str, settings: dict[str, object], wor
 
 @pytest.mark.parametrize("engine", SPECULATING)
 def test_a_draft_is_taken(engine: str, tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").touch()
+    (tmp_path / engines.engine_class(engine).draft_file).touch()
     engines.make(engine, {"speculative_method": "draft_model", "draft_model": str(tmp_path)})
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "transformers"])
-def test_engines_without_drafts_say_what_they_have(engine: str) -> None:
-    engines.make(engine, {"speculative_method": "ngram"})
-    with pytest.raises(EngineRefused, match="use ngram"):
-        engines.make(engine, {"speculative_method": "draft_model", "draft_model": "/x"})
-    with pytest.raises(EngineRefused, match="whole prompts"):
-        engines.make(engine, {"max_num_batched_tokens": -1})
+def test_a_draft_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    for name, size, context in (("large", 100, 256), ("small", 99, 256), ("short", 100, 128), ("fit", 100, 256)):
+        (tmp_path / name).mkdir()
+        config = {"vocab_size": size, "max_position_embeddings": context}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+
+    def draft_of(name: str) -> Path | None:
+        settings = {"speculative_method": "draft_model", "draft_model": str(tmp_path / name)}
+        made = engines.make("transformers", settings)
+        assert isinstance(made, RowEngine)
+        return made.draft_of(tmp_path / "large")
+
+    assert draft_of("fit") == tmp_path / "fit"
+    for name in ("small", "short"):
+        with pytest.raises(EngineRefused, match=r"pw draft"):
+            draft_of(name)
 
 
 def test_engines_without_it_name_what_they_have() -> None:

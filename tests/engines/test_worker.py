@@ -377,3 +377,11 @@ def test_tokenize_tells_ids_and_how_many(scripted_endpoint: Endpoint) -> None:
     with urllib.request.urlopen(request, timeout=5) as answer:
         told = json.loads(answer.read())
     assert told["count"] == len(told["tokens"]) > 0 and told["max_model_len"] > 0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_what_the_engine_refuses_is_a_bad_request(tokenizer_directory: Path, stream: bool) -> None:
+    with serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"fault": "refuse"})) as endpoint:
+        with pytest.raises(openai.BadRequestError, match="told to refuse"):
+            client_of(endpoint).completions.create(model="model", prompt="hi", max_tokens=4, stream=stream)
+        assert gauge(endpoint, "pennyweight:num_requests_running") == 0

@@ -36,7 +36,6 @@ from pennyweight.serve.gateway.replicas import Replicas
 from pennyweight.serve.gateway.settings import GatewaySettings
 
 LOG = logging.getLogger("pennyweight.gateway")
-ENGINES_WITH_EMBEDDINGS = ("vllm",)
 
 
 @dataclass
@@ -56,7 +55,7 @@ class Gateway:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.relay = Relay(self.session, self.replicas)
+        self.relay = Relay(self.session, self.replicas, settings.stall_seconds)
         self.admission = Admission(lambda: self.replicas.capacity, settings.max_queue, settings.slo_ttft_ms / 1000)
         self.replicas.on_change = self.admission.dispatch
         self.batches: Batches | None = None
@@ -165,15 +164,17 @@ class Gateway:
         return Passing(self.relay.pieces(call), {}, lambda _: None)
 
     async def embed(self, request: Request) -> Response:
-        engine = self.replicas.deployment.engine
-        if engine not in ENGINES_WITH_EMBEDDINGS:
+        deployment = self.replicas.deployment
+        if deployment.settings.get("runner") != "pooling":
             self.tenant(request)
-            raise Refused(400, f"{engine} gives no embeddings: serve the model with {ENGINES_WITH_EMBEDDINGS[0]}.")
+            message = f"This {deployment.engine} gives no embeddings: serve the model with vllm and runner=pooling."
+            raise Refused(400, message)
         return await self.generate(request, "/v1/embeddings")
 
     def state(self) -> dict[str, Any]:
         """What the page shows."""
         return {
+            "batches": self.batches.progress if self.batches else None,
             "deployment": self.replicas.deployment.label,
             "model": self.replicas.deployment.served_name,
             "running": self.admission.running,

@@ -43,6 +43,7 @@ class Batches:
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._attempts: dict[tuple[str, int], int] = {}
         self._news = asyncio.Event()
+        self.progress: Mapping[str, int] = {}  # of all open batches, a moment ago
 
     async def work(self) -> None:
         """Until cancelled. A disk that is full is waited for: what is done is not lost, and nothing counts as done
@@ -51,6 +52,7 @@ class Batches:
             try:
                 await self._fill()
                 await self._call(self._store.end_whole, {batch for batch, _ in self._running})
+                self.progress = await self._call(self._store.progress)
                 pause = LOOK_SECONDS
             except Exception as error:  # a full disk, or a fault of ours: either way the others' work goes on
                 LOG.warning("the queue of batches cannot go on: %s", error)

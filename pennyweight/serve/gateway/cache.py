@@ -55,6 +55,7 @@ class Store(Protocol):
 def key_of(tenant: str, deployment: str, path: str, body: Mapping[str, Any]) -> str:
     canonical = {name: value for name, value in body.items() if name not in IDLE_FIELDS and value is not None}
     text = json.dumps([tenant, deployment, path, canonical], sort_keys=True, separators=(",", ":"))
+    text += json.dumps(body.get("response_format"))  # properties are answered in the schema's own order
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 

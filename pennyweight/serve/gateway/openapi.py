@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from pennyweight.engines.api import ChatBody, CompletionBody, Message, TokenizeBody
 
+PLACES = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"
 ERRORS = {
     400: "The request cannot be answered as it is", 401: "The API key is missing or unknown",
     404: "No such model or path", 408: "The body did not come in time", 413: "The body is too large",
+    507: "The disk takes nothing more",
     429: "Over a limit, or the queue is too long: see Retry-After", 503: "No engine is running at the moment",
 }  # fmt: skip
+
+
+class ResponseText(BaseModel):
+    format: dict[str, Any] | None = None
 
 
 class ResponsesBody(BaseModel):
@@ -23,7 +30,15 @@ class ResponsesBody(BaseModel):
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    text: ResponseText | None = None
     stream: bool = False
+
+
+class BatchesBody(BaseModel):
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions", "/v1/completions"]
+    completion_window: str = "24h"
+    metadata: dict[str, str] | None = None
 
 
 BODIES: dict[str, tuple[type[BaseModel], str]] = {
@@ -31,10 +46,19 @@ BODIES: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/completions": (CompletionBody, "Continue a text, or score it"),
     "/v1/responses": (ResponsesBody, "Answer in the newer API's shape, text only"),
     "/tokenize": (TokenizeBody, "A text's tokens"),
+    "/v1/batches": (BatchesBody, "Answer a file of requests, when there is nothing better to do"),
+}
+UPLOAD = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": ["batch"]}},
 }
 LOOKS = {
     "/v1/models": "The model that is served", "/health": "Whether the gateway lives",
     "/ready": "Whether an engine can be asked", "/metrics": "Prometheus figures", "/status": "What the page shows",
+    "/v1/models/{name}": "One model", "/v1/files": "Files of this key", "/v1/files/{file}": "One file",
+    "/v1/files/{file}/content": "What is in it", "/v1/batches": "Batches of this key",
+    "/v1/batches/{batch}": "One batch, and how far it is",
 }  # fmt: skip
 
 
@@ -46,9 +70,14 @@ def description(served: str) -> dict[str, Any]:
         schemas |= schema.pop("$defs", {})
         schemas[body.__name__] = schema
         content = {"application/json": {"schema": {"$ref": REFERENCE.format(model=body.__name__)}}}
-        paths[path] = {"post": _operation(summary, {"requestBody": {"required": True, "content": content}})}
+        paths[path] = {"post": _operation(path, summary, {"requestBody": {"required": True, "content": content}})}
+    form = {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
+    paths["/v1/files"] = {"post": _operation("/v1/files", "Keep a file of requests", {"requestBody": form})}
+    paths["/v1/files/{file}"] = {"delete": _operation("/v1/files/{file}", "Remove it", {})}
+    cancel = "/v1/batches/{batch}/cancel"
+    paths[cancel] = {"post": _operation(cancel, "Answer no more of it", {})}
     for path, summary in LOOKS.items():
-        paths[path] = {"get": _operation(summary, {})}
+        paths.setdefault(path, {})["get"] = _operation(path, summary, {})
     return {
         "openapi": "3.1.0",
         "info": {"title": f"pennyweight gateway: {served}", "version": "1"},
@@ -58,10 +87,12 @@ def description(served: str) -> dict[str, Any]:
     }
 
 
-def _operation(summary: str, more: dict[str, Any]) -> dict[str, Any]:
+def _operation(path: str, summary: str, more: dict[str, Any]) -> dict[str, Any]:
     shape = {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}}
     refusals = {str(status): {"description": text, "content": shape} for status, text in ERRORS.items()}
-    return {"summary": summary, "responses": {"200": {"description": "As OpenAI answers"}, **refusals}, **more}
+    made = {"summary": summary, "responses": {"200": {"description": "As OpenAI answers"}, **refusals}, **more}
+    text = {"in": "path", "required": True, "schema": {"type": "string"}}
+    return made | {"parameters": [{"name": name, **text} for name in PLACES.findall(path)]}
 
 
 ERROR: dict[str, Any] = {

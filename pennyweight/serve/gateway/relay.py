@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -56,8 +57,10 @@ class Call:
 
 
 class Relay:
-    def __init__(self, session: aiohttp.ClientSession, replicas: Replicas) -> None:
-        self._session, self._replicas = session, replicas
+    """A stream that has begun and is silent for `stall_seconds` is lost, however well its engine serves others."""
+
+    def __init__(self, session: aiohttp.ClientSession, replicas: Replicas, stall_seconds: float) -> None:
+        self._session, self._replicas, self._stall = session, replicas, stall_seconds
         self.retries = 0
 
     async def pieces(self, call: Call) -> AsyncGenerator[Head | bytes]:
@@ -115,7 +118,14 @@ class Relay:
     ) -> AsyncGenerator[Head | bytes]:
         """The role that a chat begins with is held back until more follows: it is no part of an answer yet."""
         held, last = b"", b""
-        async for data in answer.content.iter_any():
+        while True:
+            try:
+                async with asyncio.timeout(self._stall if self._stall and call.first else None):
+                    data = await answer.content.readany()
+            except TimeoutError:
+                raise _Lost(f"its stream was silent for {self._stall:.0f} s") from None
+            if not data:
+                break
             replica.last_byte = time.monotonic()
             if not call.first:
                 held += data
@@ -138,9 +148,10 @@ class Relay:
 
 
 def first_that_tells(held: bytes) -> bytes | None:
-    """The first whole event of a stream that is not only a role; None while there is none."""
+    """The first whole event of a stream that is no remark and not only a role; None while there is none."""
     *events, _ = held.split(b"\n\n")
-    return next((event for event in events if OPENING not in event or EMPTY not in event), None)
+    telling = (event for event in events if not event.startswith(b":"))
+    return next((event for event in telling if OPENING not in event or EMPTY not in event), None)
 
 
 def tokens_in(answer: bytes) -> int:

@@ -29,9 +29,6 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     for name in NOT_HELD:
         if body.get(name):
             raise Refused(400, f"This gateway keeps no conversations and calls no tools: leave {name} away.", name)
-    form = (body.get("text") or {}).get("format") if isinstance(body.get("text"), dict) else None
-    if isinstance(form, dict) and form.get("type", "text") != "text":
-        raise Refused(400, "Answers are not held to a form here: leave text.format away.", "text")
     messages = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
     asked = body.get("input")
     if isinstance(asked, str) and asked:
@@ -45,7 +42,16 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
         chat["max_completion_tokens"] = body["max_output_tokens"]
     if body.get("stream") is True:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
-    return {**chat, "messages": messages}
+    return {**chat, **_form(body), "messages": messages}
+
+
+def _form(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer's form, which stands under another name there."""
+    form = (body.get("text") or {}).get("format") if isinstance(body.get("text"), dict) else None
+    if not isinstance(form, dict) or form.get("type", "text") == "text":
+        return {}
+    inside = {name: form[name] for name in ("name", "schema", "strict") if name in form}
+    return {"response_format": {"type": form["type"], **({"json_schema": inside} if inside else {})}}
 
 
 def _message(item: Any) -> dict[str, Any]:
@@ -117,6 +123,8 @@ class Response:
         """What follows from one event of the chat."""
         if event.startswith(DONE):
             return self._closing()
+        if event.startswith(b":"):
+            return b""
         value = json.loads(event[6:])
         if "error" in value:
             return self._event("error", code="server_error", message=message_of(event), param=None)

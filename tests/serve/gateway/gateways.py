@@ -20,7 +20,7 @@ import psutil
 
 from pennyweight.engines.process import free_port
 
-START_SECONDS = 60
+START_SECONDS = 180  # vLLM compiles first
 
 
 @dataclass

@@ -135,6 +135,8 @@ def test_batch_work_yields_to_those_who_wait(start: Start, tmp_path: Path) -> No
     client = gateway.client()
     made = submit(client, lines(200))
     gateway.until(lambda: gateway.status["running"] >= 3)
+    gateway.until(lambda: 0 < gateway.status["batches"].get("done", 0) < 200)
+    assert gateway.status["batches"]["open"] == 1 and gateway.status["batches"]["total"] == 200
     for _ in range(5):
         began = time.monotonic()
         client.completions.create(model="model", prompt="now", max_tokens=5)

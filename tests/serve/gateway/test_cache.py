@@ -153,6 +153,8 @@ def test_keys_tell_apart_what_differs_and_only_that() -> None:
         key_of("a", "d", "/v1", {**body, "seed": 1}), key_of("a", "d", "/v1", {**body, "stream": True}),
     ]  # fmt: skip
     assert len({own, *others}) == 6
+    forms = [{"json_schema": {"schema": {"properties": {name: {} for name in names}}}} for names in ("ab", "ba")]
+    assert len({key_of("a", "d", "/v1", {**body, "response_format": form}) for form in forms}) == 2
     assert key_of("a", "d", "/v1", {"prompt": "\ud800"}) != key_of("a", "d", "/v1", {"prompt": "\ud801"})
 
 

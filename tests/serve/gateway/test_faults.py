@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -102,6 +105,55 @@ def test_an_engine_that_stops_answering_is_replaced(start: Start) -> None:
     ends = under_load(gateway, 8, lambda: victim.send_signal(signal.SIGSTOP), stream=False)
     assert ends == ["answer"] * 8
     gateway.until(lambda: gateway.status["restarts"] == 1)
+
+
+def test_a_stream_that_its_engine_forgets_ends_in_an_error(start: Start) -> None:
+    gateway = start("--stall-timeout", 2, max_num_seqs=8, step_ms=20.0, fault="forget", fault_after=30)
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(end_of, gateway, stream=True) for _ in range(12)]  # longer than the silence is allowed
+        ends = sorted(future.result(60) for future in asked)
+    assert ends == ["answer"] * 11 + ["error"]
+    assert gateway.status["restarts"] == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real one of two MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_costs_no_answer_and_keeps_no_half_of_a_batch(
+    start: Start, small_disk: Path
+) -> None:
+    gateway = start("--cache", small_disk / "answers.db", "--state", small_disk / "state", max_num_seqs=8)
+    client = gateway.client()
+    row = {"custom_id": "one", "method": "POST", "url": "/v1/completions", "body": {**LONG, "max_tokens": 5}}
+    kept = client.files.create(file=("work.jsonl", json.dumps(row).encode()), purpose="batch")
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as out, contextlib.suppress(OSError):
+        while out.write(bytes(4096)) == 4096:
+            pass
+    for number in range(30):  # each would be stored
+        asked = {**LONG, "prompt": f"{number} a b", "temperature": 0}
+        assert client.completions.create(**asked).usage.completion_tokens == 60
+    for _ in range(2):
+        with pytest.raises(openai.InternalServerError, match="nothing was kept") as refused:
+            client.files.create(file=("large.jsonl", bytes(50_000)), purpose="batch")
+        assert refused.value.status_code == 507
+    ballast.unlink()
+    batch = client.batches.create(input_file_id=kept.id, endpoint="/v1/completions", completion_window="24h")
+    gateway.until(lambda: client.batches.retrieve(batch.id).status == "completed")
+    assert [file.id for file in client.files.list()].count(kept.id) == 1 and end_of(gateway, stream=False) == "answer"
 
 
 def test_told_to_stop_it_ends_what_it_has_begun(start: Start) -> None:
