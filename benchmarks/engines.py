@@ -1,11 +1,12 @@
 """All installed engines with all their precisions at 1, 8 and 32 streams, short and long prompts, interleaved; what
 guessing ahead is worth; a native llama.cpp against one built as prebuilt wheels are. One line of JSON per result.
 
-    python benchmarks/engines.py [table|winners|large|speculation|native …] [--rounds 2] [--table FILE] [--wheel-like DIR]
+    python benchmarks/engines.py [table|winners|large|speculation|native …] [--rounds 2] [--table FILE]
+                                 [--wheel-like DIR]
 
-`winners` asks `pw optimize` for the fastest in the table's cells, and needs the table, or its lines of an earlier run. `large` is a table of a
-random-weight model of Llama-3.2-1B's shape, for precisions that need no calibration. `--wheel-like` is a folder of
-engines (PENNYWEIGHT_ENGINES) whose llamacpp was built with AVX2 at most.
+`winners` asks `pw optimize` for the fastest in the table's cells, and needs the table, or its lines of an earlier run
+(`--table`). `large` is a table of a random-weight model of Llama-3.2-1B's shape, for precisions that need no
+calibration. `--wheel-like` is a folder of engines (PENNYWEIGHT_ENGINES) whose llamacpp was built with AVX2 at most.
 """
 
 from __future__ import annotations
@@ -48,12 +49,14 @@ PROMPTS = {"short": 32, "long": 512}
 OUTPUT = 32
 GUESSES = (8,)
 CONVERTED = {"gguf": "Q8_0", "onnx": "FP32"}  # else the model's own
-AT_ONE_STREAM: dict[str, list[dict[str, str]]] = {  # where memory sets the pace, float32 costs little
-    "openvino": [{"inference_precision": "f32"}, {"inference_precision": "f32", "kv_cache_dtype": "f32"}],
-    "transformers": [{"dtype": "float32"}],
+PRECISE: dict[str, dict[str, str]] = {  # several tokens at once must round as one does; memory sets the pace anyway
+    "openvino": {"inference_precision": "f32", "kv_cache_dtype": "f32"},
+    "llamacpp": {"kv_cache_dtype": "f32"},
+    "transformers": {"dtype": "float32"},
+    "vllm": {"dtype": "float32"},
 }
 ASKED = 96  # requests at least that `pw optimize` is shown: it calibrates on half of them
-EDITED_FILES, EDITED_LINES, EDITED_TOKENS = 10, 40, 256
+EDITED_FILES, EDITED_LINES, EDITED_TOKENS = 6, 40, 256
 WITHOUT_GATE = "10"  # nats: which scheme is fastest, whatever it costs
 LARGE_SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
                "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True}  # fmt: skip
@@ -194,19 +197,18 @@ def run(endpoint: Endpoint, cell: Cell, load: Workload) -> float:
 
 def speculation(model: Model, rounds: int) -> None:
     """One stream on repetitive work, with guesses and without; and whether the answers are the same."""
-    loads = (traces.load("extract").take(12, 0), editing())
-    for engine in catalogue.names():
-        levers = catalogue.offer(engine).levers
-        if catalogue.offer(engine).missing or "n-gram guesses" not in levers:
-            continue
-        scheme = CONVERTED.get(catalogue.offer(engine).model_format, model.scheme)
-        made = build_scheme(model, engine, scheme, 0, (), techniques.unwatched)
-        for more in AT_ONE_STREAM.get(engine, [{}]):
-            plain = Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 1, **more})
+    for load in (editing(), traces.load("extract").take(12, 0)):
+        for engine in catalogue.names():
+            levers = catalogue.offer(engine).levers
+            if catalogue.offer(engine).missing or "n-gram guesses" not in levers:
+                continue
+            scheme = CONVERTED.get(catalogue.offer(engine).model_format, model.scheme)
+            made = build_scheme(model, engine, scheme, 0, (), techniques.unwatched)
+            settings = {"max_num_seqs": 1, **PRECISE.get(engine, {})}
+            plain = Deployment(engine, str(made.path), made.id, scheme, settings)
             for guesses in GUESSES:
-                settings = {**plain.settings, **levers["n-gram guesses"], "num_speculative_tokens": guesses}
-                for load in loads:
-                    guessed_and_plain(replace(plain, settings=settings), plain, load, rounds)
+                more = {**levers["n-gram guesses"], "num_speculative_tokens": guesses}
+                guessed_and_plain(replace(plain, settings={**settings, **more}), plain, load, rounds)
 
 
 def editing() -> Workload:
