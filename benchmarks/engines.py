@@ -56,6 +56,7 @@ PRECISE: dict[str, dict[str, str]] = {  # several tokens at once must round as o
     "vllm": {"dtype": "float32"},
 }
 ASKED = 96  # requests at least that `pw optimize` is shown: it calibrates on half of them
+AGAINST_ROUNDS = 5
 EDITED_FILES, EDITED_LINES, EDITED_TOKENS = 6, 40, 256
 WITHOUT_GATE = "10"  # nats: which scheme is fastest, whatever it costs
 LARGE_SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -182,12 +183,27 @@ def winners(model: Model, speeds: Best) -> None:
                 sys.executable, "-m", "pennyweight", "optimize", "demo", "-w", str(load), "-o", str(out), "--json",
                 "--max-added-nats", WITHOUT_GATE, "--max-concurrency", str(cell.streams), "--rounds", "1",
             ]  # fmt: skip
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            chosen = json.loads(done.stdout.splitlines()[-1])["chosen"] if done.stdout else None
-        name = f"{chosen['engine']} {chosen['scheme']}" if chosen else "nothing"
-        best = max(speeds[cell], key=speeds[cell].__getitem__)
-        say(part="winners", prompt=cell.prompt, streams=cell.streams, chosen=name, table_s_best=best,
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            chosen = Deployment.read(out / "deployment.json") if done.stdout else None
+            best = max(speeds[cell], key=speeds[cell].__getitem__)
+            told = [line for line in done.stderr.splitlines() if line.startswith(("screen", "skip"))]
+            fate = [line for line in told if f" {best} " in line]
+            name = f"{chosen.engine} {chosen.scheme}" if chosen else "nothing"
+            ratio = against(model, chosen, best, cell, tokens) if chosen and name != best else None
+        say(part="winners", prompt=cell.prompt, streams=cell.streams, chosen=chosen.label if chosen else "nothing",
+            table_s_best=best, what_became_of_it=fate[-1][:250] if fate else "", interleaved=ratio,
             share_of_best=round(speeds[cell].get(name, 0.0) / speeds[cell][best], 3))  # fmt: skip
+
+
+def against(model: Model, chosen: Deployment, best: str, cell: Cell, tokens: Sequence[int]) -> dict[str, Any]:
+    """The chosen one against the table's best, both kept running, in turns: one run of each says little here."""
+    others = built(model, cell.streams, (best.split()[1],))
+    other = next(deployment for deployment in others if f"{deployment.engine} {deployment.scheme}" == best)
+    arrivals = Arrivals("closed", max_concurrency=cell.streams)
+    with ExitStack() as kept:
+        first, second = (comparing.opened_once(partial(serve, d), kept) for d in (chosen, other))
+        found = comparing.compare(first, second, cell.load(tokens), arrivals, rounds=AGAINST_ROUNDS, ignore_eos=True)
+    return found.as_json()
 
 
 def run(endpoint: Endpoint, cell: Cell, load: Workload) -> float:
