@@ -48,8 +48,8 @@ STREAMS = (1, 8, 32)
 PROMPTS = {"short": 32, "long": 512}
 OUTPUT = 32
 GUESSES = (8,)
-CONVERTED = {"gguf": "Q8_0", "onnx": "FP32"}  # else the model's own
-PRECISE: dict[str, dict[str, str]] = {  # several tokens at once must round as one does; memory sets the pace anyway
+CONVERTED = {"gguf": "F16", "onnx": "FP32"}  # else the model's own
+PRECISE: dict[str, dict[str, str]] = {  # several tokens at once must round as one does, which 8 bits do not
     "openvino": {"inference_precision": "f32", "kv_cache_dtype": "f32"},
     "llamacpp": {"kv_cache_dtype": "f32"},
     "transformers": {"dtype": "float32"},
@@ -211,10 +211,10 @@ def run(endpoint: Endpoint, cell: Cell, load: Workload) -> float:
     return float(measure_speed(endpoint, load, arrivals, Sampling(0.0, 0, True))["output_throughput"])
 
 
-def speculation(model: Model, rounds: int) -> None:
+def speculation(model: Model, rounds: int, only: Sequence[str]) -> None:
     """One stream on repetitive work, with guesses and without; and whether the answers are the same."""
     for load in (editing(), traces.load("extract").take(12, 0)):
-        for engine in catalogue.names():
+        for engine in only or catalogue.names():
             levers = catalogue.offer(engine).levers
             if catalogue.offer(engine).missing or "n-gram guesses" not in levers:
                 continue
@@ -306,6 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--engines", nargs="*", default=(), help="of the speculation; all by default")
     parser.add_argument("--table", type=Path, help="what an earlier run of it printed")
     parser.add_argument("--wheel-like", type=Path)
     arguments = parser.parse_args()
@@ -320,7 +321,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             table(random_model(Path(directory), model), LARGE_CELLS, 1, LARGE_SCHEMES)
     if "speculation" in parts:
-        speculation(model, max(2, arguments.rounds))
+        speculation(model, max(2, arguments.rounds), arguments.engines)
     if "native" in parts and arguments.wheel_like:
         native(model, arguments.wheel_like, arguments.rounds)
 
