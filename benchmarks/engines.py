@@ -224,7 +224,10 @@ def speculation(model: Model, rounds: int, only: Sequence[str]) -> None:
             plain = Deployment(engine, str(made.path), made.id, scheme, settings)
             for guesses in GUESSES:
                 more = {**levers["n-gram guesses"], "num_speculative_tokens": guesses}
-                guessed_and_plain(replace(plain, settings={**settings, **more}), plain, load, rounds)
+                try:
+                    guessed_and_plain(replace(plain, settings={**settings, **more}), plain, load, rounds)
+                except PennyweightError as error:
+                    say(part="speculation", engine=engine, failed=str(error)[:300])
 
 
 def editing() -> Workload:
