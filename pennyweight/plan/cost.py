@@ -41,6 +41,8 @@ EFFICIENCY = {
     "transformers": Efficiency(0.5, {"f32": 0.5, "bf16": 0.25}, layer_seconds=0.00060),
     "openvino": Efficiency(0.55, {"f32": 0.5, "bf16": 0.40, "int8": 0.40}, layer_seconds=0.00015),
     "onnxruntime": Efficiency(0.5, {"f32": 0.60, "int8": 0.18}, layer_seconds=0.00015),
+    "llamacpp": Efficiency(0.6, {"f32": 0.3, "bf16": 0.2, "int8": 0.2}, layer_seconds=0.0001),
+    "vllm": Efficiency(0.5, {"f32": 0.5, "bf16": 0.5, "int8": 0.5}, layer_seconds=0.0004),
 }
 UNKNOWN_BITS = 16
 UNKNOWN = Efficiency(0.5, {"f32": 0.5, "bf16": 0.25, "int8": 0.2}, layer_seconds=0.0003)
