@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -141,11 +141,11 @@ def start(deployment: Deployment, log: Path, host: str = "127.0.0.1", port: int 
     refuse_taken_port(host, port)
     log.parent.mkdir(parents=True, exist_ok=True)
     launched = engine.launch(Path(deployment.model_path), host, port, deployment.served_name)
-    launch = launched or hosted(deployment, host, port)
+    launch = watched(launched) if launched else hosted(deployment, host, port)
     with log.open("wb") as file:
         process = subprocess.Popen(
             launch.arguments, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **QUIET, **launch.environment}, preexec_fn=end_with_parent if launched else None,
+            env={**os.environ, **QUIET, **launch.environment},
         )  # fmt: skip
     return EngineProcess(deployment, host, port, log, process)
 
@@ -158,9 +158,15 @@ def hosted(deployment: Deployment, host: str, port: int) -> Launch:
     ))  # fmt: skip
 
 
+def watched(launch: Launch) -> Launch:
+    """A server that does not end with us by itself, and may have started others."""
+    watching = (sys.executable, "-m", "pennyweight.engines.watched", str(os.getpid()))
+    return replace(launch, arguments=(*watching, *launch.arguments))
+
+
 def end_with_parent() -> None:
-    """In a new process, before it becomes a server that does not watch us itself."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    """In a new process, before it becomes a server of one process. One that is loading hears nothing milder."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port(host: str) -> int:

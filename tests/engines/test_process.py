@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,3 +123,31 @@ def test_stopping_twice_is_safe_and_the_peak_is_remembered(scripted: Scripted, t
     engine.stop()
     assert not engine.alive
     assert engine.usage()[0] < resident and engine.peak_bytes >= resident
+
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+PARENT = """
+import os, subprocess, sys
+command = [sys.executable, "-m", "pennyweight.engines.watched", str(os.getpid()), sys.executable, "-c", sys.argv[1]]
+watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+watcher.stdout.readline()
+print(watcher.pid, flush=True)
+watcher.wait()
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_hears_nothing_ends_with_its_parent_all_the_same() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, DEAF], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        watcher = psutil.Process(int(parent.stdout.readline()))
+        family = [watcher, *watcher.children(recursive=True)]
+        assert len(family) == 2
+        parent.kill()
+    assert psutil.wait_procs(family, timeout=15)[1] == []
+
+
+@pytest.mark.parametrize(("code", "ends"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", -9)])
+def test_a_watched_server_s_end_is_told_as_it_was(code: str, ends: int) -> None:
+    command = [sys.executable, "-m", "pennyweight.engines.watched", str(os.getpid()), sys.executable, "-c", code]
+    assert subprocess.run(command, timeout=20, check=False).returncode == ends
