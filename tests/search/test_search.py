@@ -134,7 +134,7 @@ def test_resume_does_nothing_twice(
     cut = tmp_path / "cut"
     shutil.copytree(optimised[0], cut)
     lines = (cut / "study.jsonl").read_bytes().splitlines(keepends=True)
-    keep = 4  # the question, the baseline, both screens
+    keep = 4  # the question, the baseline, both schemes' screens (the second may be skipped: such speeds are noise)
     (cut / "study.jsonl").write_bytes(b"".join(lines[:keep]) + lines[keep][:50])
     ran = pw("optimize", tiny_checkpoint, "-w", workload, "-o", cut, "--engines", "openvino", "--schemes", "Q8_0",
              "--resume", "--json", *GENEROUS)  # fmt: skip
@@ -142,7 +142,7 @@ def test_resume_does_nothing_twice(
     resumed = (cut / "study.jsonl").read_bytes().splitlines(keepends=True)
     assert resumed[:keep] == lines[:keep]
     stages = [json.loads(line)["stage"] for line in resumed[1:]]
-    assert stages.count("baseline") == 1 and stages.count("screen") == 2
+    assert stages.count("baseline") == 1 and stages.count("screen") + stages.count("skip") == 2
 
 
 def test_another_question_is_not_resumed(
@@ -179,6 +179,7 @@ def test_an_engine_killed_in_its_run_is_one_failed_trial(
         return measure_speed(endpoint, *arguments, **more)
 
     monkeypatch.setattr(workbench, "measure_speed", kill_q8)
+    monkeypatch.setattr(search.Search, "_hopeless", lambda *_: None)  # speeds of so small a model are noise
     model = checkpoint.open_model(str(tiny_checkpoint))
     question = Question(
         model, traces.load(str(workload)), Budget(max_added_nats=5.0), streams=4, engines=("openvino",),
