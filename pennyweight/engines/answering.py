@@ -63,12 +63,13 @@ def copies(generation: Generation, count: int) -> list[Generation]:
 
 
 class EventStream(Response):
-    """Server-sent events, straight to ASGI; a client that leaves ends the generations."""
+    """Server-sent events, straight to ASGI; a client that leaves ends the generations. Where the engine may refuse,
+    nothing is out before it has begun; else headers go at once, so that nobody has to read them when the text comes."""
 
-    def __init__(self, answers: Sequence[Growing], include_usage: bool) -> None:
+    def __init__(self, answers: Sequence[Growing], include_usage: bool, *, refusable: bool = False) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
         del self.headers["content-length"]
-        self._answers, self._include_usage = answers, include_usage
+        self._answers, self._include_usage, self._refusable = answers, include_usage, refusable
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
@@ -85,18 +86,23 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         begun = False
 
-        async def put(body: bytes) -> None:
+        async def begin() -> None:
             nonlocal begun
             if not begun:
                 begun = True
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+        async def put(body: bytes) -> None:
+            await begin()
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
         try:
+            if not self._refusable:
+                await begin()
             if len(self._answers) == 1:
-                await _put_one(self._answers[0], put)
+                await _put_one(self._answers[0], put, self._refusable)
             else:
-                await _together([_put_one(answer, put) for answer in self._answers])
+                await _together([_put_one(answer, put, self._refusable) for answer in self._answers])
             if self._include_usage:
                 await put(self._answers[0][0].usage_chunk([answer for answer, _ in self._answers]))
             await put(b"data: [DONE]\n\n")
@@ -130,11 +136,14 @@ async def whole(request: Request, answers: Sequence[Growing]) -> Response:
     return JSONResponse(whole_body([answer for answer, _ in answers]))
 
 
-async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]]) -> None:
+async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]], refusable: bool) -> None:
     answer, generating = growing
     opening, told = answer.opening(), time.monotonic()
+    if opening and not refusable:
+        await put(opening)
+        opening = b""
     async for text, event in generating:
-        if opening:  # nothing is out before the engine has begun, so that it can refuse
+        if opening:
             await put(opening)
             opening = b""
         answer.add(event, text)

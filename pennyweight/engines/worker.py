@@ -134,7 +134,9 @@ def application(served: Served) -> Starlette:
             (answer, Generating(served.host, served.tokenizer, one, body.stops))
             for answer, one in zip(shared.copies(body.n), copies(generation, body.n), strict=True)
         ]
-        return EventStream(answers, body.include_usage) if body.stream else await whole(request, answers)
+        if not body.stream:
+            return await whole(request, answers)
+        return EventStream(answers, body.include_usage, refusable=generation.schema is not None)
 
     async def score_prompt(answer: Answer, body: Body) -> Response:
         if not (isinstance(body, CompletionBody) and body.echo and body.logprobs is not None):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import openai
 import pytest
 
 from pennyweight.deployment import Deployment
+from pennyweight.engines.answering import EventStream
+from pennyweight.engines.api import Answer
+from pennyweight.errors import EngineRefused
 from pennyweight.serve import Endpoint, serve
 from pennyweight.tokenizer import Tokenizer
 
@@ -379,9 +383,34 @@ def test_tokenize_tells_ids_and_how_many(scripted_endpoint: Endpoint) -> None:
     assert told["count"] == len(told["tokens"]) > 0 and told["max_model_len"] > 0
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_what_the_engine_refuses_is_a_bad_request(tokenizer_directory: Path, stream: bool) -> None:
+def test_what_the_engine_refuses_is_a_bad_request(tokenizer_directory: Path) -> None:
     with serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"fault": "refuse"})) as endpoint:
         with pytest.raises(openai.BadRequestError, match="told to refuse"):
-            client_of(endpoint).completions.create(model="model", prompt="hi", max_tokens=4, stream=stream)
+            client_of(endpoint).completions.create(model="model", prompt="hi", max_tokens=4)
         assert gauge(endpoint, "pennyweight:num_requests_running") == 0
+
+
+@pytest.mark.parametrize("refusable", [False, True])
+def test_a_stream_that_may_be_refused_says_nothing_before(tokenizer: Tokenizer, refusable: bool) -> None:
+    """Else it has begun already, and ends with an error event."""
+    sent: list[Any] = []
+
+    async def refusing() -> AsyncIterator[Any]:
+        raise EngineRefused("no such form")
+        yield
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    answer = Answer(chat=True, model="model", prompt_tokens=[1], tokenizer=tokenizer)
+    stream = EventStream([(answer, refusing())], False, refusable=refusable)  # type: ignore[list-item]
+    if refusable:
+        with pytest.raises(EngineRefused):
+            asyncio.run(stream._write(send))
+        assert sent == []
+    else:
+        asyncio.run(stream(None, receive, send))  # type: ignore[arg-type]
+        assert sent[0]["status"] == 200 and b"no such form" in sent[-2]["body"]
