@@ -1,3 +1,5 @@
+"""Answers on their way out: one generation or several of the same prompt, whole or as a stream."""
+
 from __future__ import annotations
 
 import asyncio

@@ -121,9 +121,7 @@ def _parts(place: str, part: Schema) -> Iterator[tuple[str, Schema]]:
             yield from _parts(place, inside)
 
 
-def _beginnings(
-    place: str, part: Schema, definitions: Mapping[str, Schema], trail: Sequence[str], most: int = MOST_ALTERNATIVES
-) -> Iterator[str]:
+def _beginnings(place: str, part: Schema, definitions: Mapping[str, Schema], trail: Sequence[str]) -> Iterator[str]:
     """What an answer may begin with at this place, once for each way that leads there."""
     ways = [(inside, trail) for inside in part.get("anyOf", ())]
     if name := part.get("$ref"):
@@ -134,10 +132,10 @@ def _beginnings(
         ways = [(definitions[name], (*trail, name))]
     told = 0
     for inside, behind in ways:
-        for kind in _beginnings(place, inside, definitions, behind, most):
+        for kind in _beginnings(place, inside, definitions, behind):
             told += 1
-            if told > most:
-                raise EngineRefused(f"{place}: there are more than {most} alternatives: leave fewer.")
+            if told > MOST_ALTERNATIVES:
+                raise EngineRefused(f"{place}: there are more than {MOST_ALTERNATIVES} alternatives: leave fewer.")
             yield kind
     if not ways:
         yield from _kinds(part)
