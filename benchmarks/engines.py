@@ -2,7 +2,7 @@
 guessing ahead is worth; a native llama.cpp against one built as prebuilt wheels are. One line of JSON per result.
 
     python benchmarks/engines.py [table|winners|large|speculation|native …] [--rounds 2] [--table FILE]
-                                 [--wheel-like DIR]
+                                 [--cells long-32 …] [--wheel-like DIR]
 
 `winners` asks `pw optimize` for the fastest in the table's cells, and needs the table, or its lines of an earlier run
 (`--table`). `large` is a table of a random-weight model of Llama-3.2-1B's shape, for precisions that need no
@@ -166,17 +166,23 @@ def told_before(lines: Path) -> Best:
     return told
 
 
-def winners(model: Model, speeds: Best) -> None:
-    """What `pw optimize` picks of the same load, and how far the table has it below its best."""
+def winners(model: Model, speeds: Best, only: Sequence[str]) -> None:
+    """What `pw optimize` picks of such a load, and how far it is from the table's best.
+
+    Cells of one prompt length share their requests, so that the search calibrates on them once.
+    """
     tokenizer = Tokenizer(model.path)
     tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
-    for cell in [CELLS[0], CELLS[-1], *CELLS[1:-1]]:
+    for cell in [CELLS[-1], CELLS[0], *CELLS[1:-1]]:
+        if only and f"{cell.prompt}-{cell.streams}" not in only:
+            continue
         with tempfile.TemporaryDirectory() as directory:
             load, out = Path(directory) / "load.jsonl", Path(directory) / "out"
+            asked = Cell(max(STREAMS), cell.prompt)
             rows = [
                 {"id": f"{part}-{request.id}", "max_tokens": OUTPUT,
                  "prompt": tokenizer.decode(request.prompt_tokens)}
-                for part in range(-(-ASKED // cell.requests)) for request in cell.load(tokens[part:]).requests
+                for part in range(-(-ASKED // asked.requests)) for request in asked.load(tokens[part:]).requests
             ]  # fmt: skip
             load.write_text("".join(json.dumps(row) + "\n" for row in rows))
             command = [
@@ -310,6 +316,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--engines", nargs="*", default=(), help="of the speculation; all by default")
+    parser.add_argument("--cells", nargs="*", default=(), help="of the winners, such as long-32; all by default")
     parser.add_argument("--table", type=Path, help="what an earlier run of it printed")
     parser.add_argument("--wheel-like", type=Path)
     arguments = parser.parse_args()
@@ -319,7 +326,7 @@ def main() -> None:
     if "table" in parts and not speeds:
         speeds = table(model, CELLS, arguments.rounds)
     if "winners" in parts and speeds:
-        winners(model, speeds)
+        winners(model, speeds, arguments.cells)
     if "large" in parts:
         with tempfile.TemporaryDirectory() as directory:
             table(random_model(Path(directory), model), LARGE_CELLS, 1, LARGE_SCHEMES)
