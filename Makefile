@@ -45,9 +45,10 @@ bench-rival: $(INSTALLED)
 bench-techniques: $(INSTALLED)
 	$(BIN)/python benchmarks/techniques.py
 
-# All installed engines: `pw engines` lists them. About 30 minutes.
+# All installed engines: `pw engines` lists them. TABLE_MINUTES
 bench-engines: $(INSTALLED)
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/llamacpp.py
 
 # Writes the table of what works together, and its page.
 bench-compatibility: $(INSTALLED)

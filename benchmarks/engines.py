@@ -1,24 +1,22 @@
 """All installed engines with all their precisions at 1, 8 and 32 streams, short and long prompts, interleaved; what
-guessing ahead is worth; a native llama.cpp against one built as prebuilt wheels are. One line of JSON per result.
+guessing ahead is worth. One line of JSON per result. (A native llama.cpp against a wheel: llamacpp.py.)
 
-    python benchmarks/engines.py [table|winners|large|speculation|native …] [--rounds 2] [--table FILE]
-                                 [--cells long-32 …] [--wheel-like DIR]
+    python benchmarks/engines.py [table|winners|large|speculation …] [--rounds 2] [--table FILE] [--cells long-32 …]
 
 `winners` asks `pw optimize` for the fastest in the table's cells, and needs the table, or its lines of an earlier run
 (`--table`). `large` is a table of a random-weight model of Llama-3.2-1B's shape, for precisions that need no
-calibration. `--wheel-like` is a folder of engines (PENNYWEIGHT_ENGINES) whose llamacpp was built with AVX2 at most.
+calibration.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +41,7 @@ from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
 
-PARTS = ("table", "winners", "large", "speculation", "native")
+PARTS = ("table", "winners", "large", "speculation")
 STREAMS = (1, 8, 32)
 PROMPTS = {"short": 32, "long": 512}
 OUTPUT = 32
@@ -261,42 +259,6 @@ def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload
         identical=round(float(same), 3), **found.as_json())  # fmt: skip
 
 
-@contextmanager
-def engines_in(directory: Path) -> Iterator[None]:
-    before = os.environ.get("PENNYWEIGHT_ENGINES")
-    os.environ["PENNYWEIGHT_ENGINES"] = str(directory)
-    try:
-        yield
-    finally:
-        del os.environ["PENNYWEIGHT_ENGINES"]
-        if before is not None:
-            os.environ["PENNYWEIGHT_ENGINES"] = before
-
-
-def native(model: Model, wheel_like: Path, rounds: int) -> None:
-    """llama.cpp built for this CPU against one with AVX2 only, both kept running, in turns."""
-    tokenizer = Tokenizer(model.path)
-    tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
-    for scheme in ("Q8_0", "Q4_0"):
-        calibration = tuple(texts(traces.load("chat").requests)[:32])
-        made = build_scheme(model, "llamacpp", scheme, 0, calibration, techniques.unwatched)
-        settings = {"max_num_seqs": 32, "max_model_len": 1024}
-        deployment = Deployment("llamacpp", str(made.path), made.id, scheme, settings)
-        with ExitStack() as kept:
-            ours = kept.enter_context(serve(deployment))
-            with engines_in(wheel_like):
-                theirs = kept.enter_context(serve(deployment))
-            for cell in CELLS:
-                ratios = []
-                for number in range(rounds):
-                    load = cell.load(tokens).variant(10 * number)
-                    order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
-                    speeds = {endpoint.base_url: run(endpoint, cell, load) for endpoint in order}
-                    ratios.append(speeds[ours.base_url] / speeds[theirs.base_url])
-                say(part="native", scheme=scheme, prompt=cell.prompt, streams=cell.streams,
-                    times_as_fast=[round(ratio, 2) for ratio in ratios])  # fmt: skip
-
-
 def random_model(directory: Path, like: Model) -> Model:
     """Llama-3.2-1B's shape with random weights and another model's tokenizer."""
     import torch
@@ -318,7 +280,6 @@ def main() -> None:
     parser.add_argument("--engines", nargs="*", default=(), help="of the speculation; all by default")
     parser.add_argument("--cells", nargs="*", default=(), help="of the winners, such as long-32; all by default")
     parser.add_argument("--table", type=Path, help="what an earlier run of it printed")
-    parser.add_argument("--wheel-like", type=Path)
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
@@ -332,8 +293,6 @@ def main() -> None:
             table(random_model(Path(directory), model), LARGE_CELLS, 1, LARGE_SCHEMES)
     if "speculation" in parts:
         speculation(model, max(2, arguments.rounds), arguments.engines)
-    if "native" in parts and arguments.wheel_like:
-        native(model, arguments.wheel_like, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,17 @@ PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 @dataclass(frozen=True)
 class OpenVINO(Speculating):
-    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are taken in pieces between decodes."""
+    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are taken in pieces between decodes.
+
+    `dynamic_quantization_group_size`: how many activations share a scale where float32 ones meet quantized weights and
+    are rounded to 8 bits; 0: they are not rounded; -1: as OpenVINO likes.
+    """
 
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = False
     kv_cache_dtype: str = "auto"
     inference_precision: str = "auto"
+    dynamic_quantization_group_size: int = -1
 
     name: ClassVar[str] = "openvino"
     packages: ClassVar[tuple[str, ...]] = ("openvino_genai", "openvino")
@@ -57,6 +62,11 @@ class OpenVINO(Speculating):
         if self.max_num_batched_tokens < 16:
             raise EngineRefused(
                 f"openvino: max_num_batched_tokens={self.max_num_batched_tokens} is too few: use 16 or more."
+            )
+        if self.dynamic_quantization_group_size < -1:
+            raise EngineRefused(
+                f"openvino: dynamic_quantization_group_size={self.dynamic_quantization_group_size} is no size: use -1 "
+                "(as OpenVINO likes), 0 (activations stay as they are), or 16 and up."
             )
 
     @classmethod
@@ -97,6 +107,8 @@ class OpenVINORuntime:
         ):  # fmt: skip
             if value != "auto":
                 self._properties[name] = value
+        if settings.dynamic_quantization_group_size >= 0:
+            self._properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = settings.dynamic_quantization_group_size
         schedule = openvino_genai.SchedulerConfig()
         schedule.max_num_seqs = settings.max_num_seqs
         schedule.max_num_batched_tokens = settings.max_num_batched_tokens

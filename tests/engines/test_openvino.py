@@ -1,0 +1,39 @@
+"""OpenVINO's settings; what it answers is under tests/contracts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pennyweight import checkpoint, engines, techniques
+from pennyweight.engines.openvino import OpenVINO
+from pennyweight.errors import EngineRefused
+from pennyweight.techniques.quantize import Quantize
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"max_num_batched_tokens": 1}, "16 or more"),
+        ({"dynamic_quantization_group_size": -2}, "as OpenVINO likes"),
+        ({"inference_precision": "f8"}, "auto, f32, bf16, f16"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, object], word: str) -> None:
+    with pytest.raises(EngineRefused, match=word):
+        engines.make("openvino", settings)
+
+
+@pytest.mark.slow
+def test_activations_are_rounded_or_left_as_they_are(tiny_checkpoint: Path) -> None:
+    """Left alone, they make of 8-bit weights what the same weights make of them unpacked."""
+    packed = techniques.apply(Quantize("Q8_0"), checkpoint.open_model(str(tiny_checkpoint)))
+
+    def told(path: Path, **settings: int) -> list[float]:
+        runtime = OpenVINO(inference_precision="f32", kv_cache_dtype="f32", **settings).load(path)
+        return list(runtime.score(range(3, 60), 1).logprobs)
+
+    rounded, whole = told(packed.path), told(packed.path, dynamic_quantization_group_size=0)
+    assert whole != rounded
+    assert whole == pytest.approx(rounded, abs=0.5)
