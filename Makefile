@@ -45,7 +45,8 @@ bench-rival: $(INSTALLED)
 bench-techniques: $(INSTALLED)
 	$(BIN)/python benchmarks/techniques.py
 
-# All installed engines: `pw engines` lists them. TABLE_MINUTES
+# All installed engines: `pw engines` lists them. Parts can be run alone (`--help`):
+# table 55 minutes, winners up to 90, large 22, speculation 15; llamacpp.py 15.
 bench-engines: $(INSTALLED)
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/llamacpp.py

@@ -55,7 +55,7 @@ settings.n_batch = settings.n_ubatch = told["batch"]
 settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = told["threads"]
 settings.kv_unified = False
 settings.cache_ram_mib = 0
-settings.n_threads_http = 2
+settings.n_threads_http = told["slots"] + 8
 server = xllamacpp.Server(settings)
 threading.Event().wait()
 """
@@ -131,7 +131,8 @@ def main() -> None:
                 for name, program in programs.items():
                     port = free_port()
                     command = [str(program), *settings.arguments(file, model.config), "--host", "127.0.0.1"]
-                    servers[name] = kept.enter_context(started([*command, "--port", str(port)], port))
+                    command += ["--port", str(port), "--threads-http", str(SLOTS + 8)]
+                    servers[name] = kept.enter_context(started(command, port))
                 in_turns(servers, scheme, tokens, arguments.rounds)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ import aiohttp
 from pennyweight.errors import EndpointError
 from pennyweight.workload import Request
 
+DROPPED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 REQUEST_TIMEOUT = 600.0
 STALL_TIMEOUT = 120.0  # without a byte: the server hangs
 
@@ -95,7 +97,7 @@ class Client:
         payload = json.dumps(body).encode()
         record.sent = time.perf_counter()
         try:
-            async with self._session.post(self._base_url + path, data=payload, headers=self._headers) as answer:
+            async with await self._posted(self._base_url + path, payload) as answer:
                 if answer.status != 200:
                     record.error = f"HTTP {answer.status}: {_message(await answer.text())}"
                 else:
@@ -126,13 +128,29 @@ class Client:
         record.text = "".join(pieces)
         record.output_tokens = record.output_tokens or len(record.chunks)  # a server without usage: one token a chunk
 
+    async def _posted(
+        self, url: str, data: bytes, timeout: aiohttp.ClientTimeout | None = None
+    ) -> aiohttp.ClientResponse:
+        """A server may close a connection that was kept just when it is used again: that is no failed request.
+        llama-server closes every one after its answer, and says that it keeps it."""
+        limits = timeout or self._session.timeout
+        while True:
+            reused: dict[str, bool] = {}
+            try:
+                return await self._session.post(
+                    url, data=data, headers=self._headers, timeout=limits, trace_request_ctx=reused
+                )
+            except DROPPED:
+                if not reused:
+                    raise
+
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A whole answer; anything but 200 is an `EndpointError`."""
         url = self._base_url + path
         try:
             data = json.dumps(body).encode()
             # A whole answer sends nothing while it is made, so only its total time is bounded.
-            async with self._session.post(url, data=data, headers=self._headers, timeout=self._whole) as answer:
+            async with await self._posted(url, data, self._whole) as answer:
                 text = await answer.text()
                 if answer.status != 200:
                     raise EndpointError(f"{url} answered {answer.status}: {_message(text)}")
@@ -161,8 +179,18 @@ async def connect(
 ) -> AsyncIterator[Client]:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     limits = aiohttp.ClientTimeout(total=timeout, sock_read=min(timeout, STALL_TIMEOUT))
-    async with aiohttp.ClientSession(connector=connector, timeout=limits, read_bufsize=1 << 20) as session:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_tell_of_reuse)
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=limits, read_bufsize=1 << 20, trace_configs=[trace]
+    ) as session:
         yield Client(session, base_url, model, api_key)
+
+
+async def _tell_of_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, told: object) -> None:
+    del session, told
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx["reused"] = True
 
 
 def _take_event(event: Mapping[str, Any], now: float, record: Record, pieces: list[str]) -> None:
