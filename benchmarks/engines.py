@@ -119,14 +119,18 @@ def built(model: Model, largest: int, only: Sequence[str]) -> Iterator[Deploymen
             yield Deployment(engine, str(made.path), made.id, scheme, settings)
 
 
+def long_text(tokenizer: Tokenizer) -> list[int]:
+    """What the cells' prompts are cut from."""
+    return [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
+
+
 Best = dict[Cell, dict[str, float]]  # tokens/s by engine and scheme
 
 
 def table(model: Model, cells: Sequence[Cell], rounds: int, only: Sequence[str] = ()) -> Best:
     """Rounds over all deployments, so that the machine's moods fall on all of them."""
     hardware = measured_hardware()
-    tokenizer = Tokenizer(model.path)
-    tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
+    tokens = long_text(Tokenizer(model.path))
     deployments = list(built(model, max(cell.streams for cell in cells), only))
     speeds: dict[tuple[str, Cell], list[float]] = {}
     for number in range(rounds):
@@ -170,7 +174,7 @@ def winners(model: Model, speeds: Best, only: Sequence[str]) -> None:
     Cells of one prompt length share their requests, so that the search calibrates on them once.
     """
     tokenizer = Tokenizer(model.path)
-    tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
+    tokens = long_text(tokenizer)
     for cell in [CELLS[-1], CELLS[0], *CELLS[1:-1]]:
         if only and f"{cell.prompt}-{cell.streams}" not in only:
             continue

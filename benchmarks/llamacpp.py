@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from engines import CELLS, run, say
+from engines import CELLS, long_text, run, say
+from gateway import answers
 
 from pennyweight import checkpoint, techniques, traces
 from pennyweight.engines import process
@@ -61,11 +59,6 @@ threading.Event().wait()
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 @contextmanager
 def started(command: list[str], port: int) -> Iterator[Endpoint]:
     """A server of others, up and answering; it ends with us."""
@@ -74,7 +67,7 @@ def started(command: list[str], port: int) -> Iterator[Endpoint]:
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not healthy(url):
+        while not answers(f"{url}/health"):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{' '.join(command)[:200]} did not start (exit code {server.poll()}).")
             time.sleep(0.1)
@@ -82,14 +75,6 @@ def started(command: list[str], port: int) -> Iterator[Endpoint]:
     finally:
         server.kill()
         server.wait()
-
-
-def healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def wheel_python(directory: Path) -> Path:
@@ -107,8 +92,7 @@ def main() -> None:
     parser.add_argument("--avx2", type=Path)
     arguments = parser.parse_args()
     model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
-    tokenizer = Tokenizer(model.path)
-    tokens = [token for text in texts(traces.load("extract").requests) for token in tokenizer.encode(text)]
+    tokens = long_text(Tokenizer(model.path))
     calibration = tuple(texts(traces.load("chat").requests)[:32])
     settings = LlamaCpp(max_num_seqs=SLOTS, max_model_len=LENGTH)
     programs = {"native": settings.program()}
@@ -123,13 +107,13 @@ def main() -> None:
             (file,) = Path(made.path).glob("*.gguf")
             with ExitStack() as kept:
                 servers = {}
-                port = free_port()
+                port = process.free_port("127.0.0.1")
                 told = {"model": str(file), "port": port, "slots": SLOTS, "length": LENGTH,
                         "batch": settings.max_num_batched_tokens, "threads": available_cores()}  # fmt: skip
                 wheel = [str(python), "-c", WHEEL_SERVER, json.dumps(told)]
                 servers["wheel"] = kept.enter_context(started(wheel, port))
                 for name, program in programs.items():
-                    port = free_port()
+                    port = process.free_port("127.0.0.1")
                     command = [str(program), *settings.arguments(file, model.config), "--host", "127.0.0.1"]
                     command += ["--port", str(port), "--threads-http", str(SLOTS + 8)]
                     servers[name] = kept.enter_context(started(command, port))

@@ -38,7 +38,7 @@ class Server:
         self._socket = str(socket)
 
     async def ready(self) -> None:
-        connector = aiohttp.UnixConnector(self._socket, limit=0, force_close=True)  # it drops idle ones itself
+        connector = aiohttp.UnixConnector(self._socket, limit=0, force_close=True)  # it closes them itself, unsaid
         self._session = aiohttp.ClientSession(
             "http://llama", connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=LONGEST_LINE
         )

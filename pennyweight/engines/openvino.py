@@ -66,7 +66,7 @@ class OpenVINO(Speculating):
         if self.dynamic_quantization_group_size < -1:
             raise EngineRefused(
                 f"openvino: dynamic_quantization_group_size={self.dynamic_quantization_group_size} is no size: use -1 "
-                "(as OpenVINO likes), 0 (activations stay as they are), or 16 and up."
+                "(as OpenVINO likes), 0 (activations stay as they are), or a number of activations."
             )
 
     @classmethod
