@@ -1,17 +1,17 @@
 """Engines run a model. Each is one module; nothing heavy is imported until a worker process loads one.
 
-An engine's class is its settings: frozen, checked when it is made. `load` gives a `Runtime`, which the worker drives:
+An engine's class is its settings: frozen, checked when it is made. It is one of three kinds:
 
-    submit(generation) -> step() -> [Event, …] -> step() -> … ; cancel(id) ; score(tokens, start)
+    a library                      load() gives a `Runtime`, which a driver process steps for our worker
+    a server of its own kind       backend() gives a `Backend`, which our worker asks
+    a server of the OpenAI API     launch() gives its command line
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -85,22 +85,34 @@ class Launch:
 
 
 class Runtime(Protocol):
-    """A loaded model in a worker. One thread drives it; `step` should release the GIL while it computes.
+    """A loaded model in a driver process: submit, step until each has ended. One thread drives it.
 
-    `score` tells of the tokens from place `start` on (1 or more), at once or, from a server, later. `kernels` says
-    what multiplies its matrices, as the library tells it: a slow one is why quantized is often not faster.
+    `score` tells of the tokens from place `start` on (1 or more). `kernels` says what multiplies its matrices, as the
+    library tells it: a slow one is why quantized is often not faster.
     """
 
     def submit(self, generation: Generation) -> None: ...
     def step(self) -> list[Event]: ...
     def cancel(self, generation_id: str) -> None: ...
-    def score(self, tokens: Sequence[int], start: int) -> Score | Future[Score]: ...
+    def score(self, tokens: Sequence[int], start: int) -> Score: ...
     def kernels(self) -> list[str]: ...
     def close(self) -> None: ...
 
 
+class Backend(Protocol):
+    """A server that runs the model in a process of its own, asked from our worker's event loop: a `Runtime` that nobody
+    steps. `tell` hears every event; `ended` is called with a sentence once if the server ends by itself."""
+
+    async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None: ...
+    def submit(self, generation: Generation) -> None: ...
+    def cancel(self, generation_id: str) -> None: ...
+    async def score(self, tokens: Sequence[int], start: int) -> Score: ...
+    async def kernels(self) -> list[str]: ...
+    async def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
-class Engine(ABC):
+class Engine:
     """Settings that every engine has; 0 threads means all cores. Subclasses add their own."""
 
     max_num_seqs: int = 32
@@ -128,9 +140,14 @@ class Engine(ABC):
             if value not in known:
                 raise EngineRefused(f"{self.name}: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
 
-    @abstractmethod
     def load(self, directory: Path) -> Runtime:
         """Load the model in this directory. Called in the driver process only."""
+        raise EngineRefused(f"{self.name} is a server: it is started for {directory}, not loaded.")
+
+    def backend(self, directory: Path) -> Backend | None:
+        """What our worker asks instead of a driver, for an engine whose model runs in a server already."""
+        del directory
+        return None
 
     def launch(self, directory: Path, host: str, port: int, served_name: str) -> Launch | None:
         """How to start an engine that is a server with the OpenAI API itself; None for one that our worker hosts."""

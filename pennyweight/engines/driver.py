@@ -11,14 +11,13 @@ does for a whole step), and HTTP would stand still meanwhile.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from pennyweight import engines
-from pennyweight.engines import Event, Generation, Runtime, Score
+from pennyweight.engines import Event, Generation, Runtime
 from pennyweight.errors import EngineRefused, PennyweightError
 
 
@@ -32,7 +31,7 @@ def run(connection: Connection, engine: str, settings: Mapping[str, Any], direct
         connection.send(("failed", str(error)))
         return
     except Exception as error:  # whatever a library raises while loading is one sentence to the user
-        connection.send(("failed", f"{engine} cannot load {directory} ({type(error).__name__}: {_last_line(error)})."))
+        connection.send(("failed", cannot_load(engine, directory, error)))
         return
     connection.send(("ready",))
     try:
@@ -48,17 +47,14 @@ class Driver:
         self._connection = connection
         self._runtime = runtime
         self._active: set[str] = set()
-        self._scoring: dict[int, Future[Score]] = {}
         self._closing = False
 
     def drive(self) -> None:
         while not self._closing:
-            idle = not (self._active or self._scoring)
-            if idle or self._connection.poll():
+            if not self._active or self._connection.poll():
                 self._obey(self._connection.recv())
                 continue
             events = self._step()
-            self._tell_scores()
             if events:
                 self._connection.send(("events", events))
 
@@ -71,9 +67,9 @@ class Driver:
                     self._active.discard(generation_id)
                     self._runtime.cancel(generation_id)
             case ("score", key, tokens, start):
-                self._score(key, tokens, start)
+                self._tell(key, lambda: self._runtime.score(tokens, start))
             case ("kernels", key):
-                self._name_kernels(key)
+                self._tell(key, self._runtime.kernels)
             case _:
                 self._closing = True
 
@@ -82,7 +78,7 @@ class Driver:
             self._runtime.submit(generation)
         except Exception as error:  # the library's refusal belongs to this request alone
             kind = "refused" if isinstance(error, EngineRefused) else "error"
-            self._connection.send(("events", [Event(generation.id, finish=kind, error=_last_line(error))]))
+            self._connection.send(("events", [Event(generation.id, finish=kind, error=last_line(error))]))
         else:
             self._active.add(generation.id)
 
@@ -90,39 +86,23 @@ class Driver:
         try:
             events = self._runtime.step()
         except Exception as error:  # a step that failed leaves the library in nobody knows what state: end with it
-            events = [Event(i, finish="error", error=_last_line(error)) for i in self._active]
+            events = [Event(i, finish="error", error=last_line(error)) for i in self._active]
             self._closing = True
         self._active.difference_update([event.id for event in events if event.finish])
         return events
 
-    def _score(self, key: int, tokens: list[int], start: int) -> None:
+    def _tell(self, key: int, ask: Callable[[], Any]) -> None:
         try:
-            score = self._runtime.score(tokens, start)
+            answer, fault = ask(), None
         except Exception as error:  # as above
-            self._connection.send(("told", key, None, _last_line(error)))
-            return
-        if isinstance(score, Future):
-            self._scoring[key] = score
-        else:
-            self._connection.send(("told", key, score, None))
-
-    def _name_kernels(self, key: int) -> None:
-        try:
-            kernels = self._runtime.kernels()
-        except Exception as error:  # as above
-            self._connection.send(("told", key, None, _last_line(error)))
-        else:
-            self._connection.send(("told", key, kernels, None))
-
-    def _tell_scores(self) -> None:
-        """Those that a server has answered meanwhile."""
-        for key in [key for key, score in self._scoring.items() if score.done()]:
-            score = self._scoring.pop(key)
-            fault = score.exception()
-            told = (None, _last_line(fault)) if fault else (score.result(), None)
-            self._connection.send(("told", key, *told))
+            answer, fault = None, last_line(error)
+        self._connection.send(("told", key, answer, fault))
 
 
-def _last_line(error: BaseException) -> str:
+def cannot_load(engine: str, directory: str, error: BaseException) -> str:
+    return f"{engine} cannot load {directory} ({type(error).__name__}: {last_line(error)})."
+
+
+def last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

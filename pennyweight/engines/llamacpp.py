@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pennyweight.engines import Runtime, environments
+from pennyweight.engines import Backend, environments
 from pennyweight.engines.environments import Command, Recipe
 from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
@@ -188,7 +188,7 @@ class LlamaCpp(Speculating):
                      "--spec-draft-n-max", guesses]  # fmt: skip
         return made
 
-    def load(self, directory: Path) -> Runtime:
-        from pennyweight.engines.llamacpp_runtime import LlamaServer
+    def backend(self, directory: Path) -> Backend:
+        from pennyweight.engines.llamacpp_backend import LlamaBackend
 
-        return LlamaServer(directory, self)
+        return LlamaBackend(directory, self)

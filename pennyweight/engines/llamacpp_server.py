@@ -28,20 +28,19 @@ Chunk = dict[str, Any]
 
 
 class Server:
-    """`ready` before anything else, in the event loop that `stream` will run in."""
+    """To be made in the event loop that asks it; `ready` before anything else."""
 
     def __init__(self, settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> None:
         program = settings.program()
         assert program is not None
-        command = [program, *settings.arguments(file, config), "--host", str(socket)]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
-        self._socket = str(socket)
-
-    async def ready(self) -> None:
-        connector = aiohttp.UnixConnector(self._socket, limit=0, force_close=True)  # it closes them itself, unsaid
+        connector = aiohttp.UnixConnector(str(socket), limit=0, force_close=True)  # it closes them itself, unsaid
         self._session = aiohttp.ClientSession(
             "http://llama", connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=LONGEST_LINE
         )
+        command = [program, *settings.arguments(file, config), "--host", str(socket)]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
+
+    async def ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -57,20 +56,24 @@ class Server:
 
     async def stream(self, body: Chunk) -> AsyncIterator[Chunk]:
         body = {**body, "stream": True, "return_tokens": True}
-        async with self._session.post("/completion", json=body) as answer:
-            if answer.status != 200:
-                kind = EngineRefused if answer.status == 400 else EngineError
-                raise kind(fault(await answer.text()))
-            async for line in answer.content:
-                if line.startswith(b"data: "):
-                    chunk = json.loads(line[6:])
-                    if "error" in chunk:
-                        raise EngineError(fault(json.dumps(chunk)))
-                    yield chunk
-                elif line.startswith(b"error: "):
-                    raise EngineError(fault(line[7:].decode()))
+        try:
+            async with self._session.post("/completion", json=body) as answer:
+                if answer.status != 200:
+                    kind = EngineRefused if answer.status == 400 else EngineError
+                    raise kind(fault(await answer.text()))
+                async for line in answer.content:
+                    if line.startswith(b"data: "):
+                        chunk = json.loads(line[6:])
+                        if "error" in chunk:
+                            raise EngineError(fault(json.dumps(chunk)))
+                        yield chunk
+                    elif line.startswith(b"error: "):
+                        raise EngineError(fault(line[7:].decode()))
+        except aiohttp.ClientError as error:
+            raise EngineError(f"llama-server broke off ({error}).") from error
 
-    def end(self) -> None:
+    async def end(self) -> None:
+        await self._session.close()
         self.process.terminate()
         try:
             self.process.wait(END_SECONDS)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pennyweight.engines import Launch, Runtime, environments
+from pennyweight.engines import Launch, environments
 from pennyweight.engines.environments import Command, Recipe
 from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
@@ -192,6 +192,3 @@ class VLLM(Speculating):
                 f"are there for it: {int(free / each * length)} tokens would fit (max_model_len)."
             )
         return self.kv_cache_gib or max(1, -(-int(min(free, each * self.max_num_seqs)) // GIB))
-
-    def load(self, directory: Path) -> Runtime:
-        raise EngineRefused(f"vllm is a server: it is launched for {directory}, not loaded.")

@@ -1,12 +1,11 @@
-"""The OpenAI face of an engine that is a library: `python -m pennyweight.engines.worker --spec … --port …`.
+"""The OpenAI face of an engine that has none: `python -m pennyweight.engines.worker --spec … --port …`.
 
-This process speaks HTTP; a driver process of its own (see driver.py) holds the runtime.
+This process speaks HTTP; the model runs in another one (see host.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,8 @@ from pennyweight import engines
 from pennyweight.engines import Engine, Generation, json_schema
 from pennyweight.engines.answering import EventStream, Generating, copies, whole
 from pennyweight.engines.api import Answer, Body, ChatBody, CompletionBody, TokenizeBody, error_body, scored
+from pennyweight.engines.backend_host import BackendHost
+from pennyweight.engines.driver_host import DriverHost
 from pennyweight.engines.host import Host
 from pennyweight.errors import EngineError, EngineRefused, ModelError, PennyweightError
 from pennyweight.tokenizer import Tokenizer
@@ -244,12 +246,24 @@ def _watch_parent(parent: int) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def _end(number: int, _: object) -> None:
+    """uvicorn raises the signal that ended it once more: as an exception it leaves us time to end the engine."""
+    raise SystemExit(128 + number)
+
+
+def _host(spec: dict[str, Any], engine: Engine, directory: Path, on_death: Callable[[], None]) -> Host:
+    backend = engine.backend(directory)
+    if backend is not None:
+        return BackendHost(backend, on_death)
+    return DriverHost(spec["engine"], spec["settings"], str(directory), on_death)
+
+
 async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
     directory = Path(spec["model_path"])
     engine = engines.make(spec["engine"], spec["settings"])
     tokenizer = Tokenizer(directory)
     config = json.loads((directory / "config.json").read_text())
-    hosted = Host(asyncio.get_running_loop(), on_death=lambda: setattr(server, "should_exit", True))
+    hosted = _host(spec, engine, directory, on_death=lambda: setattr(server, "should_exit", True))
     served = Served(engine, hosted, tokenizer, spec["served_name"], engine.context_length(config))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -265,11 +279,11 @@ async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
             lifespan="off",
         )
     )
-    await asyncio.to_thread(hosted.start, spec["engine"], spec["settings"], str(directory))
+    await hosted.start()
     try:
         await server.serve()
     finally:
-        hosted.close()
+        await hosted.close()
     if hosted.failure:
         raise EngineError(hosted.failure)
 
@@ -284,6 +298,7 @@ def main() -> None:
     if arguments.parent:
         _watch_parent(arguments.parent)
     logging.basicConfig(level=logging.WARNING)
+    signal.signal(signal.SIGTERM, _end)
     try:
         uvloop.run(_serve(json.loads(arguments.spec), arguments.host, arguments.port))
     except PennyweightError as error:

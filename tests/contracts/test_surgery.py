@@ -3,8 +3,9 @@ the result is a standard checkpoint, and stock engines give what transformers gi
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from concurrent.futures import Future
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from pennyweight import checkpoint, engines, traces
+from pennyweight.engines import Backend, Score
 from pennyweight.model import Model
 from pennyweight.techniques import Technique
 from pennyweight.techniques.depth import Depth
@@ -167,8 +169,19 @@ def refusal(engine: str, scheme: str, model: Model) -> str | None:
 def scores(engine: str, model: Model, text: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Log-probability of each token, and the greedy choice in its place."""
     exact = {"inference_precision": "f32"} if engine == "openvino" else {}  # its default on some CPUs is bfloat16
-    runtime = engines.make(engine, exact).load(model.path)
-    score = runtime.score(Tokenizer(model.path).encode(text), 1)
-    scored = score.result(60) if isinstance(score, Future) else score
-    runtime.close()
+    made, tokens = engines.make(engine, exact), Tokenizer(model.path).encode(text)
+    if backend := made.backend(model.path):
+        scored = asyncio.run(asked(backend, tokens))
+    else:
+        runtime = made.load(model.path)
+        scored = runtime.score(tokens, 1)
+        runtime.close()
     return tuple(scored.logprobs), tuple(scored.top_tokens)
+
+
+async def asked(backend: Backend, tokens: Sequence[int]) -> Score:
+    await backend.start(lambda _: None, lambda _: None)
+    try:
+        return await backend.score(tokens, 1)
+    finally:
+        await backend.close()

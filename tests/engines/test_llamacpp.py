@@ -1,16 +1,26 @@
-"""llama.cpp's settings and command line; what it answers is under tests/contracts."""
+"""llama.cpp's settings and command line, and the end of its server; what it answers is under tests/contracts."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import openai
+import psutil
 import pytest
 
-from pennyweight import engines
+from pennyweight import checkpoint, engines, techniques
+from pennyweight.deployment import Deployment
+from pennyweight.engines import process
 from pennyweight.engines.llamacpp import LlamaCpp
-from pennyweight.engines.llamacpp_runtime import _splits
-from pennyweight.errors import EngineMissing, EngineRefused
+from pennyweight.engines.llamacpp_backend import _splits
+from pennyweight.errors import EngineError, EngineMissing, EngineRefused
+from pennyweight.techniques.quantize import Quantize
 
 CONFIG = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512,
           "max_position_embeddings": 8192}  # fmt: skip
@@ -86,3 +96,66 @@ def test_splits_are_all_ways_to_cut() -> None:
     assert _splits(b"abc", 2) == [[b"a", b"bc"], [b"ab", b"c"]]
     assert _splits(b"ab", 3) == []
     assert _splits(b"", 1) == []
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the worker makes its socket files. Their whole path has room for some 100 letters."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def running(tiny_checkpoint: Path, temporary: Path) -> Iterator[process.EngineProcess]:
+    if reason := LlamaCpp.missing():
+        pytest.skip(reason)
+    model = techniques.apply(Quantize("F16"), checkpoint.open_model(str(tiny_checkpoint)))
+    deployment = Deployment("llamacpp", str(model.path), model.id, "F16", {"max_num_seqs": 2})
+    engine = process.start(deployment, temporary / "log")
+    try:
+        engine.wait_healthy(60)
+        yield engine
+    finally:
+        engine.stop()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_is_named_to_its_client_and_takes_the_worker_along(
+    running: process.EngineProcess,
+) -> None:
+    (server,) = psutil.Process(running.process.pid).children()
+    client = openai.OpenAI(base_url=f"{running.base_url}/v1", api_key="none", max_retries=0, timeout=20)
+    with ThreadPoolExecutor() as pool:
+        scoring = pool.submit(client.models.list)  # the worker answers for itself
+        stream = client.completions.create(
+            model=running.deployment.served_name, prompt="hi", max_tokens=200, stream=True, extra_body={"ignore_eos": 1}
+        )
+        next(iter(stream))
+        assert scoring.result()
+        server.send_signal(signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="llama-server"):
+            list(stream)
+    assert running.process.wait(10) > 0
+    assert "llama-server ended, killed by signal 9 (often: out of memory)" in running.last_words()
+
+
+@pytest.mark.slow
+def test_a_stopped_one_leaves_no_process_and_no_socket_behind(running: process.EngineProcess, temporary: Path) -> None:
+    (server,) = psutil.Process(running.process.pid).children()
+    assert list(temporary.glob("pennyweight-llama-*/*.sock"))
+    os.kill(running.process.pid, signal.SIGTERM)
+    running.process.wait(20)
+    assert not psutil.pid_exists(server.pid) or server.status() == psutil.STATUS_ZOMBIE
+    assert not list(temporary.glob("pennyweight-llama-*"))
+
+
+def test_a_folder_without_weights_is_told_in_a_sentence(tokenizer_directory: Path, temporary: Path) -> None:
+    directory = temporary / "model"
+    shutil.copytree(tokenizer_directory, directory)
+    (directory / "config.json").write_text("{}")
+    if LlamaCpp.missing():
+        pytest.skip("the worker asks for its server first")
+    engine = process.start(Deployment("llamacpp", str(directory), "m", "F16", {}), temporary / "log")
+    with pytest.raises(EngineError, match=r"llamacpp cannot load .*model\.gguf"):
+        engine.wait_healthy(60)
+    assert not list(temporary.glob("pennyweight-llama-*"))

@@ -1,4 +1,4 @@
-"""A running `llama-server` behind the protocol of runtimes: requests go to its native /completion over a socket file.
+"""A running `llama-server` behind the protocol of backends: requests go to its native /completion over a socket file.
 
 The server sends nothing while a character is incomplete and then names its last token only, so the others are found
 again from its bytes, and their log-probabilities by asking for the whole vocabulary at that place.
@@ -7,106 +7,90 @@ again from its bytes, and their log-probabilities by asking for the whole vocabu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import os
-import queue
 import shutil
-import sys
 import tempfile
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pennyweight.engines import Event, Generation, Score
+from pennyweight.engines.driver import cannot_load
+from pennyweight.engines.host import by_signal
 from pennyweight.engines.llamacpp_scorer import Scorer, logprob
 from pennyweight.engines.llamacpp_server import Chunk, Server, told_kernels
 from pennyweight.engines.sampling import derived_seed
-from pennyweight.errors import EngineError, EngineRefused
+from pennyweight.errors import EngineError, EngineRefused, PennyweightError
 from pennyweight.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pennyweight.engines.llamacpp import LlamaCpp
 
-WAIT = 0.005  # seconds that a step waits for news before it looks for other messages
 MOST_LOST = 4  # tokens of one character
 SCORING_SLOTS = 4
 
 
-class LlamaServer:
+class LlamaBackend:
     def __init__(self, directory: Path, settings: LlamaCpp) -> None:
-        file = directory / "model.gguf"
-        config = json.loads((directory / "config.json").read_text())
-        settings.refuse_memory(config, file.stat().st_size)
-        self._tokenizer = Tokenizer(directory)
-        self._by_bytes = {piece: token for token, piece in self._tokenizer.byte_pieces.items()}
-        self._broken = {token for token, piece in self._tokenizer.byte_pieces.items() if not _is_text(piece)}
-        self._settings, self._file, self._config = settings, file, config
+        self._directory, self._settings = directory, settings
+        self._file = directory / "model.gguf"
         self._place = Path(tempfile.mkdtemp(prefix="pennyweight-llama-"))
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._tasks: dict[str, Future[None]] = {}
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="llama-server", daemon=True).start()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._closing = False
         self._scores: Scorer | None = None
         self._servers: list[Server] = []
         self._starting = asyncio.Lock()
+
+    async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None:
+        self._tell, self._ended = tell, ended
         try:
-            self._server = self._run(self._start(settings)).result()
-        except BaseException:
-            self.close()
-            raise
-        threading.Thread(target=self._watch, name="llama-server-end", daemon=True).start()
+            self._config = json.loads((self._directory / "config.json").read_text())
+            self._settings.refuse_memory(self._config, self._file.stat().st_size)
+            self._tokenizer = Tokenizer(self._directory)
+            self._by_bytes = {piece: token for token, piece in self._tokenizer.byte_pieces.items()}
+            self._broken = {token for token, piece in self._tokenizer.byte_pieces.items() if not _is_text(piece)}
+            self._server = await self._started(self._settings)
+        except BaseException as error:
+            await self.close()
+            if not isinstance(error, Exception) or isinstance(error, PennyweightError):
+                raise
+            raise EngineError(cannot_load(self._settings.name, str(self._directory), error)) from error
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._watch, args=(loop,), name="llama-server-end", daemon=True).start()
 
     def submit(self, generation: Generation) -> None:
-        self._tasks[generation.id] = self._run(self._generate(generation))
-
-    def step(self) -> list[Event]:
-        try:
-            events = [self._events.get(timeout=WAIT)]
-        except queue.Empty:
-            return []
-        while not self._events.empty():
-            events.append(self._events.get())
-        for event in events:
-            if event.finish:
-                self._tasks.pop(event.id, None)
-        return events
+        task = asyncio.get_running_loop().create_task(self._generate(generation))
+        self._tasks[generation.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(generation.id, None))
 
     def cancel(self, generation_id: str) -> None:
-        task = self._tasks.pop(generation_id, None)
+        task = self._tasks.get(generation_id)
         if task is not None:
             task.cancel()
 
-    def score(self, tokens: Sequence[int], start: int) -> Future[Score]:
-        return self._run(self._score(list(tokens), start))
+    async def score(self, tokens: Sequence[int], start: int) -> Score:
+        return await (await self._scorer()).score(list(tokens), start)
 
-    def kernels(self) -> list[str]:
-        return told_kernels(self._settings, self._file, self._config, self._place / "kernels.sock")
+    async def kernels(self) -> list[str]:
+        socket = self._place / "kernels.sock"
+        return await asyncio.to_thread(told_kernels, self._settings, self._file, self._config, socket)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._closing = True
         for server in self._servers:
-            server.end()
+            await server.end()
         shutil.rmtree(self._place, ignore_errors=True)
 
-    def _watch(self) -> None:
-        """A server that ends by itself takes its driver along: the worker tells everybody who waits."""
-        server = self._servers[0]
-        server.process.wait()
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        code = self._server.process.wait()
         if not self._closing:
-            shutil.rmtree(self._place, ignore_errors=True)
-            print(f"llama-server ended with exit code {server.process.returncode}", file=sys.stderr, flush=True)
-            os._exit(1)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we end ourselves
+                loop.call_soon_threadsafe(self._ended, f"llama-server ended{by_signal(code)}.")
 
-    # -- in the thread that talks to the server --
-
-    def _run(self, work: Any) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    async def _start(self, settings: LlamaCpp) -> Server:
+    async def _started(self, settings: LlamaCpp) -> Server:
         server = Server(settings, self._file, self._config, self._place / f"{len(self._servers)}.sock")
         self._servers.append(server)
         await server.ready()
@@ -119,12 +103,9 @@ class LlamaServer:
                 server = self._server
                 if self._settings.speculative_method:
                     plain = replace(self._settings, speculative_method="", draft_model="", max_num_seqs=SCORING_SLOTS)
-                    server = await self._start(plain)
+                    server = await self._started(plain)
                 self._scores = Scorer(server, self._tokenizer, self._config["vocab_size"], self._broken)
             return self._scores
-
-    async def _score(self, tokens: list[int], start: int) -> Score:
-        return await (await self._scorer()).score(tokens, start)
 
     async def _generate(self, generation: Generation) -> None:
         wants = generation.top_logprobs is not None
@@ -153,13 +134,13 @@ class LlamaServer:
                 if wants:
                     logprobs, alternatives = await self._told(chunk, [*generation.prompt, *answer], tokens)
                 answer += tokens
-                self._events.put(Event(generation.id, tokens, logprobs, alternatives, finish))
+                self._tell(Event(generation.id, tokens, logprobs, alternatives, finish))
                 if finish:
                     return
             raise EngineError("llama-server closed the answer early")
         except Exception as error:  # whatever it is, the request must end
             kind = "refused" if isinstance(error, EngineRefused) else "error"
-            self._events.put(Event(generation.id, finish=kind, error=str(error) or type(error).__name__))
+            self._tell(Event(generation.id, finish=kind, error=str(error) or type(error).__name__))
 
     async def _tokens(self, chunk: Chunk, before: Sequence[int], told: int) -> list[int]:
         """All tokens since `told` of them; the server names the last one only."""
@@ -212,7 +193,7 @@ class LlamaServer:
 
 def _sampling(generation: Generation) -> Chunk:
     if generation.temperature <= 0:
-        return {"temperature": 0.0, "samplers": ["temperature"]}
+        return {"samplers": ["top_k"], "top_k": 1}  # "temperature" at 0 goes on to sort the whole vocabulary
     return {
         "temperature": generation.temperature, "top_p": generation.top_p, "seed": derived_seed(generation) % 2**32,
         "samplers": ["temperature", "top_p"],
