@@ -2,10 +2,11 @@
 guessing ahead is worth. One line of JSON per result. (A native llama.cpp against a wheel: llamacpp.py.)
 
     python benchmarks/engines.py [table|winners|large|speculation …] [--rounds 2] [--table FILE] [--cells long-32 …]
+                                 [--schemes BF16 …]
 
 `winners` asks `pw optimize` for the fastest in the table's cells, and needs the table, or its lines of an earlier run
-(`--table`). `large` is a table of a random-weight model of Llama-3.2-1B's shape, for precisions that need no
-calibration.
+(`--table`). `large` is a table of a random-weight model of Llama-3.2-1B's shape, one round; long prompts at 32 streams
+only if they are named, as they take as long as the other five cells together.
 """
 
 from __future__ import annotations
@@ -84,6 +85,10 @@ class Cell:
         )
         return Workload(f"{self.prompt}-{self.streams}", made)
 
+    @property
+    def name(self) -> str:
+        return f"{self.prompt}-{self.streams}"
+
     def bound_seconds(self, model: Model, scheme: str, hardware: Hardware) -> float:
         """What the machine's measured bandwidth and arithmetic allow at best."""
         shape = cost.ModelShape.of(model.config)
@@ -97,8 +102,7 @@ class Cell:
 
 
 CELLS = [Cell(streams, prompt) for prompt in PROMPTS for streams in STREAMS]
-LARGE_CELLS = [Cell(1, "short"), Cell(8, "short"), Cell(32, "short"), Cell(8, "long")]
-LARGE_SCHEMES = ("Q8_0", "INT8", "BF16")
+LARGE_CELLS = [cell.name for cell in CELLS[:-1]]
 
 
 def built(model: Model, largest: int, only: Sequence[str]) -> Iterator[Deployment]:
@@ -176,7 +180,7 @@ def winners(model: Model, speeds: Best, only: Sequence[str]) -> None:
     tokenizer = Tokenizer(model.path)
     tokens = long_text(tokenizer)
     for cell in [CELLS[-1], CELLS[0], *CELLS[1:-1]]:
-        if only and f"{cell.prompt}-{cell.streams}" not in only:
+        if only and cell.name not in only:
             continue
         with tempfile.TemporaryDirectory() as directory:
             load, out = Path(directory) / "load.jsonl", Path(directory) / "out"
@@ -282,7 +286,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--engines", nargs="*", default=(), help="of the speculation; all by default")
-    parser.add_argument("--cells", nargs="*", default=(), help="of the winners, such as long-32; all by default")
+    parser.add_argument("--cells", nargs="*", default=(), help="of winners and large, such as long-32")
+    parser.add_argument("--schemes", nargs="*", default=(), help="of large; all by default")
     parser.add_argument("--table", type=Path, help="what an earlier run of it printed")
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
@@ -293,8 +298,9 @@ def main() -> None:
     if "winners" in parts and speeds:
         winners(model, speeds, arguments.cells)
     if "large" in parts:
+        cells = [cell for cell in CELLS if cell.name in (arguments.cells or LARGE_CELLS)]
         with tempfile.TemporaryDirectory() as directory:
-            table(random_model(Path(directory), model), LARGE_CELLS, 1, LARGE_SCHEMES)
+            table(random_model(Path(directory), model), cells, 1, arguments.schemes)
     if "speculation" in parts:
         speculation(model, max(2, arguments.rounds), arguments.engines)
 
