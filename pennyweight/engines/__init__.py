@@ -36,7 +36,7 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Generation:
-    """What a runtime is asked for. Temperature 0 is greedy. `top_logprobs` is None when none were asked for, `schema` a
+    """What an engine is asked for. Temperature 0 is greedy. `top_logprobs` is None when none were asked for, `schema` a
     JSON schema that the answer must follow."""
 
     id: str

@@ -14,7 +14,7 @@ from pennyweight.engines import Generation, Score, driver
 from pennyweight.engines.host import Host, by_signal
 from pennyweight.errors import EngineError
 
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 1.0
 
 
 class DriverHost(Host):
@@ -22,30 +22,29 @@ class DriverHost(Host):
         self, engine: str, settings: Mapping[str, Any], directory: str, on_death: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__(on_death)
-        self._engine, self._settings, self._directory = engine, settings, directory
+        context = multiprocessing.get_context("spawn")
+        self._connection, self._theirs = context.Pipe()
+        arguments = (self._theirs, engine, dict(settings), directory)
+        self._process = context.Process(target=driver.run, args=arguments, name=f"{engine}-driver", daemon=True)
+        self._engine = engine
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._keys = count()
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._load)
-        threading.Thread(target=self._listen, name="driver-messages", daemon=True).start()
-
-    def _load(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        arguments = (theirs, self._engine, dict(self._settings), self._directory)
-        name = f"{self._engine}-driver"
-        self._process = context.Process(target=driver.run, args=arguments, name=name, daemon=True)
         self._process.start()
-        theirs.close()
+        self._theirs.close()
         try:
-            first = self._connection.recv()
+            first = await asyncio.to_thread(self._connection.recv)
         except EOFError:
             self._process.join(CLOSE_SECONDS)
             raise EngineError(f"{self._engine} ended while it loaded{by_signal(self._process.exitcode)}.") from None
+        except BaseException:  # told to end meanwhile, and the thread that listens ends with the process only
+            self._process.kill()
+            raise
         if first[0] == "failed":
             raise EngineError(first[1])
+        threading.Thread(target=self._listen, name="driver-messages", daemon=True).start()
 
     async def score(self, tokens: Sequence[int], start: int) -> Score:
         found: Score = await self._ask("score", list(tokens), start)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -42,6 +43,7 @@ class LlamaBackend:
         self._closing = False
         self._scores: Scorer | None = None
         self._servers: list[Server] = []
+        self._numbers = itertools.count()
         self._starting = asyncio.Lock()
 
     async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None:
@@ -76,7 +78,8 @@ class LlamaBackend:
 
     async def kernels(self) -> list[str]:
         socket = self._place / "kernels.sock"
-        return await asyncio.to_thread(told_kernels, self._settings, self._file, self._config, socket)
+        async with self._starting:
+            return await asyncio.to_thread(told_kernels, self._settings, self._file, self._config, socket)
 
     async def close(self) -> None:
         self._closing = True
@@ -91,15 +94,20 @@ class LlamaBackend:
                 loop.call_soon_threadsafe(self._ended, f"llama-server ended{by_signal(code)}.")
 
     async def _started(self, settings: LlamaCpp) -> Server:
-        server = Server(settings, self._file, self._config, self._place / f"{len(self._servers)}.sock")
+        """A second one is started for a request, whose client may leave before it is ready."""
+        server = Server(settings, self._file, self._config, self._place / f"{next(self._numbers)}.sock")
+        try:
+            await server.ready()
+        except BaseException:
+            await server.end()
+            raise
         self._servers.append(server)
-        await server.ready()
         return server
 
     async def _scorer(self) -> Scorer:
         """Guessed tokens come without log-probabilities, so a server that guesses is scored through a second one."""
         async with self._starting:
-            if self._scores is None:
+            if self._scores is None or not self._scores.alive:
                 server = self._server
                 if self._settings.speculative_method:
                     plain = replace(self._settings, speculative_method="", draft_model="", max_num_seqs=SCORING_SLOTS)

@@ -26,6 +26,10 @@ class Scorer:
         self._unforced = broken | {number for number, token in added if token.special}
         self._plain = tokenizer.encode("a", add_special_tokens=False)[-1]
 
+    @property
+    def alive(self) -> bool:
+        return self._server.process.poll() is None
+
     async def score(self, tokens: list[int], start: int) -> Score:
         found: list[tuple[float, int, float]] = []
         while start + len(found) < len(tokens):

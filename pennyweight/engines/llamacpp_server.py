@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from pennyweight.engines.host import by_signal
 from pennyweight.engines.process import end_with_parent
 from pennyweight.errors import EngineError, EngineRefused
 
@@ -33,18 +34,20 @@ class Server:
     def __init__(self, settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> None:
         program = settings.program()
         assert program is not None
+        command = [program, *settings.arguments(file, config), "--host", str(socket)]
+        self.process = subprocess.Popen(  # a group of its own: what ends ours leaves it the time to end its answers
+            command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=end_with_parent
+        )
         connector = aiohttp.UnixConnector(str(socket), limit=0, force_close=True)  # it closes them itself, unsaid
         self._session = aiohttp.ClientSession(
             "http://llama", connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=LONGEST_LINE
         )
-        command = [program, *settings.arguments(file, config), "--host", str(socket)]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
 
     async def ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise EngineError(f"llama-server ended with exit code {self.process.returncode} while it loaded")
+            if (code := self.process.poll()) is not None:
+                raise EngineError(f"llama-server ended{by_signal(code)} while it loaded")
             try:
                 async with self._session.get("/health") as answer:
                     if answer.status == 200:
@@ -73,13 +76,13 @@ class Server:
             raise EngineError(f"llama-server broke off ({error}).") from error
 
     async def end(self) -> None:
-        await self._session.close()
         self.process.terminate()
         try:
             self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        await self._session.close()  # after it: with a server that reads no more this would wait
 
 
 def told_kernels(settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> list[str]:

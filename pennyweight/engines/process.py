@@ -151,7 +151,7 @@ def start(deployment: Deployment, log: Path, host: str = "127.0.0.1", port: int 
 
 
 def hosted(deployment: Deployment, host: str, port: int) -> Launch:
-    """Our own worker, for engines that are libraries."""
+    """Our own worker, for engines without the OpenAI API."""
     return Launch((
         sys.executable, "-m", "pennyweight.engines.worker", "--spec", json.dumps(deployment.as_json()),
         "--host", host, "--port", str(port), "--parent", str(os.getpid()),

@@ -241,13 +241,14 @@ def _watch_parent(parent: int) -> None:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE_SECONDS)
-        os.killpg(os.getpgid(0), signal.SIGKILL)  # the driver too, which may be inside its library
+        os.killpg(os.getpgid(0), signal.SIGKILL)  # a driver too, which may be inside its library
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _end(number: int, _: object) -> None:
     """uvicorn raises the signal that ended it once more: as an exception it leaves us time to end the engine."""
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -264,23 +265,23 @@ async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
     tokenizer = Tokenizer(directory)
     config = json.loads((directory / "config.json").read_text())
     hosted = _host(spec, engine, directory, on_death=lambda: setattr(server, "should_exit", True))
-    served = Served(engine, hosted, tokenizer, spec["served_name"], engine.context_length(config))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(served),
-            host=host,
-            port=port,
-            log_level="warning",
-            access_log=False,
-            http="httptools",
-            loop="uvloop",
-            timeout_graceful_shutdown=5,
-            ws="none",
-            lifespan="off",
-        )
-    )
-    await hosted.start()
     try:
+        served = Served(engine, hosted, tokenizer, spec["served_name"], engine.context_length(config))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application(served),
+                host=host,
+                port=port,
+                log_level="warning",
+                access_log=False,
+                http="httptools",
+                loop="uvloop",
+                timeout_graceful_shutdown=5,
+                ws="none",
+                lifespan="off",
+            )
+        )
+        await hosted.start()
         await server.serve()
     finally:
         await hosted.close()

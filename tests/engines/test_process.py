@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -78,6 +79,17 @@ def test_an_engine_that_never_gets_ready_is_ended(scripted: Scripted, tmp_path: 
     with pytest.raises(EngineError, match="--start-timeout"):
         engine.wait_healthy(timeout=1.5)
     assert not engine.alive
+
+
+def test_one_that_is_told_to_end_while_it_loads_does(scripted: Scripted, tmp_path: Path) -> None:
+    engine = process.start(scripted(fault="slow_load"), tmp_path / "log")
+    worker = psutil.Process(engine.process.pid)
+    while not any("spawn_main" in " ".join(child.cmdline()) for child in worker.children()):
+        time.sleep(0.05)
+    begun = time.monotonic()
+    engine.process.terminate()  # the worker alone: its driver does not listen to that
+    assert engine.process.wait(9) == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 5
 
 
 def test_a_taken_port_is_named_before_a_process_is_spent(scripted: Scripted, tmp_path: Path) -> None:
