@@ -83,7 +83,7 @@ class Cell:
             Request(id=f"{n}", session=f"{n}", prompt_tokens=tuple(tokens[start : start + length]), max_tokens=OUTPUT)
             for n, start in enumerate(starts)
         )
-        return Workload(f"{self.prompt}-{self.streams}", made)
+        return Workload(self.name, made)
 
     @property
     def name(self) -> str:

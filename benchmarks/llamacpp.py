@@ -36,6 +36,7 @@ from pennyweight.workload import texts
 
 WHEEL = "xllamacpp==2026.10.11549"
 SLOTS, LENGTH = 32, 1024
+HTTP_THREADS = SLOTS + 8
 START_SECONDS = 120.0
 WHEEL_SERVER = """
 import json, sys, threading
@@ -53,7 +54,7 @@ settings.n_batch = settings.n_ubatch = told["batch"]
 settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = told["threads"]
 settings.kv_unified = False
 settings.cache_ram_mib = 0
-settings.n_threads_http = told["slots"] + 8
+settings.n_threads_http = told["http_threads"]
 server = xllamacpp.Server(settings)
 threading.Event().wait()
 """
@@ -109,13 +110,14 @@ def main() -> None:
                 servers = {}
                 port = process.free_port("127.0.0.1")
                 told = {"model": str(file), "port": port, "slots": SLOTS, "length": LENGTH,
-                        "batch": settings.max_num_batched_tokens, "threads": available_cores()}  # fmt: skip
+                        "batch": settings.max_num_batched_tokens, "threads": available_cores(),
+                        "http_threads": HTTP_THREADS}  # fmt: skip
                 wheel = [str(python), "-c", WHEEL_SERVER, json.dumps(told)]
                 servers["wheel"] = kept.enter_context(started(wheel, port))
                 for name, program in programs.items():
                     port = process.free_port("127.0.0.1")
                     command = [str(program), *settings.arguments(file, model.config), "--host", "127.0.0.1"]
-                    command += ["--port", str(port), "--threads-http", str(SLOTS + 8)]
+                    command += ["--port", str(port), "--threads-http", str(HTTP_THREADS)]
                     servers[name] = kept.enter_context(started(command, port))
                 in_turns(servers, scheme, tokens, arguments.rounds)
 

@@ -101,7 +101,8 @@ class Runtime(Protocol):
 
 class Backend(Protocol):
     """A server that runs the model in a process of its own, asked from our worker's event loop: a `Runtime` that nobody
-    steps. `tell` hears every event; `ended` is called with a sentence once if the server ends by itself."""
+    steps. `tell` hears every event; `ended` is called with a sentence once if the server ends by itself. Whoever made
+    it closes it, started or not."""
 
     async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None: ...
     def submit(self, generation: Generation) -> None: ...

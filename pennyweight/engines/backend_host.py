@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pennyweight.engines import Backend, Generation, Score
+from pennyweight.engines import Backend, Generation, Score, driver
 from pennyweight.engines.host import Host
+from pennyweight.errors import EngineError, PennyweightError
 
 
 class BackendHost(Host):
-    def __init__(self, backend: Backend, on_death: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, backend: Backend, engine: str, directory: str, on_death: Callable[[], None]) -> None:
         super().__init__(on_death)
-        self._backend = backend
+        self._backend, self._engine, self._directory = backend, engine, directory
 
     async def start(self) -> None:
-        await self._backend.start(self._deliver, self._die)
+        try:
+            await self._backend.start(self._deliver, self._die)
+        except PennyweightError:
+            raise
+        except Exception as error:  # as in a driver: one sentence to the user
+            raise EngineError(driver.cannot_load(self._engine, self._directory, error)) from error
 
     async def score(self, tokens: Sequence[int], start: int) -> Score:
         self._refuse_dead()

@@ -18,9 +18,7 @@ CLOSE_SECONDS = 1.0
 
 
 class DriverHost(Host):
-    def __init__(
-        self, engine: str, settings: Mapping[str, Any], directory: str, on_death: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, engine: str, settings: Mapping[str, Any], directory: str, on_death: Callable[[], None]) -> None:
         super().__init__(on_death)
         context = multiprocessing.get_context("spawn")
         self._connection, self._theirs = context.Pipe()

@@ -46,7 +46,7 @@ class _Running:
 class Host(ABC):
     """Belongs to the event loop that `start` ran in. `on_death` is called once if the engine ends by itself."""
 
-    def __init__(self, on_death: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_death: Callable[[], None]) -> None:
         self.metrics = Metrics()
         self.failure: str | None = None
         self._on_death = on_death

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pennyweight.engines import Event, Generation, Score
-from pennyweight.engines.driver import cannot_load
 from pennyweight.engines.host import by_signal
 from pennyweight.engines.llamacpp_scorer import Scorer, logprob
 from pennyweight.engines.llamacpp_server import Chunk, Server, told_kernels
 from pennyweight.engines.sampling import derived_seed
-from pennyweight.errors import EngineError, EngineRefused, PennyweightError
+from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -48,18 +47,12 @@ class LlamaBackend:
 
     async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None:
         self._tell, self._ended = tell, ended
-        try:
-            self._config = json.loads((self._directory / "config.json").read_text())
-            self._settings.refuse_memory(self._config, self._file.stat().st_size)
-            self._tokenizer = Tokenizer(self._directory)
-            self._by_bytes = {piece: token for token, piece in self._tokenizer.byte_pieces.items()}
-            self._broken = {token for token, piece in self._tokenizer.byte_pieces.items() if not _is_text(piece)}
-            self._server = await self._started(self._settings)
-        except BaseException as error:
-            await self.close()
-            if not isinstance(error, Exception) or isinstance(error, PennyweightError):
-                raise
-            raise EngineError(cannot_load(self._settings.name, str(self._directory), error)) from error
+        self._config = json.loads((self._directory / "config.json").read_text())
+        self._settings.refuse_memory(self._config, self._file.stat().st_size)
+        self._tokenizer = Tokenizer(self._directory)
+        self._by_bytes = {piece: token for token, piece in self._tokenizer.byte_pieces.items()}
+        self._broken = {token for token, piece in self._tokenizer.byte_pieces.items() if not _is_text(piece)}
+        self._server = await self._started(self._settings)
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._watch, args=(loop,), name="llama-server-end", daemon=True).start()
 

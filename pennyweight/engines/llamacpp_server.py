@@ -65,13 +65,8 @@ class Server:
                     kind = EngineRefused if answer.status == 400 else EngineError
                     raise kind(fault(await answer.text()))
                 async for line in answer.content:
-                    if line.startswith(b"data: "):
-                        chunk = json.loads(line[6:])
-                        if "error" in chunk:
-                            raise EngineError(fault(json.dumps(chunk)))
+                    if (chunk := chunk_of(line)) is not None:
                         yield chunk
-                    elif line.startswith(b"error: "):
-                        raise EngineError(fault(line[7:].decode()))
         except aiohttp.ClientError as error:
             raise EngineError(f"llama-server broke off ({error}).") from error
 
@@ -83,6 +78,18 @@ class Server:
             self.process.kill()
             self.process.wait()
         await self._session.close()  # after it: with a server that reads no more this would wait
+
+
+def chunk_of(line: bytes) -> Chunk | None:
+    """What one line of a stream says."""
+    if line.startswith(b"error: "):
+        raise EngineError(fault(line[7:].decode()))
+    if not line.startswith(b"data: "):
+        return None
+    chunk: Chunk = json.loads(line[6:])
+    if "error" in chunk:
+        raise EngineError(fault(json.dumps(chunk)))
+    return chunk
 
 
 def told_kernels(settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> list[str]:

@@ -255,7 +255,7 @@ def _end(number: int, _: object) -> None:
 def _host(spec: dict[str, Any], engine: Engine, directory: Path, on_death: Callable[[], None]) -> Host:
     backend = engine.backend(directory)
     if backend is not None:
-        return BackendHost(backend, on_death)
+        return BackendHost(backend, spec["engine"], str(directory), on_death)
     return DriverHost(spec["engine"], spec["settings"], str(directory), on_death)
 
 

@@ -180,8 +180,8 @@ def scores(engine: str, model: Model, text: str) -> tuple[tuple[float, ...], tup
 
 
 async def asked(backend: Backend, tokens: Sequence[int]) -> Score:
-    await backend.start(lambda _: None, lambda _: None)
     try:
+        await backend.start(lambda _: None, lambda _: None)
         return await backend.score(tokens, 1)
     finally:
         await backend.close()

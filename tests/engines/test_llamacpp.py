@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -137,7 +135,7 @@ def test_a_server_that_is_killed_is_named_to_its_client_and_takes_the_worker_alo
 def test_a_stopped_one_leaves_no_process_and_no_socket_behind(running: process.EngineProcess, temporary: Path) -> None:
     (server,) = psutil.Process(running.process.pid).children()
     assert list(temporary.glob("pennyweight-llama-*/*.sock"))
-    os.kill(running.process.pid, signal.SIGTERM)
+    running.process.terminate()
     running.process.wait(20)
     assert not psutil.pid_exists(server.pid) or server.status() == psutil.STATUS_ZOMBIE
     assert not list(temporary.glob("pennyweight-llama-*"))
