@@ -145,6 +145,7 @@ def table(model: Model, cells: Sequence[Cell], rounds: int, only: Sequence[str] 
                     for cell in cells:
                         made = run(endpoint, cell, cell.load(tokens).variant(number))
                         speeds.setdefault((deployment.id, cell), []).append(made)
+                        print(f"{deployment.engine} {deployment.scheme} {cell.name}: {made:.1f}/s", file=sys.stderr)
             except PennyweightError as error:
                 say(part="table", deployment=deployment.label, failed=str(error)[:300])
     told: Best = {}

@@ -17,7 +17,7 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.engines import Score, make
 from pennyweight.model import Model
 from pennyweight.techniques.dequantize import Dequantize
-from pennyweight.techniques.quantize import CALIBRATED, Quantize
+from pennyweight.techniques.quantize import CALIBRATED, TUNABLE, Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts
 
@@ -60,7 +60,7 @@ def main() -> None:
     model = techniques.apply(Dequantize(), model) if model.format == "gguf" else model
     tuning, _ = traces.load(arguments.workload).split()
     for scheme in arguments.schemes.split(","):
-        iterations = arguments.iterations if scheme in CALIBRATED else 0
+        iterations = arguments.iterations if scheme in TUNABLE else 0
         started = time.perf_counter()
         made = weights(model, scheme, iterations, tuple(texts(tuning.requests)))
         built = time.perf_counter() - started

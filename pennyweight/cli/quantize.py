@@ -14,7 +14,9 @@ from pennyweight.errors import StorageError
 
 def quantize(
     model: Annotated[str, typer.Argument(help="A Hub id, a Hugging Face directory, a .gguf file, or `demo`.")],
-    scheme: Annotated[str, typer.Option(help="F16, BF16, Q8_0, Q4_K_M, Q4_0 (GGUF); FP32, INT8, INT4 (ONNX).")],
+    scheme: Annotated[
+        str, typer.Option(help="F16, BF16, Q8_0, Q4_K_M, Q4_0 (GGUF); FP32, INT8, INT8_STATIC, INT4 (ONNX).")
+    ],
     workload: options.WorkloadName = "chat",
     iterations: Annotated[int, typer.Option(help="Tuning iterations; 0 searches scales only.")] = 0,
     rounding: Annotated[str, typer.Option(help="searched, or nearest: Q4_0 as `distill --round-to` trains for.")] = (

@@ -25,6 +25,8 @@ from pennyweight.engines.sampling import Logits
 from pennyweight.hardware import Hardware, available_cores
 
 FIRST_CAPACITY = 512  # positions a row can hold before the store grows
+POSITIONS = "pennyweight_positions"
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class ONNXRuntime(RowEngine):
     name: ClassVar[str] = "onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime_genai")
     model_format: ClassVar[str] = "onnx"
-    schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT4")
+    schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT8_STATIC", "INT4")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2")
     max_top_logprobs: ClassVar[int] = 20
     draft_file: ClassVar[str] = "genai_config.json"
@@ -63,14 +65,16 @@ class ONNXRuntimeRuntime(RowRuntime):
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()
+        self._directory = directory
         description = json.loads((directory / "genai_config.json").read_text())["model"]
         decoder, self._vocabulary = description["decoder"], description["vocab_size"]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings.num_threads or available_cores()
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
-        self._file = str(directory / decoder["filename"])
-        self._session = onnxruntime.InferenceSession(self._file, options, providers=["CPUExecutionProvider"])
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(directory))
+        self._graph = head_where_asked(directory / decoder["filename"])
+        self._session = onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
         self._shape = (settings.slots + 1, decoder["num_key_value_heads"], FIRST_CAPACITY, decoder["head_size"])
         self._names = [
             (f"past_key_values.{layer}.{part}", f"present.{layer}.{part}")
@@ -80,8 +84,8 @@ class ONNXRuntimeRuntime(RowRuntime):
         self._store = [np.zeros(self._shape, np.float32) for _ in self._names]
 
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
-        logits: Logits = self._run(row, [list(tokens)], np.ones((1, start + len(tokens)), np.int64))[0]
-        return logits if every else logits[-1:]
+        logits: Logits = self._run(row, [list(tokens)], np.ones((1, start + len(tokens)), np.int64), every=every)[0]
+        return logits
 
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
@@ -98,9 +102,10 @@ class ONNXRuntimeRuntime(RowRuntime):
 
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(self._directory))
         with tempfile.TemporaryDirectory(prefix="pennyweight-onnx-") as directory:
             options.profile_file_prefix = str(Path(directory) / "profile")
-            plain, self._session = self._session, onnxruntime.InferenceSession(self._file, options)
+            plain, self._session = self._session, onnxruntime.InferenceSession(self._graph, options)
             try:
                 self._logits([0])
                 profile = json.loads(Path(self._session.end_profiling()).read_text())
@@ -114,8 +119,9 @@ class ONNXRuntimeRuntime(RowRuntime):
         for array in self._store:
             array[target, :, :length] = array[source, :, :length]
 
-    def _run(self, first: int, tokens: list[list[int]], mask: NDArray[np.int64]) -> Logits:
-        """Forward for the rows from `first` on; the mask's row sums are the lengths after these tokens."""
+    def _run(self, first: int, tokens: list[list[int]], mask: NDArray[np.int64], *, every: bool = True) -> Logits:
+        """Forward for the rows from `first` on; the mask's row sums are the lengths after these tokens. Logits at every
+        one of them, or only at the last."""
         self._grow(mask.shape[1])
         _, heads, positions, width = self._shape
         rows = len(tokens)
@@ -126,7 +132,9 @@ class ONNXRuntimeRuntime(RowRuntime):
             binding.bind_output(present, "cpu", 0, np.float32, shape, place)
         binding.bind_cpu_input("input_ids", np.asarray(tokens, np.int64))
         binding.bind_cpu_input("attention_mask", mask)
-        logits = np.empty((rows, len(tokens[0]), self._vocabulary), np.float32)
+        wanted = np.arange(0 if every else len(tokens[0]) - 1, len(tokens[0]))
+        binding.bind_cpu_input(POSITIONS, wanted)
+        logits = np.empty((rows, len(wanted), self._vocabulary), np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_with_iobinding(binding)
         return logits
@@ -141,3 +149,23 @@ class ONNXRuntimeRuntime(RowRuntime):
         for index, old in enumerate(self._store):
             self._store[index] = np.zeros(self._shape, np.float32)
             self._store[index][:, :, : old.shape[2]] = old
+
+
+def head_where_asked(file: Path) -> bytes:
+    """The builder's graph with one more input: the positions at which logits are wanted. Of a prompt that is the last,
+    and the head can be a fifth of all weights."""
+    import onnx
+
+    model = onnx.load(str(file), load_external_data=False)
+    graph = model.graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    head = made_by["logits"]
+    while not head.op_type.startswith("MatMul"):  # what comes after it works on each position alone
+        head = made_by[head.input[0]]
+    chosen = onnx.helper.make_node("Gather", [head.input[0], POSITIONS], [f"{POSITIONS}/hidden"], axis=1)
+    graph.node.insert(list(graph.node).index(head), chosen)
+    head.input[0] = chosen.output[0]
+    graph.input.append(onnx.helper.make_tensor_value_info(POSITIONS, onnx.TensorProto.INT64, ["positions"]))
+    logits = next(output for output in graph.output if output.name == "logits")
+    logits.type.tensor_type.shape.dim[1].dim_param = "positions"
+    return bytes(model.SerializeToString())

@@ -18,12 +18,12 @@ from pennyweight.model import cache_values_per_token
 
 # Bits per weight of the block matrices, the embedding or head included where the scheme converts it.
 BITS = {
-    "F32": 32.0, "FP32": 32.0, "BF16": 16.0, "F16": 16.0, "Q8_0": 8.5, "INT8": 8.5, "Q4_K_M": 5.5, "Q4_0": 4.9,
-    "INT4": 4.5, "W8A8": 8.1, "W4A16": 4.5,
+    "F32": 32.0, "FP32": 32.0, "BF16": 16.0, "F16": 16.0, "Q8_0": 8.5, "INT8": 8.5, "INT8_STATIC": 8.2, "Q4_K_M": 5.5,
+    "Q4_0": 4.9, "INT4": 4.5, "W8A8": 8.1, "W4A16": 4.5,
 }  # fmt: skip
 # The number type in which an engine multiplies, by scheme; what is missing multiplies in f32.
 ARITHMETIC = {"BF16": "bf16", "F16": "bf16", "Q8_0": "int8", "Q4_K_M": "int8", "Q4_0": "int8", "INT8": "int8",
-              "INT4": "int8", "W8A8": "int8", "W4A16": "bf16"}  # fmt: skip
+              "INT8_STATIC": "int8", "INT4": "int8", "W8A8": "int8", "W4A16": "bf16"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class Efficiency:
     layer_seconds: float
 
 
-# SmolLM2 on 2 cores of an AMD EPYC with AVX-512 BF16 and VNNI, 2026-11-21: docs/log.md.
+# By engine, or by engine and scheme where its kernels are others. SmolLM2 on 2 cores of an AMD EPYC with AVX-512 BF16
+# and VNNI, 2026-11-21 and 22: docs/log.md.
 EFFICIENCY = {
     "transformers": Efficiency(0.5, {"f32": 0.5, "bf16": 0.25}, layer_seconds=0.00060),
     "openvino": Efficiency(0.55, {"f32": 0.5, "bf16": 0.40, "int8": 0.40}, layer_seconds=0.00015),
     "onnxruntime": Efficiency(0.5, {"f32": 0.60, "int8": 0.18}, layer_seconds=0.00015),
+    "onnxruntime INT8_STATIC": Efficiency(0.5, {"f32": 0.60, "int8": 0.40}, layer_seconds=0.00015),
     "llamacpp": Efficiency(0.6, {"f32": 0.3, "bf16": 0.2, "int8": 0.2}, layer_seconds=0.0001),
     "vllm": Efficiency(0.5, {"f32": 0.5, "bf16": 0.5, "int8": 0.5}, layer_seconds=0.0004),
 }
@@ -81,7 +83,7 @@ class Load:
 
 def step_seconds(shape: ModelShape, scheme: str, engine: str, hardware: Hardware, load: Load) -> float:
     """One decoding step of all streams."""
-    efficiency = EFFICIENCY.get(engine, UNKNOWN)
+    efficiency = _efficiency(engine, scheme)
     context = load.prompt_tokens + load.output_tokens / 2
     moved = shape.parameters * BITS.get(scheme, UNKNOWN_BITS) / 8 + load.streams * context * shape.cache_bytes_per_token
     memory = moved / (hardware.memory_bandwidth * efficiency.memory)
@@ -91,7 +93,7 @@ def step_seconds(shape: ModelShape, scheme: str, engine: str, hardware: Hardware
 
 def prompt_seconds(shape: ModelShape, scheme: str, engine: str, hardware: Hardware, tokens: float) -> float:
     """One prompt of so many tokens, read alone."""
-    efficiency = EFFICIENCY.get(engine, UNKNOWN)
+    efficiency = _efficiency(engine, scheme)
     return 2 * shape.parameters * tokens / _rate(scheme, hardware, efficiency) + shape.layers * efficiency.layer_seconds
 
 
@@ -117,6 +119,10 @@ def predict(
     ]
     quantities = [Quantity(n, v, u, b, predicted=True) for n, v, u, b in values]  # type: ignore[arg-type]
     return collect(subject, quantities, {"streams": load.streams, "correction": correction})
+
+
+def _efficiency(engine: str, scheme: str) -> Efficiency:
+    return EFFICIENCY.get(f"{engine} {scheme}") or EFFICIENCY.get(engine, UNKNOWN)
 
 
 def _rate(scheme: str, hardware: Hardware, efficiency: Efficiency) -> float:

@@ -20,7 +20,9 @@ from pennyweight.serve import catalogue
 UNMODIFIED = ("F32", "FP32", "BF16", "F16")
 # Per family, from the finest to the coarsest: what a finer scheme loses already, a coarser one loses too.
 Group = tuple[str, str, str]  # engine, scheme, name of the recipe
-LADDERS = (("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"), ("W8A8", "W4A16"))
+LADDERS = (
+    ("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"), ("FP32", "INT8_STATIC"), ("W8A8", "W4A16"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

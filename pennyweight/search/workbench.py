@@ -27,7 +27,7 @@ from pennyweight.search.candidates import Candidate, is_unmodified, predicted
 from pennyweight.search.question import Listener, Question, baseline_of, space_of
 from pennyweight.serve import Endpoint, catalogue, serve
 from pennyweight.study import Study, Trial
-from pennyweight.techniques.quantize import CALIBRATED, Quantize
+from pennyweight.techniques.quantize import CALIBRATED, TUNABLE, Quantize
 from pennyweight.tokenizer import Tokenizer, Translation, growth, translation
 from pennyweight.workload import Arrivals, Workload, texts
 
@@ -271,6 +271,6 @@ def build_scheme(
     """The model in this scheme and the engine's format: itself, or an artifact from the cache or built now."""
     if scheme == model.scheme and catalogue.offer(engine).model_format == model.format:
         return model
-    tuned = scheme in CALIBRATED
-    technique = Quantize(scheme, iterations if tuned else 0, tuple(calibration) if tuned else ())
+    tuning = iterations if scheme in TUNABLE else 0
+    technique = Quantize(scheme, tuning, tuple(calibration) if scheme in CALIBRATED else ())
     return techniques.apply(technique, model, progress)

@@ -1,5 +1,5 @@
 """Quantization: GGUF, GPTQ and compressed-tensors through AutoRound (Cheng et al. 2023, arxiv.org/abs/2309.05516) and
-its converters, ONNX through ONNX Runtime GenAI's model builder.
+its converters, ONNX through ONNX Runtime GenAI's model builder (with static_activations.py for INT8_STATIC).
 
 F16, BF16 and Q8_0 are conversions. Q4_0 and Q4_K_M search their scales on calibration text, and with `iterations`
 above 0 tune the rounding of every block by signed gradient descent. The text should be the user's own: tuned on
@@ -20,15 +20,16 @@ from typing import Any, ClassVar
 from pennyweight import checkpoint
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique, digest
+from pennyweight.techniques import Technique, digest, static_activations
 
 CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 TUNED = {"Q4_K_M": "gguf:q4_k_m", "Q4_0": "gguf:q4_0"}
-ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4"}
+ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4", "INT8_STATIC": "fp32"}  # what the builder is asked for
 # AutoRound's scheme and format: checkpoints that vLLM reads.
 PACKED = {"W8A8": ("INT8", "llm_compressor"), "W4A16": ("W4A16", "auto_gptq")}
 SCHEMES = (*CONVERSIONS, *TUNED, *ONNX, *PACKED)
-CALIBRATED = (*TUNED, "INT4", *PACKED)
+TUNABLE = (*TUNED, "INT4", *PACKED)
+CALIBRATED = (*TUNABLE, "INT8_STATIC")
 
 WINDOW = 256  # tokens of one calibration sample
 MOST_WINDOWS = 32
@@ -60,8 +61,8 @@ class Quantize(Technique):
             raise UsageError("--rounding nearest is for Q4_0 without --iterations.")
         if self.iterations < 0:
             raise UsageError(f"--iterations {self.iterations} is not possible: use 0 (no tuning) or more.")
-        if self.iterations and self.scheme not in CALIBRATED:
-            known = ", ".join(CALIBRATED)
+        if self.iterations and self.scheme not in TUNABLE:
+            known = ", ".join(TUNABLE)
             raise UsageError(f"{self.scheme} has nothing to tune: leave --iterations away, or use {known}.")
 
     def settings(self) -> dict[str, Any]:
@@ -97,6 +98,8 @@ class Quantize(Technique):
             self._packed(source, target)
         elif self.scheme == "INT4":
             self._onnx_int4(source, target)
+        elif self.scheme == "INT8_STATIC":
+            self._onnx_static(source, target)
         else:
             build_onnx(source, target, ONNX[self.scheme])
         checkpoint.copy_tokenizer(source, target)
@@ -133,6 +136,14 @@ class Quantize(Technique):
                 build_onnx(source, target, "int4")
                 note = f"The builder does not take AutoRound's weights ({error}): these have its own rounding.\n"
                 (target / "rounding.txt").write_text(note)
+
+    def _onnx_static(self, source: Path, target: Path) -> None:
+        from transformers import AutoTokenizer
+
+        batches, _ = self._windows(AutoTokenizer.from_pretrained(source), source)
+        with tempfile.TemporaryDirectory(prefix="pennyweight-onnx-") as directory:
+            build_onnx(source, Path(directory), ONNX[self.scheme])
+            static_activations.quantize(Path(directory), target, [batch.numpy() for batch in batches])
 
     def _autoround(self, source: Path, target: Path, scheme: str, output_format: str, **more: Any) -> None:
         from auto_round import AutoRound

@@ -30,6 +30,7 @@ SERVED = [
     ("openvino", "Q8_0"),
     ("onnxruntime", "FP32"),
     ("onnxruntime", "INT8"),
+    ("onnxruntime", "INT8_STATIC"),
     ("llamacpp", "F16"),
     ("llamacpp", "Q8_0"),
     ("vllm", "F32"),
