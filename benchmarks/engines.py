@@ -287,15 +287,16 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--engines", nargs="*", default=(), help="of the speculation; all by default")
-    parser.add_argument("--cells", nargs="*", default=(), help="of winners and large, such as long-32")
-    parser.add_argument("--schemes", nargs="*", default=(), help="of large; all by default")
+    parser.add_argument("--cells", nargs="*", default=(), help="such as long-32; of table and winners all by default")
+    parser.add_argument("--schemes", nargs="*", default=(), help="of table and large; all by default")
     parser.add_argument("--table", type=Path, help="what an earlier run of it printed")
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
     speeds = told_before(arguments.table) if arguments.table else {}
     if "table" in parts and not speeds:
-        speeds = table(model, CELLS, arguments.rounds)
+        cells = [cell for cell in CELLS if cell.name in arguments.cells or not arguments.cells]
+        speeds = table(model, cells, arguments.rounds, arguments.schemes)
     if "winners" in parts and speeds:
         winners(model, speeds, arguments.cells)
     if "large" in parts:
