@@ -26,6 +26,8 @@ from pennyweight.hardware import Hardware, available_cores
 
 FIRST_CAPACITY = 512  # positions a row can hold before the store grows
 POSITIONS = "pennyweight_positions"
+# Products of unsigned and signed bytes overflow on x86 without VNNI; there, and only there, this takes a slower kernel.
+PRECISE_BYTES = "session.x64quantprecision"
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -62,6 +64,7 @@ class ONNXRuntimeRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: ONNXRuntime) -> None:
         draft = settings.draft_of(directory)
         super().__init__(settings, ONNXRuntimeRuntime(draft, settings.of_the_draft()) if draft else None)
+        import onnx
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()
@@ -72,16 +75,24 @@ class ONNXRuntimeRuntime(RowRuntime):
         options.intra_op_num_threads = settings.num_threads or available_cores()
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
-        options.add_session_config_entry(WEIGHTS_FOLDER, str(directory))
-        self._graph = head_where_asked(directory / decoder["filename"])
-        self._session = onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
-        self._shape = (settings.slots + 1, decoder["num_key_value_heads"], FIRST_CAPACITY, decoder["head_size"])
+        model = onnx.load(str(directory / decoder["filename"]), load_external_data=False)
+        self._graph = head_where_asked(model)
+        self._session = self._opened(options)
+        capacity = max(FIRST_CAPACITY, sliding_window(model))
+        self._shape = (settings.slots + 1, decoder["num_key_value_heads"], capacity, decoder["head_size"])
         self._names = [
             (f"past_key_values.{layer}.{part}", f"present.{layer}.{part}")
             for layer in range(decoder["num_hidden_layers"])
             for part in ("key", "value")
         ]
         self._store = [np.zeros(self._shape, np.float32) for _ in self._names]
+
+    def _opened(self, options: Any) -> Any:
+        import onnxruntime
+
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(self._directory))
+        options.add_session_config_entry(PRECISE_BYTES, "1")
+        return onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
 
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
         logits: Logits = self._run(row, [list(tokens)], np.ones((1, start + len(tokens)), np.int64), every=every)[0]
@@ -102,10 +113,9 @@ class ONNXRuntimeRuntime(RowRuntime):
 
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
-        options.add_session_config_entry(WEIGHTS_FOLDER, str(self._directory))
         with tempfile.TemporaryDirectory(prefix="pennyweight-onnx-") as directory:
             options.profile_file_prefix = str(Path(directory) / "profile")
-            plain, self._session = self._session, onnxruntime.InferenceSession(self._graph, options)
+            plain, self._session = self._session, self._opened(options)
             try:
                 self._logits([0])
                 profile = json.loads(Path(self._session.end_profiling()).read_text())
@@ -151,12 +161,17 @@ class ONNXRuntimeRuntime(RowRuntime):
             self._store[index][:, :, : old.shape[2]] = old
 
 
-def head_where_asked(file: Path) -> bytes:
+def sliding_window(model: Any) -> int:
+    """Positions that the graph's attention looks back at, 0 for all: its kernel refuses a store with room for fewer."""
+    attributes = (a for node in model.graph.node if node.op_type == "GroupQueryAttention" for a in node.attribute)
+    return max((int(a.i) for a in attributes if a.name == "local_window_size"), default=0)
+
+
+def head_where_asked(model: Any) -> bytes:
     """The builder's graph with one more input: the positions at which logits are wanted. Of a prompt that is the last,
     and the head can be a fifth of all weights."""
     import onnx
 
-    model = onnx.load(str(file), load_external_data=False)
     graph = model.graph
     made_by = {name: node for node in graph.node for name in node.output}
     head = made_by["logits"]

@@ -121,8 +121,14 @@ def predict(
     return collect(subject, quantities, {"streams": load.streams, "correction": correction})
 
 
+def kernels(engine: str, scheme: str) -> str:
+    """What schemes share whose efficiency is one: the engine, and the scheme where it has kernels of its own."""
+    both = f"{engine} {scheme}"
+    return both if both in EFFICIENCY else engine
+
+
 def _efficiency(engine: str, scheme: str) -> Efficiency:
-    return EFFICIENCY.get(f"{engine} {scheme}") or EFFICIENCY.get(engine, UNKNOWN)
+    return EFFICIENCY.get(kernels(engine, scheme), UNKNOWN)
 
 
 def _rate(scheme: str, hardware: Hardware, efficiency: Efficiency) -> float:

@@ -160,7 +160,7 @@ class Search(Workbench):
         survivors = self.survivors("screen")
         if not survivors:
             return None
-        share = HOPELESS if candidate.engine in self.corrections else HOPELESS_UNSEEN
+        share = HOPELESS if candidate.kernels in self.corrections else HOPELESS_UNSEEN
         best = max(self.score(t) for t in survivors)
         promised = self.question.budget.score(self.predicted(candidate))
         for trial in survivors:

@@ -39,6 +39,10 @@ class Candidate:
         return (self.engine, self.scheme, self.recipe.name)
 
     @property
+    def kernels(self) -> str:
+        return cost.kernels(self.engine, self.scheme)
+
+    @property
     def label(self) -> str:
         flags = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
         return " ".join(filter(None, (*self.group, flags)))
@@ -135,6 +139,6 @@ def finer_than(scheme: str) -> tuple[str, ...]:
 def predicted(
     candidate: Candidate, model: Model, hardware: Hardware, load: cost.Load, corrections: Mapping[str, float]
 ) -> Measurement:
-    correction = corrections.get(candidate.engine, 1.0)
+    correction = corrections.get(candidate.kernels, 1.0)
     config = candidate.recipe.config(model.config)
     return cost.predict(candidate.label, config, candidate.scheme, candidate.engine, hardware, load, correction)

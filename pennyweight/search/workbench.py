@@ -49,7 +49,7 @@ class Workbench:
     hardware: Hardware
     listener: Listener
     resume: bool = False
-    corrections: dict[str, float] = field(default_factory=dict)  # engine -> measured time over predicted time
+    corrections: dict[str, float] = field(default_factory=dict)  # kernels -> measured time over predicted
     references: dict[str, dict[str, Reference]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -205,13 +205,13 @@ class Workbench:
         return promise.joined(collect(promise.subject, [quantity]))
 
     def correct(self, candidate: Candidate, measurement: Measurement) -> None:
-        """Learn from a measured run how far the cost model is off for this engine."""
+        """Learn from a measured run how far the cost model is off for these kernels."""
         tokens = measurement.quantities["output_tokens"]
         requests = max(1, len(tokens.raw))
         prompts = measurement["total_throughput"] * measurement["duration_s"] - tokens.value
         self.load = Load(prompts / requests, tokens.value / requests, self.load.streams)
         uncorrected = predicted(candidate, self.question.model, self.hardware, self.load, {})
-        self.corrections[candidate.engine] = uncorrected["output_throughput"] / measurement["output_throughput"]
+        self.corrections[candidate.kernels] = uncorrected["output_throughput"] / measurement["output_throughput"]
 
     def survivors(self, stage: str) -> list[Trial]:
         """Trials of this stage that ran and broke no limit for certain."""

@@ -70,9 +70,10 @@ class Quantize(Technique):
             return {"scheme": self.scheme, "rounding": self.rounding}
         if self.scheme not in CALIBRATED:
             return {"scheme": self.scheme}
+        more = static_activations.RECIPE if self.scheme == "INT8_STATIC" else {}
         return {
             "scheme": self.scheme, "iterations": self.iterations,
-            "calibration": digest(self.calibration),
+            "calibration": digest(self.calibration), **more,
         }  # fmt: skip
 
     def result_kind(self, model: Model) -> tuple[str, str]:

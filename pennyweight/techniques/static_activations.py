@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pennyweight.errors import ModelError
 from pennyweight.techniques import progress
 
 SMOOTHED = 0.5  # how much of a channel's size goes over to the weights
 ENORMOUS = 20  # times the median token's largest value
-MOST_DROWNED = 0.05  # error of the median token, of its own size
-MOST_BATCHES = 4
+MOST_ERROR = 0.05  # of the median token, of its own size
+MOST_BATCHES = 4  # of the calibration text, spread over it: two passes in float32
+RECIPE = {"smoothed": SMOOTHED, "enormous": ENORMOUS, "most_error": MOST_ERROR, "batches": MOST_BATCHES}
 LEVELS = 255
 BLOCK = 32  # weights that share a scale where activations are rounded as they come
 
@@ -35,12 +37,16 @@ Batches = Sequence[NDArray[np.int64]]  # of tokens, [texts, tokens]
 
 
 def quantize(whole: Path, target: Path, batches: Batches) -> None:
-    """From the builder's float32 graph in `whole` to one of integers in `target`."""
+    """From the builder's float32 graph in `whole`, whose weights are changed, to one of integers in `target`."""
     graph = Graph(whole)
-    scales = graph.smoothing(graph.channels(batches[:MOST_BATCHES]))
-    ranges = graph.ranges(batches[:MOST_BATCHES], scales)
+    read = batches[:: max(1, len(batches) // MOST_BATCHES)][:MOST_BATCHES]
+    scales = graph.smoothing(graph.channels(read))
+    ranges = graph.ranges(read, scales)
+    fitting = graph.fitting(ranges)
+    if not fitting:
+        raise ModelError("INT8_STATIC is nothing for this model: one scale fits no activations of it. Use INT8.")
     graph.smooth(scales)
-    save(round_weights(round_both(graph.model, ranges, graph.fitting(ranges))), target)
+    save(round_weights(round_both(graph.with_weights(), ranges, fitting)), target)
     for file in whole.iterdir():
         if not file.name.startswith(("model.onnx", "watched")):
             (target / file.name).write_bytes(file.read_bytes())
@@ -59,11 +65,19 @@ class Range:
         return Range(min(self.low, float(values.min())), max(self.high, float(values.max())), (*self.power, power))
 
     @property
-    def drowned(self) -> float:
+    def error(self) -> float:
         """Error of rounding to this range's levels, of the median token's own size: a step is uniform noise."""
         step = (self.high - self.low) / LEVELS
         power = float(np.median(np.concatenate(self.power)))
         return step / math.sqrt(12 * max(power, 1e-12))
+
+
+def largest_values(values: Array) -> Array:
+    """Of each channel; enormous tokens, which no smoothing would make fit, left out."""
+    rows = np.abs(values.reshape(-1, values.shape[-1]))
+    sizes = rows.max(axis=1)
+    largest: Array = rows[sizes <= ENORMOUS * np.median(sizes)].max(axis=0)
+    return largest
 
 
 class Graph:
@@ -77,27 +91,25 @@ class Graph:
         self._decoder = json.loads((directory / "genai_config.json").read_text())["model"]["decoder"]
         self._weights = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self._made_by = {name: node for node in self.model.graph.node for name in node.output}
+        self._times_read = Counter(name for node in self.model.graph.node for name in node.input)
 
     @cached_property
     def readers(self) -> dict[str, list[Any]]:
-        """The matrices that read each input, the head left out."""
+        """The matrices that read each input, where nothing else does; the head left out."""
         found = defaultdict(list)
         for node in self.model.graph.node:
             if node.op_type == "MatMul" and node.input[1] in self._weights and not self._is_head(node):
                 found[node.input[0]].append(node)
-        return dict(found)
+        return {name: nodes for name, nodes in found.items() if len(nodes) == self._times_read[name]}
 
     def _is_head(self, node: Any) -> bool:
         return str(node.name).startswith("/lm_head/")
 
     def channels(self, batches: Batches) -> dict[str, Array]:
-        """The largest value of each channel, enormous tokens left out."""
+        """The largest value of each channel of each input."""
         largest: dict[str, Array] = {}
         for name, values in self._watched(batches, "1 of 2"):
-            rows = np.abs(values.reshape(-1, values.shape[-1]))
-            size = rows.max(axis=1)
-            seen = rows[size <= ENORMOUS * np.median(size)].max(axis=0)
-            largest[name] = np.maximum(seen, largest.get(name, 0))
+            largest[name] = np.maximum(largest_values(values), largest.get(name, 0))
         return largest
 
     def ranges(self, batches: Batches, scales: Mapping[str, Array]) -> dict[str, Range]:
@@ -109,9 +121,7 @@ class Graph:
 
     def fitting(self, ranges: Mapping[str, Range]) -> list[str]:
         """The matrices whose inputs one scale fits."""
-        return [
-            node.name for name, nodes in self.readers.items() if ranges[name].drowned <= MOST_DROWNED for node in nodes
-        ]
+        return [node.name for name, nodes in self.readers.items() if ranges[name].error <= MOST_ERROR for node in nodes]
 
     def smoothing(self, largest: Mapping[str, Array]) -> dict[str, Array]:
         """By what to divide each channel of the inputs whose maker can take it over."""
@@ -129,10 +139,7 @@ class Graph:
         return scales
 
     def smooth(self, scales: Mapping[str, Array]) -> None:
-        """Put them into the weights: the model stays what it is."""
-        import onnx
-
-        onnx.load_external_data_for_model(self.model, str(self._directory))
+        """Put them into the weights, on disk: the model says what it said."""
         for name, scale in scales.items():
             maker = self._maker(name)
             assert maker is not None
@@ -140,25 +147,34 @@ class Graph:
             for node in self.readers[name]:
                 self._multiply(node.input[1], scale[:, None])
 
+    def with_weights(self) -> Any:
+        """The graph with its weights in memory."""
+        import onnx
+
+        onnx.load_external_data_for_model(self.model, str(self._directory))
+        return self.model
+
     def _maker(self, name: str) -> str | None:
-        """The weight whose last axis are this input's channels, if nobody else reads them: a norm's, or that of the
-        matrix whose output is gated."""
-        node = self._made_by[name]
-        readers = sum(name in other.input for other in self.model.graph.node)
-        if readers != len(self.readers[name]):
+        """The weight whose last axis are this input's channels: a norm's, or that of the matrix that is gated."""
+        node = self._made_by.get(name)
+        if node is None:
             return None
         if node.op_type.endswith("SimplifiedLayerNormalization") and name == node.output[0]:
             return str(node.input[2 if node.op_type.startswith("Skip") else 1])
         if node.op_type == "Mul":
-            gated = [self._made_by[part] for part in node.input if part in self._made_by]
-            return next((str(made.input[1]) for made in gated if made.op_type == "MatMul"), None)
+            makers = [self._made_by.get(part) for part in node.input if self._times_read[part] == 1]
+            weights = [str(maker.input[1]) for maker in makers if maker is not None and maker.op_type == "MatMul"]
+            return next((weight for weight in weights if weight in self._weights), None)
         return None
 
     def _multiply(self, weight: str, factor: Array) -> None:
-        import onnx
-
+        """In the file: a message of protobuf keeps the memory of every value that it ever had."""
         tensor = self._weights[weight]
-        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * factor, weight))
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        file = self._directory / place["location"]
+        values = np.memmap(file, np.float32, "r+", int(place.get("offset", 0)), tuple(tensor.dims))
+        values *= factor
+        values.flush()
 
     def _watched(self, batches: Batches, which: str) -> Iterator[tuple[str, Array]]:
         """Every input of a matrix, batch after batch. Beside the graph, because its weights must lie there."""
@@ -193,7 +209,9 @@ def round_both(model: Any, ranges: Mapping[str, Range], nodes: Sequence[str]) ->
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
 
+    add_infer_metadata(model)  # the builder says every shape; otherwise the model is copied twice to find them
     seen = {
         name: TensorData(lowest=np.float32(found.low), highest=np.float32(found.high))
         for name, found in ranges.items()
@@ -202,7 +220,7 @@ def round_both(model: Any, ranges: Mapping[str, Range], nodes: Sequence[str]) ->
         model, per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8, activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, seen), nodes_to_quantize=list(nodes), nodes_to_exclude=[],
         op_types_to_quantize=["MatMul"],
-        extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )  # fmt: skip
     quantizer.quantize_model()
     return quantizer.model.model

@@ -138,9 +138,9 @@ def test_the_unmodified_model_is_known_as_such() -> None:
     assert Candidate("openvino", "F16", {"b": 1, "a": 2}).label == "openvino F16 a=2 b=1"
 
 
-def test_every_candidate_can_be_predicted_and_each_engine_is_corrected_by_its_own_trials(model: Model) -> None:
+def test_every_candidate_can_be_predicted_and_is_corrected_by_trials_of_its_kernels(model: Model) -> None:
     load = Load(100, 50, 16)
     for candidate in space(model).candidates:
         plain = predicted(candidate, model, LARGE, load, {})
-        slower = predicted(candidate, model, LARGE, load, {candidate.engine: 2.0, "another": 9.0})
+        slower = predicted(candidate, model, LARGE, load, {candidate.kernels: 2.0, "another": 9.0})
         assert slower["output_throughput"] == pytest.approx(plain["output_throughput"] / 2)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pennyweight import checkpoint, engines, techniques, traces
-from pennyweight.errors import UsageError
+from pennyweight.errors import ModelError, UsageError
 from pennyweight.techniques import static_activations
 from pennyweight.techniques.quantize import Quantize
-from pennyweight.techniques.static_activations import Graph, Range
+from pennyweight.techniques.static_activations import Graph, Range, largest_values
 from pennyweight.workload import texts
 
 TOKENS = np.random.default_rng(0).integers(0, 250, (2, 4, 64))
@@ -35,13 +35,22 @@ def logits(directory: Path) -> np.ndarray:
     return np.asarray(runtime.score(TOKENS[0, 0].tolist(), 1).logprobs)
 
 
-def test_a_scale_fits_tokens_that_are_alike_and_drowns_them_beside_an_enormous_one() -> None:
+def values(enormous: float = 0.0) -> np.ndarray:
+    """A hundred tokens of 64 channels that are alike, or all but one."""
     alike = np.random.default_rng(1).normal(size=(1, 100, 64)).astype(np.float32)
-    enormous = alike.copy()
-    enormous[0, 0, 3] = 3000
-    fits, drowns = Range().with_batch(alike), Range().with_batch(enormous)
-    assert fits.drowned < 0.02 and drowns.drowned > 1
+    alike[0, 0, 3] = enormous
+    return alike
+
+
+def test_a_scale_fits_tokens_that_are_alike_and_drowns_them_beside_an_enormous_one() -> None:
+    fits, drowns = Range().with_batch(values()), Range().with_batch(values(enormous=3000))
+    assert fits.error < 0.02 and drowns.error > 1
     assert (drowns.high, len(np.concatenate(drowns.power))) == (3000, 100)
+
+
+def test_an_enormous_token_does_not_say_what_a_channel_is_like() -> None:
+    assert largest_values(values(enormous=3000))[3] < 5
+    assert largest_values(values(enormous=20))[3] == 20
 
 
 def test_a_range_goes_over_all_batches_and_holds_zero() -> None:
@@ -57,14 +66,36 @@ def test_the_head_is_no_matrix_to_be_fitted(graph: Graph) -> None:
 
 
 @pytest.mark.slow
+def test_a_matrix_whose_input_would_drown_is_left_alone(graph: Graph) -> None:
+    ranges = {name: Range().with_batch(values()) for name in graph.readers}
+    left = next(name for name in ranges if "/mlp/Mul" in name)
+    ranges[left] = Range().with_batch(values(enormous=3000))
+    fitting = graph.fitting(ranges)
+    made = static_activations.round_both(graph.with_weights(), ranges, fitting)
+    untouched = {node.input[0] for node in made.graph.node if node.op_type == "MatMul"} & set(ranges)
+    assert untouched == {left} and len(fitting) == sum(len(nodes) for nodes in graph.readers.values()) - 1
+
+
+@pytest.mark.slow
+def test_a_model_of_which_nothing_fits_is_refused(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_activations, "MOST_ERROR", 0.0)
+    with pytest.raises(ModelError, match="INT8_STATIC"):
+        static_activations.quantize(tmp_path, tmp_path / "target", TOKENS)
+
+
+@pytest.mark.slow
 def test_smoothing_evens_the_channels_and_changes_no_answer(graph: Graph, whole: Path, tmp_path: Path) -> None:
     largest = graph.channels(TOKENS)
     scales = graph.smoothing(largest)
-    assert scales and all(np.std(scale) > 0 for scale in scales.values())
+    smoothed = " ".join(scales)
+    assert all(part in smoothed for part in ("/mlp/Mul", "/input_layernorm", "/post_attention_layernorm"))
+    assert all(np.std(scale) > 0 for scale in scales.values())
     graph.smooth(scales)
     smooth = tmp_path / "smooth"
     smooth.mkdir()
-    static_activations.save(graph.model, smooth)
+    static_activations.save(graph.with_weights(), smooth)
     for file in ("config.json", "genai_config.json"):
         (smooth / file).write_bytes((whole / file).read_bytes())
     np.testing.assert_allclose(logits(smooth), logits(whole), atol=1e-3)
