@@ -46,7 +46,7 @@ bench-techniques: $(INSTALLED)
 	$(BIN)/python benchmarks/techniques.py
 
 # All installed engines: `pw engines` lists them. Parts can be run alone (`--help`):
-# table 55 minutes, winners up to 90, large about 60 (run in parts only), speculation 40; llamacpp.py 15.
+# table 55 minutes, winners up to 90, large 60 (with long prompts at 32 streams 100), speculation 40; llamacpp.py 15.
 bench-engines: $(INSTALLED)
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/llamacpp.py
