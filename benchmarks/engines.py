@@ -102,7 +102,11 @@ class Cell:
 
 
 CELLS = [Cell(streams, prompt) for prompt in PROMPTS for streams in STREAMS]
-LARGE_CELLS = [cell.name for cell in CELLS[:-1]]
+LARGE_CELLS = CELLS[:-1]
+
+
+def chosen_cells(names: Sequence[str], otherwise: Sequence[Cell]) -> Sequence[Cell]:
+    return [cell for cell in CELLS if cell.name in names] if names else otherwise
 
 
 def built(model: Model, largest: int, only: Sequence[str]) -> Iterator[Deployment]:
@@ -295,12 +299,11 @@ def main() -> None:
     model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
     speeds = told_before(arguments.table) if arguments.table else {}
     if "table" in parts and not speeds:
-        cells = [cell for cell in CELLS if cell.name in arguments.cells or not arguments.cells]
-        speeds = table(model, cells, arguments.rounds, arguments.schemes)
+        speeds = table(model, chosen_cells(arguments.cells, CELLS), arguments.rounds, arguments.schemes)
     if "winners" in parts and speeds:
         winners(model, speeds, arguments.cells)
     if "large" in parts:
-        cells = [cell for cell in CELLS if cell.name in (arguments.cells or LARGE_CELLS)]
+        cells = chosen_cells(arguments.cells, LARGE_CELLS)
         with tempfile.TemporaryDirectory() as directory:
             table(random_model(Path(directory), model), cells, 1, arguments.schemes)
     if "speculation" in parts:

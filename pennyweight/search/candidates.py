@@ -18,8 +18,8 @@ from pennyweight.serve import catalogue
 
 # Schemes that change no weight beyond its last bits: "the unmodified model".
 UNMODIFIED = ("F32", "FP32", "BF16", "F16")
-# Per family, from the finest to the coarsest: what a finer scheme loses already, a coarser one loses too.
 Group = tuple[str, str, str]  # engine, scheme, name of the recipe
+# Per family, from the finest to the coarsest: what a finer scheme loses already, a coarser one loses too.
 LADDERS = (
     ("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"), ("FP32", "INT8_STATIC"), ("W8A8", "W4A16"),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,12 +48,10 @@ def quantize(whole: Path, target: Path, batches: Batches) -> None:
         raise ModelError("INT8_STATIC is nothing for this model: one scale fits no activations of it. Use INT8.")
     graph.smooth(scales)
     save(round_weights(round_both(graph.with_weights(), ranges, fitting)), target)
-    for file in whole.iterdir():
-        if not file.name.startswith(("model.onnx", "watched")):
-            (target / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(whole, target, ignore=shutil.ignore_patterns("*.onnx", "*.onnx.data"), dirs_exist_ok=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Range:
     """What an input was on the text. `power`: mean square of each token."""
 

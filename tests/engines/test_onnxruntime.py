@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +32,7 @@ def capped_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     )  # fmt: skip
     directory = tmp_path_factory.mktemp("models") / "tiny-gemma2"
     Gemma2ForCausalLM(config).save_pretrained(directory)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tiny_checkpoint / name, directory / name)
+    checkpoint.copy_tokenizer(tiny_checkpoint, directory)
     return directory
 
 
