@@ -17,11 +17,13 @@ test: $(INSTALLED)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow"
 
 fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # bench-streams and bench-rival look at what `make demo` wrote; bench-perplexity needs PENNYWEIGHT_DATA.
 bench: bench-generator bench-face bench-streams bench-rival bench-search

@@ -115,9 +115,13 @@ def matrix(bench: Bench, levers: Mapping[str, Mapping[str, Any]]) -> list[Pair]:
 
 
 def judged(
-    bench: Bench, plain: list[list[int]], alone: Mapping[str, tuple[float, float]], first: str, second: str,
+    bench: Bench,
+    plain: list[list[int]],
+    alone: Mapping[str, tuple[float, float]],
+    first: str,
+    second: str,
     settings: Mapping[str, Any],
-) -> Pair:  # fmt: skip
+) -> Pair:
     answers, fast, fault = bench.attempt(settings)
     if fault:
         return Pair(bench.engine, first, second, "broken", 0.0, 0.0, fault)

@@ -58,8 +58,15 @@ ASKED = 96  # requests at least that `pw optimize` is shown: it calibrates on ha
 AGAINST_ROUNDS = 5
 EDITED_FILES, EDITED_LINES, EDITED_TOKENS = 6, 40, 256
 WITHOUT_GATE = "10"  # nats: which scheme is fastest, whatever it costs
-LARGE_SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-               "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True}  # fmt: skip
+LARGE_SHAPE = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+}
 
 
 def say(**row: Any) -> None:
@@ -161,10 +168,17 @@ def table(model: Model, cells: Sequence[Cell], rounds: int, only: Sequence[str] 
                 told.setdefault(cell, {})[f"{deployment.engine} {deployment.scheme}"] = float(np.mean(found))
                 seconds = cell.requests * OUTPUT / float(np.mean(found))
                 limit = cell.bound_seconds(model, deployment.scheme, hardware)
-                say(part="table", model=model.name, prompt=cell.prompt, streams=cell.streams, engine=deployment.engine,
-                    scheme=deployment.scheme, tokens_per_s=[round(f, 1) for f in found],
+                say(
+                    part="table",
+                    model=model.name,
+                    prompt=cell.prompt,
+                    streams=cell.streams,
+                    engine=deployment.engine,
+                    scheme=deployment.scheme,
+                    tokens_per_s=[round(f, 1) for f in found],
                     share_of_best=round(float(np.mean(found) / best), 3),
-                    share_of_limit=round(limit / seconds, 3))  # fmt: skip
+                    share_of_limit=round(limit / seconds, 3),
+                )
     return told
 
 
@@ -191,15 +205,29 @@ def winners(model: Model, speeds: Best, only: Sequence[str]) -> None:
             load, out = Path(directory) / "load.jsonl", Path(directory) / "out"
             asked = Cell(max(STREAMS), cell.prompt)
             rows = [
-                {"id": f"{part}-{request.id}", "max_tokens": OUTPUT,
-                 "prompt": tokenizer.decode(request.prompt_tokens)}
-                for part in range(-(-ASKED // asked.requests)) for request in asked.load(tokens[part:]).requests
-            ]  # fmt: skip
+                {"id": f"{part}-{request.id}", "max_tokens": OUTPUT, "prompt": tokenizer.decode(request.prompt_tokens)}
+                for part in range(-(-ASKED // asked.requests))
+                for request in asked.load(tokens[part:]).requests
+            ]
             load.write_text("".join(json.dumps(row) + "\n" for row in rows))
             command = [
-                sys.executable, "-m", "pennyweight", "optimize", "demo", "-w", str(load), "-o", str(out), "--json",
-                "--max-added-nats", WITHOUT_GATE, "--max-concurrency", str(cell.streams), "--rounds", "1",
-            ]  # fmt: skip
+                sys.executable,
+                "-m",
+                "pennyweight",
+                "optimize",
+                "demo",
+                "-w",
+                str(load),
+                "-o",
+                str(out),
+                "--json",
+                "--max-added-nats",
+                WITHOUT_GATE,
+                "--max-concurrency",
+                str(cell.streams),
+                "--rounds",
+                "1",
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             chosen = Deployment.read(out / "deployment.json") if done.stdout else None
             best = max(speeds[cell], key=speeds[cell].__getitem__)
@@ -207,9 +235,16 @@ def winners(model: Model, speeds: Best, only: Sequence[str]) -> None:
             fate = [line for line in told if f" {best} " in line]
             name = f"{chosen.engine} {chosen.scheme}" if chosen else "nothing"
             ratio = against(model, chosen, best, cell, tokens) if chosen and name != best else None
-        say(part="winners", prompt=cell.prompt, streams=cell.streams, chosen=chosen.label if chosen else "nothing",
-            table_s_best=best, what_became_of_it=fate[-1][:250] if fate else "", interleaved=ratio,
-            share_of_best=round(speeds[cell].get(name, 0.0) / speeds[cell][best], 3))  # fmt: skip
+        say(
+            part="winners",
+            prompt=cell.prompt,
+            streams=cell.streams,
+            chosen=chosen.label if chosen else "nothing",
+            table_s_best=best,
+            what_became_of_it=fate[-1][:250] if fate else "",
+            interleaved=ratio,
+            share_of_best=round(speeds[cell].get(name, 0.0) / speeds[cell][best], 3),
+        )
 
 
 def against(model: Model, chosen: Deployment, best: str, cell: Cell, tokens: Sequence[int]) -> dict[str, Any]:
@@ -255,10 +290,14 @@ def editing() -> Workload:
         "Write this Python file again, with `settings` renamed to `options` and nothing else changed:\n\n```python\n"
     )
     made = [
-        Request(id=f"edit-{n}", session=f"edit-{n}", max_tokens=EDITED_TOKENS,
-                messages=({"role": "user", "content": f"{asked}{code}\n```"},))
+        Request(
+            id=f"edit-{n}",
+            session=f"edit-{n}",
+            max_tokens=EDITED_TOKENS,
+            messages=({"role": "user", "content": f"{asked}{code}\n```"},),
+        )
         for n, code in enumerate(codes)
-    ]  # fmt: skip
+    ]
     return Workload("editing", tuple(made))
 
 
@@ -268,8 +307,15 @@ def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload
         found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
         answers = [references(opener(kept), requests.requests, techniques.unwatched) for opener in (first, second)]
     same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])
-    say(part="speculation", load=requests.name, engine=plain.engine, scheme=plain.scheme, settings=guessed.settings,
-        identical=round(float(same), 3), **found.as_json())  # fmt: skip
+    say(
+        part="speculation",
+        load=requests.name,
+        engine=plain.engine,
+        scheme=plain.scheme,
+        settings=guessed.settings,
+        identical=round(float(same), 3),
+        **found.as_json(),
+    )
 
 
 def random_model(directory: Path, like: Model) -> Model:

@@ -141,8 +141,13 @@ def latency(rounds: int) -> None:
         rows = in_turns([direct, through], rounds, lambda e: speed(e, load, Arrivals("poisson", request_rate=RATE)))
     for name in ("ttft_p50_ms", "ttft_p99_ms"):
         added = [after[name] - before[name] for before, after in rows]
-        say(part="latency", quantity=name, direct=[round(before[name], 2) for before, _ in rows],
-            added=[round(a, 2) for a in added], median=round(statistics.median(added), 2))  # fmt: skip
+        say(
+            part="latency",
+            quantity=name,
+            direct=[round(before[name], 2) for before, _ in rows],
+            added=[round(a, 2) for a in added],
+            median=round(statistics.median(added), 2),
+        )
 
 
 def throughput(rounds: int) -> None:
@@ -151,8 +156,13 @@ def throughput(rounds: int) -> None:
     with serve(deployment) as direct, gateway(deployment) as (through, _):
         rows = in_turns([direct, through], rounds, lambda e: speed(e, load, Arrivals("closed", max_concurrency=32)))
     ratios = [after["output_throughput"] / before["output_throughput"] for before, after in rows]
-    say(part="throughput", streams=32, tokens_per_s=[round(before["output_throughput"]) for before, _ in rows],
-        ratios=[round(r, 3) for r in ratios], median=round(statistics.median(ratios), 3))  # fmt: skip
+    say(
+        part="throughput",
+        streams=32,
+        tokens_per_s=[round(before["output_throughput"]) for before, _ in rows],
+        ratios=[round(r, 3) for r in ratios],
+        median=round(statistics.median(ratios), 3),
+    )
 
 
 def rival(rounds: int, place: Path) -> None:
@@ -166,12 +176,22 @@ def rival(rounds: int, place: Path) -> None:
         fast = in_turns([ours, theirs], rounds, lambda e: speed(e, many, Arrivals("closed", max_concurrency=16)))
     added = [[row[n]["ttft_p50_ms"] - row[0]["ttft_p50_ms"] for n in (1, 2)] for row in slow]
     share = statistics.median(mine / other for mine, other in added)
-    say(part="rival", what="first token later, one stream, ms", ours=[round(mine, 2) for mine, _ in added],
-        litellm=[round(other, 2) for _, other in added], share=round(share, 3))  # fmt: skip
+    say(
+        part="rival",
+        what="first token later, one stream, ms",
+        ours=[round(mine, 2) for mine, _ in added],
+        litellm=[round(other, 2) for _, other in added],
+        share=round(share, 3),
+    )
     rates = [[measured["request_throughput"] for measured in row] for row in fast]
     times = statistics.median(mine / other for mine, other in rates)
-    say(part="rival", what="requests/s, 16 streams", ours=[round(mine) for mine, _ in rates],
-        litellm=[round(other) for _, other in rates], times=round(times, 2))  # fmt: skip
+    say(
+        part="rival",
+        what="requests/s, 16 streams",
+        ours=[round(mine) for mine, _ in rates],
+        litellm=[round(other) for _, other in rates],
+        times=round(times, 2),
+    )
 
 
 async def opened(url: str, count: int, hold: asyncio.Event, on_open: Callable[[], None]) -> None:
@@ -229,9 +249,13 @@ def cache(rounds: int) -> None:
         with gateway(deployment, "--cache", file, "--cache-size", "4GiB") as (through, _):
             for _ in range(rounds):
                 hits, bare = asyncio.run(ask(through.base_url, body))
-                say(part="cache", entries=ENTRIES, hit_p50_ms=round(statistics.median(hits), 3),
+                say(
+                    part="cache",
+                    entries=ENTRIES,
+                    hit_p50_ms=round(statistics.median(hits), 3),
                     hit_p99_ms=round(sorted(hits)[int(0.99 * len(hits))], 3),
-                    health_p50_ms=round(statistics.median(bare), 3))  # fmt: skip
+                    health_p50_ms=round(statistics.median(bare), 3),
+                )
 
 
 async def fill(file: Path, deployment: Deployment, body: dict[str, Any]) -> None:
@@ -265,8 +289,13 @@ def soak(minutes: float) -> None:
     with gateway(scripted(step_ms=5.0)) as (through, process):
         while time.monotonic() < deadline:
             made = speed(through, load, Arrivals("poisson", request_rate=20.0))
-            say(part="soak", minutes_left=round((deadline - time.monotonic()) / 60, 1), descriptors=process.num_fds(),
-                mib=round(process.memory_info().rss / 2**20, 1), ttft_p99_ms=round(made["ttft_p99_ms"], 1))  # fmt: skip
+            say(
+                part="soak",
+                minutes_left=round((deadline - time.monotonic()) / 60, 1),
+                descriptors=process.num_fds(),
+                mib=round(process.memory_info().rss / 2**20, 1),
+                ttft_p99_ms=round(made["ttft_p99_ms"], 1),
+            )
 
 
 def main() -> None:
@@ -278,9 +307,12 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     work: dict[str, Callable[[], None]] = {
-        "latency": lambda: latency(arguments.rounds), "throughput": lambda: throughput(arguments.rounds),
-        "streams": streams, "cache": lambda: cache(arguments.rounds), "soak": lambda: soak(arguments.minutes),
-    }  # fmt: skip
+        "latency": lambda: latency(arguments.rounds),
+        "throughput": lambda: throughput(arguments.rounds),
+        "streams": streams,
+        "cache": lambda: cache(arguments.rounds),
+        "soak": lambda: soak(arguments.minutes),
+    }
     if arguments.litellm:
         work["rival"] = lambda: rival(arguments.rounds, arguments.litellm)
     for part in parts:

@@ -21,11 +21,22 @@ from pennyweight.engines import Generation
 from pennyweight.engines.transformers import Transformers
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "head_dim": 64},
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 8},
-}  # fmt: skip
+    "1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+}
 VOCABULARY, PROMPT, OUTPUT = 128_256, 256, 64
 
 
@@ -94,9 +105,15 @@ def main() -> None:
             for streams in map(int, arguments.streams.split(",")):
                 prompts, step = run(Path(directory), streams)
                 best_step = max(weights / bandwidth, weights * streams / rate)
-                say(shape=shape, scheme="BF16", streams=streams, decode_tokens_per_s=round(streams / step),
-                    share_of_limit=round(best_step / step, 3), prefill_tokens_per_s=round(streams * PROMPT / prompts),
-                    prefill_share=round(weights * PROMPT * streams / rate / prompts, 3))  # fmt: skip
+                say(
+                    shape=shape,
+                    scheme="BF16",
+                    streams=streams,
+                    decode_tokens_per_s=round(streams / step),
+                    share_of_limit=round(best_step / step, 3),
+                    prefill_tokens_per_s=round(streams * PROMPT / prompts),
+                    prefill_share=round(weights * PROMPT * streams / rate / prompts, 3),
+                )
 
 
 if __name__ == "__main__":

@@ -109,9 +109,15 @@ def main() -> None:
             with ExitStack() as kept:
                 servers = {}
                 port = process.free_port("127.0.0.1")
-                told = {"model": str(file), "port": port, "slots": SLOTS, "length": LENGTH,
-                        "batch": settings.max_num_batched_tokens, "threads": available_cores(),
-                        "http_threads": HTTP_THREADS}  # fmt: skip
+                told = {
+                    "model": str(file),
+                    "port": port,
+                    "slots": SLOTS,
+                    "length": LENGTH,
+                    "batch": settings.max_num_batched_tokens,
+                    "threads": available_cores(),
+                    "http_threads": HTTP_THREADS,
+                }
                 wheel = [str(python), "-c", WHEEL_SERVER, json.dumps(told)]
                 servers["wheel"] = kept.enter_context(started(wheel, port))
                 for name, program in programs.items():
@@ -131,10 +137,16 @@ def in_turns(servers: dict[str, Endpoint], scheme: str, tokens: list[int], round
                 speeds[name].append(run(servers[name], cell, load))
         for name in speeds.keys() - {"native"}:
             ratios = np.array(speeds["native"]) / np.array(speeds[name])
-            say(part="native", against=name, scheme=scheme, prompt=cell.prompt, streams=cell.streams,
+            say(
+                part="native",
+                against=name,
+                scheme=scheme,
+                prompt=cell.prompt,
+                streams=cell.streams,
                 times_as_fast=[round(float(ratio), 2) for ratio in ratios],
                 mean=round(float(np.exp(np.log(ratios).mean())), 2),
-                tokens_per_s=[round(speed, 1) for speed in speeds["native"]])  # fmt: skip
+                tokens_per_s=[round(speed, 1) for speed in speeds["native"]],
+            )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,21 @@ CHOOSING = ("screen", "tune", "final")  # baseline, proofs and comparisons are t
 
 def ask(out: Path, engines: str, *more: str) -> tuple[dict[str, Any], int, float]:
     """The summary, how many candidates were measured, and the seconds that it took to choose."""
-    command = [sys.executable, "-m", "pennyweight", "optimize", "demo", "-o", str(out), "--engines", engines, "--json",
-               "--rounds", "2", *more]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pennyweight",
+        "optimize",
+        "demo",
+        "-o",
+        str(out),
+        "--engines",
+        engines,
+        "--json",
+        "--rounds",
+        "2",
+        *more,
+    ]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     trials = [json.loads(line) for line in (out / "study.jsonl").read_text().splitlines()[1:]]
     seconds = sum(t["seconds"] for t in trials if t["stage"] in CHOOSING)
@@ -55,12 +68,16 @@ def main() -> None:
     found, looked_at, search_seconds = ask(root / "search", arguments.engines)
     best, all_of_them, exhaustive_seconds = ask(root / "exhaustive", arguments.engines, "--exhaustive")
     row = {
-        "search_chose": found["chosen"], "exhaustive_chose": best["chosen"],
+        "search_chose": found["chosen"],
+        "exhaustive_chose": best["chosen"],
         "share_of_best": share_of_best(root / "search", root / "exhaustive", arguments.rounds),
-        "search_seconds": search_seconds, "exhaustive_seconds": exhaustive_seconds,
-        "cost_ratio": search_seconds / exhaustive_seconds, "search_measured": looked_at,
-        "exhaustive_measured": all_of_them, "wall_seconds": time.perf_counter() - started,
-    }  # fmt: skip
+        "search_seconds": search_seconds,
+        "exhaustive_seconds": exhaustive_seconds,
+        "cost_ratio": search_seconds / exhaustive_seconds,
+        "search_measured": looked_at,
+        "exhaustive_measured": all_of_them,
+        "wall_seconds": time.perf_counter() - started,
+    }
     print(json.dumps(row))
 
 

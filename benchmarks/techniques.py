@@ -124,8 +124,13 @@ def against_random(stories: Stories) -> None:
         added = stories.added(techniques.apply(ranked, stories.model))
         chance_added = [stories.added(techniques.apply(r, stories.model)) for r in randoms]
         mean = sum(chance_added) / len(chance_added)
-        say(part="random", what=name, added_nats=round(added, 4), random=[round(c, 4) for c in chance_added],
-            share_of_random=round(added / mean, 3))  # fmt: skip
+        say(
+            part="random",
+            what=name,
+            added_nats=round(added, 4),
+            random=[round(c, 4) for c in chance_added],
+            share_of_random=round(added / mean, 3),
+        )
 
 
 def distilled(
@@ -133,9 +138,16 @@ def distilled(
 ) -> tuple[Model, dict[str, Any]]:
     """For about so many minutes, the teacher's writing included: where nothing tells the pace, a few steps do."""
     settings = Distill(
-        str(stories.model.path), stories.model.id, ("",) * 64, continuations=24, steps=20, batch=4,
-        mixed_precision=True, hidden=1.0, **more,
-    )  # fmt: skip
+        str(stories.model.path),
+        stories.model.id,
+        ("",) * 64,
+        continuations=24,
+        steps=20,
+        batch=4,
+        mixed_precision=True,
+        hidden=1.0,
+        **more,
+    )
     rate: list[float] = []
     began = 0.0
 
@@ -178,16 +190,28 @@ def distillation(stories: Stories, minutes: float) -> None:
         made, facts = distilled(stories, student, share, pace)
         pace = facts["seconds_per_step"]
         after = stories.added(made)
-        say(part="distill", what=name, before=round(before, 4), after=round(after, 4),
-            closed=round(1 - after / before, 3), **facts)  # fmt: skip
+        say(
+            part="distill",
+            what=name,
+            before=round(before, 4),
+            after=round(after, 4),
+            closed=round(1 - after / before, 3),
+            **facts,
+        )
 
 
 def training_through_rounding(stories: Stories, minutes: float) -> None:
     nearest = stories.added(stories.model, "Q4_0")
     made, facts = distilled(stories, stories.model, minutes / 5, round_to="Q4_0", learning_rate=3e-5)
     after = stories.added(made, "Q4_0")
-    say(part="rounding", scheme="Q4_0", nearest=round(nearest, 4), trained=round(after, 4),
-        closed=round(1 - after / nearest, 3), **facts)  # fmt: skip
+    say(
+        part="rounding",
+        scheme="Q4_0",
+        nearest=round(nearest, 4),
+        trained=round(after, 4),
+        closed=round(1 - after / nearest, 3),
+        **facts,
+    )
     techniques.apply(Quantize("Q4_0", rounding="nearest"), made)
 
 
@@ -209,9 +233,17 @@ def round_trips(stories: Stories) -> None:
         wrong = sum(ours != before for ours, before in zip(back, _back(full, asked), strict=True))
         inexact = sum(ours != text for ours, text in zip(back, asked, strict=True))
         grown = [len(trimmed.encode(t).ids) / len(full.encode(t).ids) for t in texts]
-        say(part="roundtrip", model=model.name, tokens=[full.get_vocab_size(), trimmed.get_vocab_size()],
-            strings=STRINGS, texts=len(texts), unlike_before=wrong, inexact=inexact,
-            tokens_of_texts=[round(g, 3) for g in grown], parameters_lost=made_smaller(model, made))  # fmt: skip
+        say(
+            part="roundtrip",
+            model=model.name,
+            tokens=[full.get_vocab_size(), trimmed.get_vocab_size()],
+            strings=STRINGS,
+            texts=len(texts),
+            unlike_before=wrong,
+            inexact=inexact,
+            tokens_of_texts=[round(g, 3) for g in grown],
+            parameters_lost=made_smaller(model, made),
+        )
 
 
 def _code_point(generator: random.Random) -> int:
@@ -258,8 +290,14 @@ def against_whole(part: str, what: str, changed: Model, whole: Model, streams: i
                 for deployment in (Deployment(engine, str(m.path), m.id, scheme, settings) for m in made)
             )
             found = comparing.compare(ours, theirs, requests, arrivals, rounds=rounds, ignore_eos=True)
-        say(part=part, what=what, engine=engine, scheme=scheme, times_as_fast=round(found.ratio, 3),
-            interval=[round(end, 3) for end in found.interval])  # fmt: skip
+        say(
+            part=part,
+            what=what,
+            engine=engine,
+            scheme=scheme,
+            times_as_fast=round(found.ratio, 3),
+            interval=[round(end, 3) for end in found.interval],
+        )
 
 
 def sparse_speed() -> None:
@@ -285,9 +323,23 @@ def smollm2() -> None:
     with tempfile.TemporaryDirectory(prefix="pennyweight-techniques-") as directory:
         out = Path(directory) / "out"
         command = [
-            sys.executable, "-m", "pennyweight", "optimize", "demo", "-o", str(out), "--json", "--rounds", "1",
-            "--engines", "openvino", "--schemes", "Q8_0", "--techniques", "prune,vocabulary",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "pennyweight",
+            "optimize",
+            "demo",
+            "-o",
+            str(out),
+            "--json",
+            "--rounds",
+            "1",
+            "--engines",
+            "openvino",
+            "--schemes",
+            "Q8_0",
+            "--techniques",
+            "prune,vocabulary",
+        ]
         line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         evidence = json.loads((out / "evidence.json").read_text())
     for row in evidence["techniques"]:
@@ -309,16 +361,20 @@ def main() -> None:
     parts = arguments.parts or PARTS
     stories = Stories() if set(parts) & {"random", "distill", "rounding", "roundtrip"} else None
     work: dict[str, Callable[[], None]] = {
-        "sparsity": sparse_speed, "changed": changed_speed, "smollm2": smollm2, "draft": draft,
-    }  # fmt: skip
+        "sparsity": sparse_speed,
+        "changed": changed_speed,
+        "smollm2": smollm2,
+        "draft": draft,
+    }
     if stories is not None:
         tokens = sum(len(text.tokens) for text in stories.held_out)
         say(part="stories", loss=round(stories.own_loss, 4), held_out_tokens=tokens)
         work |= {
-            "random": partial(against_random, stories), "roundtrip": partial(round_trips, stories),
+            "random": partial(against_random, stories),
+            "roundtrip": partial(round_trips, stories),
             "distill": partial(distillation, stories, arguments.minutes),
             "rounding": partial(training_through_rounding, stories, arguments.minutes),
-        }  # fmt: skip
+        }
     for part in parts:
         started = time.perf_counter()
         work[part]()

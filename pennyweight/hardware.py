@@ -13,9 +13,21 @@ from typing import Any
 
 # Flags that decide which low-precision kernels exist.
 INTERESTING_FLAGS = (
-    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
-    "asimd", "asimddp", "i8mm", "bf16", "sve",
-)  # fmt: skip
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
 
 
 @dataclass(frozen=True)

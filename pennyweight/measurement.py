@@ -70,11 +70,16 @@ class Measurement:
     def from_json(value: Mapping[str, Any]) -> Measurement:
         quantities = {
             name: Quantity(
-                name, q["value"], q["unit"], q["better"], tuple(q.get("raw", ())),
-                tuple(q["interval"]) if "interval" in q else None, q.get("predicted", False),
+                name,
+                q["value"],
+                q["unit"],
+                q["better"],
+                tuple(q.get("raw", ())),
+                tuple(q["interval"]) if "interval" in q else None,
+                q.get("predicted", False),
             )
             for name, q in value["quantities"].items()
-        }  # fmt: skip
+        }
         return Measurement(value["subject"], quantities, value["conditions"])
 
 

@@ -50,9 +50,14 @@ class Trial:
             return Measurement.from_json(value[name]) if value.get(name) else None
 
         return Trial(
-            value["stage"], Deployment.from_json(value["deployment"]), measurement("measurement"),
-            measurement("predicted"), value["failure"], value["seconds"], value["notes"],
-        )  # fmt: skip
+            value["stage"],
+            Deployment.from_json(value["deployment"]),
+            measurement("measurement"),
+            measurement("predicted"),
+            value["failure"],
+            value["seconds"],
+            value["notes"],
+        )
 
 
 class Study:

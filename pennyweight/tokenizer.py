@@ -98,9 +98,7 @@ class Tokenizer:
         try:
             if self._compiled is None:
                 return "\n\n".join(m["content"] for m in messages)
-            return str(
-                self._compiled.render(messages=messages, add_generation_prompt=True, tools=None, **self.special)
-            )
+            return str(self._compiled.render(messages=messages, add_generation_prompt=True, tools=None, **self.special))
         except ModelError:
             raise
         except Exception as error:  # a template is foreign code: whatever it raises is about these messages

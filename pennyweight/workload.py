@@ -159,9 +159,13 @@ def _copy(request: Request, number: int, mark: str) -> Request:
     random.Random(mark).shuffle(front)
     tokens = (*front, *request.prompt_tokens[COPY_FRONT:])
     return replace(
-        request, id=f"{request.id} {mark.strip()}", session=f"{request.session} {mark.strip()}", messages=messages,
-        prompt=mark + request.prompt if request.prompt else "", prompt_tokens=tokens,
-    )  # fmt: skip
+        request,
+        id=f"{request.id} {mark.strip()}",
+        session=f"{request.session} {mark.strip()}",
+        messages=messages,
+        prompt=mark + request.prompt if request.prompt else "",
+        prompt_tokens=tokens,
+    )
 
 
 def _order(session: str, seed: int) -> bytes:

@@ -83,12 +83,21 @@ def test_the_worst_limit_decides(outcomes: tuple[Outcome, ...]) -> None:
 
 def test_every_limit_that_is_set_is_judged() -> None:
     budget = Budget(
-        max_added_nats=0.02, max_degradation=0.01, slo={"ttft_p95_ms": 9.0, "e2e_p95_ms": 99.0}, max_memory_bytes=1e9,
-        max_dollars_per_million_tokens=1.0, price_per_hour=1.0,
-    )  # fmt: skip
+        max_added_nats=0.02,
+        max_degradation=0.01,
+        slo={"ttft_p95_ms": 9.0, "e2e_p95_ms": 99.0},
+        max_memory_bytes=1e9,
+        max_dollars_per_million_tokens=1.0,
+        price_per_hour=1.0,
+    )
     assert {limit.limit.quantity for limit in budget.judge(Measurement("x", {})).limits} == {
-        "added_nats", "degradation", "ttft_p95_ms", "e2e_p95_ms", "peak_memory_bytes", "dollars_per_million_tokens",
-    }  # fmt: skip
+        "added_nats",
+        "degradation",
+        "ttft_p95_ms",
+        "e2e_p95_ms",
+        "peak_memory_bytes",
+        "dollars_per_million_tokens",
+    }
 
 
 def test_no_limit_accepts_everything() -> None:
@@ -129,8 +138,12 @@ def test_a_budget_that_contradicts_itself_is_refused(arguments: dict[str, Any], 
 @pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"cost"}))
 def test_what_is_predicted_can_be_scored_for_every_objective(objective: str) -> None:
     config = {
-        "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 32,
-    }  # fmt: skip
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 32,
+    }
     machine = Hardware("cpu", 2, 1 << 30, memory_bandwidth=1e9, arithmetic_rate={"f32": 1e9})
     prediction = predict("x", config, "F32", "transformers", machine, Load(10, 10, 1))
     assert math.isfinite(Budget(objective=objective).score(prediction))
@@ -155,6 +168,7 @@ def test_a_verdict_is_written_with_every_limit_and_reason() -> None:
     written = Budget(slo={"ttft_p95_ms": 5.0}).judge(measured("added_nats", 0.01, (0.0, 0.05))).as_json()
     assert written["outcome"] == "REJECT"
     assert [(v["quantity"], v["outcome"]) for v in written["limits"]] == [
-        ("added_nats", "INCONCLUSIVE"), ("ttft_p95_ms", "REJECT"),
-    ]  # fmt: skip
+        ("added_nats", "INCONCLUSIVE"),
+        ("ttft_p95_ms", "REJECT"),
+    ]
     assert json.loads(json.dumps(written)) == written

@@ -24,9 +24,13 @@ from pennyweight.model import LINEAGE_FILE, Lineage, Model, Step
 HIDDEN, VOCABULARY, INTERMEDIATE, LAYERS = 8, 32, 16, 2
 MEND = re.compile(r"\b(copy|give|save|take|check|run|install|build|set|free)\b")
 CONFIG = {
-    "model_type": "llama", "hidden_size": HIDDEN, "vocab_size": VOCABULARY, "intermediate_size": INTERMEDIATE,
-    "num_hidden_layers": LAYERS, "num_attention_heads": 2,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": HIDDEN,
+    "vocab_size": VOCABULARY,
+    "intermediate_size": INTERMEDIATE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+}
 
 
 def tensors(dtype: Any = np.float32) -> dict[str, np.ndarray]:
@@ -102,15 +106,9 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "model.safetensors",
     ),
     "no weights": (lambda p: (p / "model.safetensors").unlink(), "model.safetensors"),
-    "only pickled weights": (
-        lambda p: (p / "model.safetensors").rename(p / "pytorch_model.bin"),
-        "model.safetensors",
-    ),
+    "only pickled weights": (lambda p: (p / "model.safetensors").rename(p / "pytorch_model.bin"), "model.safetensors"),
     "shard missing": (lambda p: shard(p, lose=True), "model-2.safetensors"),
-    "index no JSON": (
-        lambda p: (p / "model.safetensors.index.json").write_text("{"),
-        "model.safetensors.index.json",
-    ),
+    "index no JSON": (lambda p: (p / "model.safetensors.index.json").write_text("{"), "model.safetensors.index.json"),
     "index without a map": (
         lambda p: (p / "model.safetensors.index.json").write_text("{}"),
         "model.safetensors.index.json",
@@ -125,10 +123,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "too few layers": (lambda p: configure(p, num_hidden_layers=LAYERS + 1), "config.json"),
     "too many layers": (lambda p: configure(p, num_hidden_layers=LAYERS - 1), "config.json"),
-    "quantized already": (
-        lambda p: replace_tensor(p, "model.norm.weight", np.ones(HIDDEN, np.int8)),
-        "I8",
-    ),
+    "quantized already": (lambda p: replace_tensor(p, "model.norm.weight", np.ones(HIDDEN, np.int8)), "I8"),
     "no tokenizer": (lambda p: (p / "tokenizer.json").unlink(), "tokenizer.json"),
     "no config": (lambda p: (p / "config.json").unlink(), "config.json"),
     "config no JSON": (lambda p: (p / "config.json").write_text("not json"), "config.json"),

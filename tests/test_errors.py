@@ -52,9 +52,13 @@ def test_the_exit_codes_are_as_drawn_and_otherwise_those_of_the_parent() -> None
 @pytest.mark.parametrize(
     ("cls", "code"),
     [
-        (errors.PennyweightError, 1), (errors.UsageError, 2), (errors.Infeasible, 3), (errors.GateFailed, 4),
-        (errors.EngineMissing, 1), (errors.MeasurementVoid, 1),
+        (errors.PennyweightError, 1),
+        (errors.UsageError, 2),
+        (errors.Infeasible, 3),
+        (errors.GateFailed, 4),
+        (errors.EngineMissing, 1),
+        (errors.MeasurementVoid, 1),
     ],
-)  # fmt: skip
+)
 def test_the_documented_exit_codes_hold(cls: type[errors.PennyweightError], code: int) -> None:
     assert cls("x").exit_code == code

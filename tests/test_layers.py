@@ -29,9 +29,20 @@ LAYERS = [
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 HEAVY = {
-    "torch", "transformers", "openvino", "openvino_genai", "onnxruntime", "onnxruntime_genai", "auto_round", "gguf",
-    "plotly", "scipy", "huggingface_hub", "onnx", "safetensors",
-}  # fmt: skip
+    "torch",
+    "transformers",
+    "openvino",
+    "openvino_genai",
+    "onnxruntime",
+    "onnxruntime_genai",
+    "auto_round",
+    "gguf",
+    "plotly",
+    "scipy",
+    "huggingface_hub",
+    "onnx",
+    "safetensors",
+}
 MAY_IMPORT_HEAVY = {"pennyweight.engines.transformers_runtime"}
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 LONGEST_FILE = 400

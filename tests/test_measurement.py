@@ -14,10 +14,15 @@ STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 numbers = st.floats(allow_nan=False)
 quantities = st.builds(
-    Quantity, st.text("abc_", min_size=1, max_size=4), numbers, st.sampled_from(["ms", "tokens/s"]),
-    st.sampled_from(["lower", "higher"]), st.lists(numbers, max_size=3).map(tuple),
-    st.none() | st.tuples(numbers, numbers), st.booleans(),
-)  # fmt: skip
+    Quantity,
+    st.text("abc_", min_size=1, max_size=4),
+    numbers,
+    st.sampled_from(["ms", "tokens/s"]),
+    st.sampled_from(["lower", "higher"]),
+    st.lists(numbers, max_size=3).map(tuple),
+    st.none() | st.tuples(numbers, numbers),
+    st.booleans(),
+)
 
 
 @STEADY

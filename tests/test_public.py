@@ -10,10 +10,26 @@ from pennyweight import budget, deployment, errors, hardware, measurement, model
 
 def test_the_public_names_are_these() -> None:
     assert sorted(pennyweight.__all__) == [
-        "Arrivals", "Budget", "Deployment", "Hardware", "Limit", "Lineage", "Measurement", "Model", "Outcome",
-        "PennyweightError", "PromptShape", "Quantity", "Request", "Step", "Study", "Trial", "Verdict", "Workload",
+        "Arrivals",
+        "Budget",
+        "Deployment",
+        "Hardware",
+        "Limit",
+        "Lineage",
+        "Measurement",
+        "Model",
+        "Outcome",
+        "PennyweightError",
+        "PromptShape",
+        "Quantity",
+        "Request",
+        "Step",
+        "Study",
+        "Trial",
+        "Verdict",
+        "Workload",
         "__version__",
-    ]  # fmt: skip
+    ]
 
 
 def test_each_public_name_is_the_one_of_its_module() -> None:

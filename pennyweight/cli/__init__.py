@@ -19,10 +19,14 @@ INTERRUPTED = 130
 STOPPED = "Interrupted. What a search has measured is kept: `pw optimize … --resume` goes on from there."
 
 app = typer.Typer(
-    name="pw", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="pw",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="A model, a workload and a budget go in; the cheapest deployment proven to hold the budget comes out, and is "
     "served. Exit codes: 0 proven, 1 error, 2 usage, 3 infeasible, 4 quality gate failed.",
-)  # fmt: skip
+)
 
 for _module in sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in NOT_VERBS):
     app.command(name=_module.replace("_", "-"))(getattr(import_module(f"{__name__}.{_module}"), _module))

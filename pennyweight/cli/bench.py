@@ -56,9 +56,16 @@ def bench(
         live.stage(f"Replaying {requests.name}: {len(requests.requests)} requests")
         synthetic = any(request.prompt_tokens for request in requests.requests)
         measurement = measure_speed(
-            endpoint, requests, times, Sampling(temperature, seed, ignore_eos or synthetic), seed=seed, goodput=slos,
-            price_per_hour=price_per_hour, api_key=api_key, progress=live.progress,
-        )  # fmt: skip
+            endpoint,
+            requests,
+            times,
+            Sampling(temperature, seed, ignore_eos or synthetic),
+            seed=seed,
+            goodput=slos,
+            price_per_hour=price_per_hour,
+            api_key=api_key,
+            progress=live.progress,
+        )
     for name, unit, value in summary_rows(measurement):
         typer.echo(f"{name:<28}{value:>16,.3f} {unit}")
     if output is not None:

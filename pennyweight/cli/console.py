@@ -21,11 +21,17 @@ class Live:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
             TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True,
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
             disable=not self.console.is_terminal,
-        )  # fmt: skip
+        )
         self._task: TaskID | None = None
         self._text = ""
         self._began = 0.0
@@ -85,8 +91,10 @@ def figures(measurement: Measurement) -> str:
         ("output_throughput", "{:.0f} tokens/s"),
         ("ttft_p95_ms", "TTFT p95 {:.0f} ms"),
         ("tpot_p95_ms", "TPOT p95 {:.0f} ms"),
-        ("added_nats", "{:+.4f} nats"), ("agreement", "agreement {:.3f}"), ("task_score", "task score {:.3f}"),
-    ):  # fmt: skip
+        ("added_nats", "{:+.4f} nats"),
+        ("agreement", "agreement {:.3f}"),
+        ("task_score", "task score {:.3f}"),
+    ):
         if name in measurement:
             shown.append(form.format(measurement[name]))
     if "peak_memory_bytes" in measurement:

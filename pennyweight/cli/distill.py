@@ -47,10 +47,25 @@ def distill(
         model = options.open_model(teacher, live.progress)
         texts = artifacts.tuning_texts(model, workload, trace_format, seed)
         technique = Distill(
-            str(model.path), model.id, texts, continuations, temperature, length, steps, batch, accumulate,
-            learning_rate, divergence, hidden, on_policy, round_to, train_embeddings, mixed_precision,
-            gradient_checkpointing, seed,
-        )  # fmt: skip
+            str(model.path),
+            model.id,
+            texts,
+            continuations,
+            temperature,
+            length,
+            steps,
+            batch,
+            accumulate,
+            learning_rate,
+            divergence,
+            hidden,
+            on_policy,
+            round_to,
+            train_embeddings,
+            mixed_precision,
+            gradient_checkpointing,
+            seed,
+        )
         live.stage(f"Distilling {model.name} into {learner.name}")
         made = techniques.apply(technique, learner, live.progress)
     artifacts.hand_over(learner, made, output, as_json=as_json)

@@ -38,9 +38,10 @@ def evaluate(
     from pennyweight.tokenizer import translation
 
     budget = Budget(
-        max_added_nats=max_added_nats or None, max_degradation=options.share(max_degradation, "--max-degradation"),
+        max_added_nats=max_added_nats or None,
+        max_degradation=options.share(max_degradation, "--max-degradation"),
         confidence=confidence,
-    )  # fmt: skip
+    )
     if not budget.quality_limits:
         raise UsageError("There is no gate to hold: give --max-added-nats or --max-degradation.")
     a, b = parse(candidate), parse(against)

@@ -42,8 +42,11 @@ def optimize(
     schemes: Annotated[str | None, typer.Option(help="Only these besides the unmodified model.")] = None,
     iterations: Annotated[int, typer.Option(help="Tuning iterations of the 4-bit GGUF schemes.")] = 0,
     techniques: Annotated[
-        str | None, typer.Option(help="Also try these, with amounts: prune:10%,vocabulary,distill:200 (and neurons, "
-                                      "kv-heads, sparsity), alone and together.")
+        str | None,
+        typer.Option(
+            help="Also try these, with amounts: prune:10%,vocabulary,distill:200 (and neurons, "
+            "kv-heads, sparsity), alone and together."
+        ),
     ] = None,
     speculate: Annotated[bool, typer.Option(help="Find the load up to which guessing ahead pays, and use it.")] = False,
     base_url: Annotated[
@@ -61,11 +64,15 @@ def optimize(
 ) -> None:
     """Find the cheapest deployment of MODEL that is proven to hold the budget."""
     budget = Budget(
-        objective=objective, max_added_nats=max_added_nats or None,
-        max_degradation=options.share(max_degradation, "--max-degradation"), slo=options.slo(slo, percentile),
-        max_memory_bytes=options.size(max_memory, "--max-memory"), max_dollars_per_million_tokens=max_cost,
-        price_per_hour=price_per_hour, confidence=confidence,
-    )  # fmt: skip
+        objective=objective,
+        max_added_nats=max_added_nats or None,
+        max_degradation=options.share(max_degradation, "--max-degradation"),
+        slo=options.slo(slo, percentile),
+        max_memory_bytes=options.size(max_memory, "--max-memory"),
+        max_dollars_per_million_tokens=max_cost,
+        price_per_hour=price_per_hour,
+        confidence=confidence,
+    )
     if iterations < 0:
         raise UsageError(f"--iterations {iterations} is not possible: use 0 (no tuning) or more.")
     if rounds < 1 or max_concurrency < 1:
@@ -85,9 +92,21 @@ def optimize(
         live.stage("Measuring this machine")
         hardware = measured_hardware()
         question = Question(
-            opened, requests, budget, max_concurrency, seed, _names(engines), _names(schemes), iterations, exhaustive,
-            rounds, start_timeout, recipes.parse(techniques), speculate, remote,
-        )  # fmt: skip
+            opened,
+            requests,
+            budget,
+            max_concurrency,
+            seed,
+            _names(engines),
+            _names(schemes),
+            iterations,
+            exhaustive,
+            rounds,
+            start_timeout,
+            recipes.parse(techniques),
+            speculate,
+            remote,
+        )
         refuse_model(opened)
         check_workload(question)
         if dry_run:

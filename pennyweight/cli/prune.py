@@ -66,8 +66,10 @@ def prune(
         if sparsity is not None:
             steps.append(Sparsity(sparsity, criterion, texts if criterion == "wanda" else ()))
         if not steps:
-            raise UsageError("Say what to remove: --layers, --intermediate-size, --kv-groups, --hidden-size, "
-                             "--target-params or --sparsity.")  # fmt: skip
+            raise UsageError(
+                "Say what to remove: --layers, --intermediate-size, --kv-groups, --hidden-size, "
+                "--target-params or --sparsity."
+            )
         made: Model = opened
         for step in steps:
             live.stage(f"Pruning {opened.name}: {step.name}")

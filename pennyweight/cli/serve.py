@@ -49,11 +49,23 @@ def serve(
     if parsed.deployment is None or parsed.deployment.engine == catalogue.REMOTE:
         raise EngineError(f"{target} is served already: give a deployment.")
     settings = gateway.GatewaySettings(
-        host=host, port=port, replicas=replicas, max_queue=max_queue, slo_ttft_ms=longest_wait(slo), keys=keys,
-        cache=cache, cache_ttl_seconds=cache_ttl, cache_bytes=int(options.size(cache_size, "--cache-size") or 0),
-        stall_seconds=stall_timeout, start_seconds=start_timeout, drain_seconds=drain_timeout,
-        state=state, certificate=tls_certificate, private_key=tls_key, log_requests=log_requests,
-    )  # fmt: skip
+        host=host,
+        port=port,
+        replicas=replicas,
+        max_queue=max_queue,
+        slo_ttft_ms=longest_wait(slo),
+        keys=keys,
+        cache=cache,
+        cache_ttl_seconds=cache_ttl,
+        cache_bytes=int(options.size(cache_size, "--cache-size") or 0),
+        stall_seconds=stall_timeout,
+        start_seconds=start_timeout,
+        drain_seconds=drain_timeout,
+        state=state,
+        certificate=tls_certificate,
+        private_key=tls_key,
+        log_requests=log_requests,
+    )
     logging.basicConfig(level=logging.INFO if log_requests else logging.WARNING, format="%(asctime)s %(message)s")
     served = parsed.deployment.served_name
 

@@ -12,8 +12,7 @@ from pennyweight.cli import options
 
 
 def verify(
-    directory: Annotated[Path, typer.Argument(help="What `pw optimize -o` wrote.")],
-    as_json: options.AsJson = False,
+    directory: Annotated[Path, typer.Argument(help="What `pw optimize -o` wrote.")], as_json: options.AsJson = False
 ) -> None:
     """Check the artifact's checksums and run every gate of DIRECTORY again."""
     from pennyweight.cli.console import Live, figures

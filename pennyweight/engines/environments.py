@@ -1,9 +1,9 @@
 """Engines that live outside of our own environment: what installs one under the cache directory, and removes it.
 
-    <cache>/engines/<name>/
-        install.log       what the commands said
-        done.json         those that have ended well: a cut installation goes on after them
-        installed.json    written last
+<cache>/engines/<name>/
+    install.log       what the commands said
+    done.json         those that have ended well: a cut installation goes on after them
+    installed.json    written last
 """
 
 from __future__ import annotations
@@ -146,9 +146,15 @@ def _run(name: str, command: Command, place: Path, progress: Progress) -> None:
         print(f"$ {' '.join(command.arguments)}", file=file, flush=True)
         try:
             process = subprocess.Popen(
-                command.arguments, cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True, errors="replace", env={**os.environ, "PATH": path},
-            )  # fmt: skip
+                command.arguments,
+                cwd=place,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env={**os.environ, "PATH": path},
+            )
         except OSError as error:
             raise EngineError(f"{name}: {command.arguments[0]} cannot be run ({error.strerror}).") from None
         with process:

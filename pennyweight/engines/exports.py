@@ -52,20 +52,29 @@ EXPORTS = {
     made.name: made
     for made in (
         Export(
-            "sglang", ("BF16", "F16", "F32"), "docs.sglang.ai/advanced_features/server_arguments.html",
-            lambda length, port: f"python -m sglang.launch_server --model-path {CHECKPOINT} --host 127.0.0.1 "
-                                 f"--port {port} --context-length {length}",
+            "sglang",
+            ("BF16", "F16", "F32"),
+            "docs.sglang.ai/advanced_features/server_arguments.html",
+            lambda length, port: (
+                f"python -m sglang.launch_server --model-path {CHECKPOINT} --host 127.0.0.1 "
+                f"--port {port} --context-length {length}"
+            ),
         ),
         Export(
-            "tensorrt-llm", ("BF16", "F16"), "nvidia.github.io/TensorRT-LLM/commands/trtllm-serve",
+            "tensorrt-llm",
+            ("BF16", "F16"),
+            "nvidia.github.io/TensorRT-LLM/commands/trtllm-serve",
             lambda length, port: f"trtllm-serve {CHECKPOINT} --host 127.0.0.1 --port {port} --max_seq_len {length}",
         ),
         Export(
-            litert.NAME, ("BF16", "F16", "F32"), "ai.google.dev/edge/litert", convert=litert.convert,
+            litert.NAME,
+            ("BF16", "F16", "F32"),
+            "ai.google.dev/edge/litert",
+            convert=litert.convert,
             recipe=litert.RECIPE,
         ),
     )
-}  # fmt: skip
+}
 
 
 def export(model: Model, name: str, directory: Path, port: int) -> Exported:
@@ -89,7 +98,7 @@ def export(model: Model, name: str, directory: Path, port: int) -> Exported:
     shutil.copytree(model.path, directory / CHECKPOINT, copy_function=_weights_by_link)
     script = directory / SCRIPT
     command = made.command(model.context_length, port)
-    script.write_text(f"#!/bin/sh\n# {NOT_RUN}. Flags: {made.source}\ncd \"$(dirname \"$0\")\" && exec {command}\n")
+    script.write_text(f'#!/bin/sh\n# {NOT_RUN}. Flags: {made.source}\ncd "$(dirname "$0")" && exec {command}\n')
     script.chmod(0o755)
     return Exported(script, NOT_RUN)
 

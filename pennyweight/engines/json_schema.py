@@ -212,10 +212,21 @@ def _schema(value: Any) -> bool:
 
 
 WORDS: Mapping[str, Callable[[Any], bool]] = {
-    "type": _kind, "properties": _named, "required": _names, "items": _schema, "enum": _values, "const": _plain,
+    "type": _kind,
+    "properties": _named,
+    "required": _names,
+    "items": _schema,
+    "enum": _values,
+    "const": _plain,
     "additionalProperties": lambda value: _schema(value) or value is False,
-    "anyOf": _options, "$defs": _named, "definitions": _named,
+    "anyOf": _options,
+    "$defs": _named,
+    "definitions": _named,
     "$ref": lambda value: isinstance(value, str) and REFERENCE.fullmatch(value) is not None,
-    "minItems": _count, "maxItems": _count, "minLength": _count, "maxLength": _count, "minimum": _bound,
+    "minItems": _count,
+    "maxItems": _count,
+    "minLength": _count,
+    "maxLength": _count,
+    "minimum": _bound,
     "maximum": _bound,
-}  # fmt: skip
+}

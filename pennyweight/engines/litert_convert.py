@@ -23,9 +23,13 @@ def convert(model: Path, directory: Path, length: int) -> None:
 
     with tempfile.TemporaryDirectory(dir=directory) as work:
         export(
-            str(model), work, prefill_lengths=[PROMPT, length // 2], cache_length=length, bundle_litert_lm=False,
+            str(model),
+            work,
+            prefill_lengths=[PROMPT, length // 2],
+            cache_length=length,
+            bundle_litert_lm=False,
             keep_temporary_files=True,
-        )  # fmt: skip
+        )
         for theirs, ours in MADE.items():
             shutil.move(Path(work) / theirs, directory / ours)
     for file in [*model.glob("tokenizer*"), *model.glob("chat_template*"), model / "config.json"]:

@@ -35,22 +35,50 @@ def _commands(home: Path) -> list[Command]:
     return [
         *environments.fresh_venv(home),
         Command("fetching build tools", (pip, "install", "cmake>=3.28,<5", "ninja>=1.11")),
-        Command("fetching the source", (
-            pip, "download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(home),
-            f"llama-cpp-python=={SOURCE_VERSION}",
-        )),
+        Command(
+            "fetching the source",
+            (
+                pip,
+                "download",
+                "--no-deps",
+                "--no-binary",
+                "llama-cpp-python",
+                "--dest",
+                str(home),
+                f"llama-cpp-python=={SOURCE_VERSION}",
+            ),
+        ),
         Command("unpacking", (environments.PYTHON, "-m", "tarfile", "-e", f"{unpacked}.tar.gz", str(home))),
-        Command("configuring", (
-            "cmake", "-G", "Ninja", "-S", str(unpacked / "vendor" / "llama.cpp"), "-B", str(build),
-            "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", *cuda, *(f"-D{name}=OFF" for name in off),
-        )),
+        Command(
+            "configuring",
+            (
+                "cmake",
+                "-G",
+                "Ninja",
+                "-S",
+                str(unpacked / "vendor" / "llama.cpp"),
+                "-B",
+                str(build),
+                "-DCMAKE_BUILD_TYPE=Release",
+                "-DGGML_NATIVE=ON",
+                *cuda,
+                *(f"-D{name}=OFF" for name in off),
+            ),
+        ),
         Command("building", ("cmake", "--build", str(build), "--target", PROGRAM, "-j", str(available_cores()))),
         Command("keeping the program", ("cmake", "-E", "copy", str(build / "bin" / PROGRAM), str(home / PROGRAM))),
-        Command("tidying up", (
-            environments.PYTHON, "-c", "import shutil, sys; [shutil.rmtree(p, True) for p in sys.argv[1:]]",
-            str(build), str(unpacked), str(home / "venv"),
-        )),
-    ]  # fmt: skip
+        Command(
+            "tidying up",
+            (
+                environments.PYTHON,
+                "-c",
+                "import shutil, sys; [shutil.rmtree(p, True) for p in sys.argv[1:]]",
+                str(build),
+                str(unpacked),
+                str(home / "venv"),
+            ),
+        ),
+    ]
 
 
 @cache
@@ -81,8 +109,9 @@ class LlamaCpp(Speculating):
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F16", "Q8_0", "Q4_K_M", "Q4_0")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "kv_cache_dtype": ("auto", *KV_BYTES), "flash_attention": ("auto", "on", "off"),
-    }  # fmt: skip
+        "kv_cache_dtype": ("auto", *KV_BYTES),
+        "flash_attention": ("auto", "on", "off"),
+    }
     max_top_logprobs: ClassVar[int] = 20
     follows_schemas: ClassVar[bool] = True
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -171,21 +200,55 @@ class LlamaCpp(Speculating):
         batch = str(max(self.max_num_batched_tokens, self.max_num_seqs * checked))
         threads = str(self.num_threads or available_cores())
         made = [
-            "--model", str(file), "--parallel", str(self.max_num_seqs), "--ctx-size", str(length * self.max_num_seqs),
-            "--no-kv-unified", "--threads", threads, "--threads-batch", threads, "--flash-attn", self.flash_attention,
-            "--batch-size", batch, "--ubatch-size", batch,
-            "--cache-ram", "0", "--no-ui", "--no-slots", "--offline", "--metrics", "--threads-http", "2",
-            "--log-verbosity", "1",
-        ]  # fmt: skip
+            "--model",
+            str(file),
+            "--parallel",
+            str(self.max_num_seqs),
+            "--ctx-size",
+            str(length * self.max_num_seqs),
+            "--no-kv-unified",
+            "--threads",
+            threads,
+            "--threads-batch",
+            threads,
+            "--flash-attn",
+            self.flash_attention,
+            "--batch-size",
+            batch,
+            "--ubatch-size",
+            batch,
+            "--cache-ram",
+            "0",
+            "--no-ui",
+            "--no-slots",
+            "--offline",
+            "--metrics",
+            "--threads-http",
+            "2",
+            "--log-verbosity",
+            "1",
+        ]
         if self.kv_cache_dtype != "auto":
             made += ["--cache-type-k", self.kv_cache_dtype, "--cache-type-v", self.kv_cache_dtype]
         guesses = str(self.num_speculative_tokens)
         if self.speculative_method == "ngram":
-            made += ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", str(self.prompt_lookup_max),
-                     "--spec-ngram-simple-size-m", guesses]  # fmt: skip
+            made += [
+                "--spec-type",
+                "ngram-simple",
+                "--spec-ngram-simple-size-n",
+                str(self.prompt_lookup_max),
+                "--spec-ngram-simple-size-m",
+                guesses,
+            ]
         elif self.speculative_method == "draft_model":
-            made += ["--spec-type", "draft-simple", "--spec-draft-model", str(Path(self.draft_model) / self.draft_file),
-                     "--spec-draft-n-max", guesses]  # fmt: skip
+            made += [
+                "--spec-type",
+                "draft-simple",
+                "--spec-draft-model",
+                str(Path(self.draft_model) / self.draft_file),
+                "--spec-draft-n-max",
+                guesses,
+            ]
         return made
 
     def backend(self, directory: Path) -> Backend:

@@ -111,9 +111,12 @@ class LlamaBackend:
     async def _generate(self, generation: Generation) -> None:
         wants = generation.top_logprobs is not None
         body = {
-            "prompt": list(generation.prompt), "n_predict": generation.max_tokens, **_sampling(generation),
-            "cache_prompt": self._settings.enable_prefix_caching, "ignore_eos": not generation.stop_tokens,
-        }  # fmt: skip
+            "prompt": list(generation.prompt),
+            "n_predict": generation.max_tokens,
+            **_sampling(generation),
+            "cache_prompt": self._settings.enable_prefix_caching,
+            "ignore_eos": not generation.stop_tokens,
+        }
         if wants:
             body |= {"n_probs": max(1, generation.top_logprobs or 0)}
         if generation.schema is not None:
@@ -196,9 +199,11 @@ def _sampling(generation: Generation) -> Chunk:
     if generation.temperature <= 0:
         return {"samplers": ["top_k"], "top_k": 1}  # "temperature" at 0 goes on to sort the whole vocabulary
     return {
-        "temperature": generation.temperature, "top_p": generation.top_p, "seed": derived_seed(generation) % 2**32,
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        "seed": derived_seed(generation) % 2**32,
         "samplers": ["temperature", "top_p"],
-    }  # fmt: skip
+    }
 
 
 def _finish(chunk: Chunk) -> str | None:

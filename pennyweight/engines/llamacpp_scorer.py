@@ -47,9 +47,13 @@ class Scorer:
         if not rest:
             return False
         body = {
-            "prompt": tokens[:place], "n_predict": len(rest), "temperature": 0.0, "n_probs": 1, "cache_prompt": True,
+            "prompt": tokens[:place],
+            "n_predict": len(rest),
+            "temperature": 0.0,
+            "n_probs": 1,
+            "cache_prompt": True,
             "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in rest),
-        }  # fmt: skip
+        }
         before = len(found)
         async for chunk in self._server.stream(body):
             rows = chunk.get("completion_probabilities") or []
@@ -65,9 +69,13 @@ class Scorer:
     async def vocabulary(self, before: Sequence[int]) -> dict[int, float]:
         """Log-probability of every token after these. What is sampled must be a whole character to be told of."""
         body = {
-            "prompt": list(before), "n_predict": 1, "temperature": 0.0, "n_probs": self._rows,
-            "grammar": f"root ::= <[{self._plain}]>", "cache_prompt": True,
-        }  # fmt: skip
+            "prompt": list(before),
+            "n_predict": 1,
+            "temperature": 0.0,
+            "n_probs": self._rows,
+            "grammar": f"root ::= <[{self._plain}]>",
+            "cache_prompt": True,
+        }
         async for chunk in self._server.stream(body):
             for row in chunk.get("completion_probabilities") or []:
                 return {top["id"]: logprob(top["logprob"]) for top in row["top_logprobs"]}

@@ -99,9 +99,13 @@ def told_kernels(settings: LlamaCpp, file: Path, config: Mapping[str, Any], sock
     command = [str(settings.program()), *small.arguments(file, config), "--host", str(socket), "--log-verbosity", "4"]
     told: list[str] = []
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         preexec_fn=end_with_parent,
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     with process:
         for line in process.stdout:

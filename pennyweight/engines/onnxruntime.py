@@ -45,8 +45,9 @@ class ONNXRuntime(RowEngine):
     max_top_logprobs: ClassVar[int] = 20
     draft_file: ClassVar[str] = "genai_config.json"
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "spinning threads": {"allow_spinning": True}, **RowEngine.levers,
-    }  # fmt: skip
+        "spinning threads": {"allow_spinning": True},
+        **RowEngine.levers,
+    }
     tested: ClassVar[tuple[str, str]] = ("1.31", "1.33")
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:

@@ -52,8 +52,9 @@ class OpenVINO(Speculating):
     }
     tested: ClassVar[tuple[str, str]] = ("2026.4", "2027")
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "kv_cache_dtype": KV_CACHE_DTYPES, "inference_precision": PRECISIONS,
-    }  # fmt: skip
+        "kv_cache_dtype": KV_CACHE_DTYPES,
+        "inference_precision": PRECISIONS,
+    }
     follows_schemas: ClassVar[bool] = True
     max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
 
@@ -103,8 +104,9 @@ class OpenVINORuntime:
         self._file = directory / "model.gguf"
         self._properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": settings.num_threads or available_cores()}
         for name, value in (
-            ("KV_CACHE_PRECISION", settings.kv_cache_dtype), ("INFERENCE_PRECISION_HINT", settings.inference_precision),
-        ):  # fmt: skip
+            ("KV_CACHE_PRECISION", settings.kv_cache_dtype),
+            ("INFERENCE_PRECISION_HINT", settings.inference_precision),
+        ):
             if value != "auto":
                 self._properties[name] = value
         if settings.dynamic_quantization_group_size >= 0:
@@ -139,13 +141,16 @@ class OpenVINORuntime:
 
     def _configuration(self, generation: Generation) -> Any:
         settings: dict[str, Any] = {
-            "max_new_tokens": generation.max_tokens, "do_sample": generation.temperature > 0,
+            "max_new_tokens": generation.max_tokens,
+            "do_sample": generation.temperature > 0,
             **self._speculates,
-        }  # fmt: skip
+        }
         if generation.temperature > 0:
             settings |= {
-                "temperature": generation.temperature, "top_p": generation.top_p, "rng_seed": derived_seed(generation),
-            }  # fmt: skip
+                "temperature": generation.temperature,
+                "top_p": generation.top_p,
+                "rng_seed": derived_seed(generation),
+            }
         if generation.stop_tokens:
             settings |= {"eos_token_id": generation.stop_tokens[0], "stop_token_ids": set(generation.stop_tokens)}
         else:
@@ -235,11 +240,15 @@ class Scorer:
     def score(self, tokens: Sequence[int], start: int) -> Score:
         ids = np.asarray([tokens], dtype=np.int64)
         self._request.reset_state()
-        self._request.infer({
-            "input_ids": ids[:, :-1], "attention_mask": np.ones_like(ids[:, :-1]),
-            "position_ids": np.arange(ids.shape[1] - 1)[None], "beam_idx": np.zeros(1, dtype=np.int32),
-            "targets": ids[:, 1:],
-        })  # fmt: skip
+        self._request.infer(
+            {
+                "input_ids": ids[:, :-1],
+                "attention_mask": np.ones_like(ids[:, :-1]),
+                "position_ids": np.arange(ids.shape[1] - 1)[None],
+                "beam_idx": np.zeros(1, dtype=np.int32),
+                "targets": ids[:, 1:],
+            }
+        )
         told = (self._request.get_tensor(name).data[0, start - 1 :] for name in ("own", "top", "top_logprob"))
         return Score(*(values.tolist() for values in told))
 

@@ -144,18 +144,33 @@ def start(deployment: Deployment, log: Path, host: str = "127.0.0.1", port: int 
     launch = watched(launched) if launched else hosted(deployment, host, port)
     with log.open("wb") as file:
         process = subprocess.Popen(
-            launch.arguments, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            launch.arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             env={**os.environ, **QUIET, **launch.environment},
-        )  # fmt: skip
+        )
     return EngineProcess(deployment, host, port, log, process)
 
 
 def hosted(deployment: Deployment, host: str, port: int) -> Launch:
     """Our own worker, for engines without the OpenAI API."""
-    return Launch((
-        sys.executable, "-m", "pennyweight.engines.worker", "--spec", json.dumps(deployment.as_json()),
-        "--host", host, "--port", str(port), "--parent", str(os.getpid()),
-    ))  # fmt: skip
+    return Launch(
+        (
+            sys.executable,
+            "-m",
+            "pennyweight.engines.worker",
+            "--spec",
+            json.dumps(deployment.as_json()),
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--parent",
+            str(os.getpid()),
+        )
+    )
 
 
 def watched(launch: Launch) -> Launch:

@@ -33,11 +33,14 @@ class Transformers(RowEngine):
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
     tested: ClassVar[tuple[str, str]] = ("5.20", "6")
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "dtype": DTYPES, "device": DEVICES, "kv_cache_dtype": KV_CACHE_DTYPES,
-    }  # fmt: skip
+        "dtype": DTYPES,
+        "device": DEVICES,
+        "kv_cache_dtype": KV_CACHE_DTYPES,
+    }
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "8-bit cache": {"kv_cache_dtype": "float8_e4m3fn"}, **RowEngine.levers,
-    }  # fmt: skip
+        "8-bit cache": {"kv_cache_dtype": "float8_e4m3fn"},
+        **RowEngine.levers,
+    }
     max_top_logprobs: ClassVar[int] = 20
     draft_file: ClassVar[str] = "config.json"
 

@@ -111,9 +111,12 @@ class TransformersRuntime(RowRuntime):
             layer.span = (row, start)
         places = torch.arange(start, start + len(tokens), device=self._device)[None]
         output = self._model(
-            self._ids([list(tokens)]), position_ids=places, past_key_values=self._store, use_cache=True,
+            self._ids([list(tokens)]),
+            position_ids=places,
+            past_key_values=self._store,
+            use_cache=True,
             logits_to_keep=0 if every else 1,
-        )  # fmt: skip
+        )
         return _numpy(output.logits[0])
 
     @torch.no_grad()
@@ -123,9 +126,12 @@ class TransformersRuntime(RowRuntime):
             layer.lengths, layer.span = held, None
         seen = torch.arange(int(lengths.max()) + 1, device=self._device)[None, :] <= held[:, None]
         output = self._model(
-            self._ids(tokens)[:, None], attention_mask=seen[:, None, None, :], position_ids=held[:, None],
-            past_key_values=self._store, use_cache=True,
-        )  # fmt: skip
+            self._ids(tokens)[:, None],
+            attention_mask=seen[:, None, None, :],
+            position_ids=held[:, None],
+            past_key_values=self._store,
+            use_cache=True,
+        )
         return _numpy(output.logits[:, 0])
 
     def _move(self, source: int, target: int, length: int) -> None:

@@ -70,8 +70,10 @@ class VLLM(Speculating):
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16", "W8A8", "W4A16")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "kv_cache_dtype": KV_CACHE_DTYPES, "dtype": DTYPES, "runner": RUNNERS,
-    }  # fmt: skip
+        "kv_cache_dtype": KV_CACHE_DTYPES,
+        "dtype": DTYPES,
+        "runner": RUNNERS,
+    }
     max_top_logprobs: ClassVar[int] = 20
     follows_schemas: ClassVar[bool] = True
     tested: ClassVar[tuple[str, str]] = ("0.32", "0.34")
@@ -89,9 +91,13 @@ class VLLM(Speculating):
     def __post_init__(self) -> None:
         super().__post_init__()
         for setting, lowest in (
-            ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("data_parallel_size", 1), ("max_model_len", 0),
-            ("kv_cache_gib", 0), ("max_num_batched_tokens", 16),
-        ):  # fmt: skip
+            ("tensor_parallel_size", 1),
+            ("pipeline_parallel_size", 1),
+            ("data_parallel_size", 1),
+            ("max_model_len", 0),
+            ("kv_cache_gib", 0),
+            ("max_num_batched_tokens", 16),
+        ):
             if getattr(self, setting) < lowest:
                 raise EngineRefused(f"vllm: {setting}={getattr(self, setting)} is not possible: use {lowest} or more.")
         if self.pipeline_parallel_size > 1 and self.enforce_eager:
@@ -146,15 +152,38 @@ class VLLM(Speculating):
         config = json.loads((directory / "config.json").read_text())
         length = self.context_length(config)
         arguments = [
-            str(program), "-m", SERVER, "--model", str(directory), "--host", host, "--port", str(port),
-            "--served-model-name", served_name, "--max-num-seqs", str(self.max_num_seqs),
-            "--max-model-len", str(length), "--max-num-batched-tokens", str(self.max_num_batched_tokens),
-            "--dtype", self.dtype,
-            "--kv-cache-dtype", self.kv_cache_dtype, "--tensor-parallel-size", str(self.tensor_parallel_size),
-            "--pipeline-parallel-size", str(self.pipeline_parallel_size), "--data-parallel-size",
-            str(self.data_parallel_size), "--no-enable-log-requests", "--max-logprobs", str(self.max_top_logprobs),
+            str(program),
+            "-m",
+            SERVER,
+            "--model",
+            str(directory),
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--served-model-name",
+            served_name,
+            "--max-num-seqs",
+            str(self.max_num_seqs),
+            "--max-model-len",
+            str(length),
+            "--max-num-batched-tokens",
+            str(self.max_num_batched_tokens),
+            "--dtype",
+            self.dtype,
+            "--kv-cache-dtype",
+            self.kv_cache_dtype,
+            "--tensor-parallel-size",
+            str(self.tensor_parallel_size),
+            "--pipeline-parallel-size",
+            str(self.pipeline_parallel_size),
+            "--data-parallel-size",
+            str(self.data_parallel_size),
+            "--no-enable-log-requests",
+            "--max-logprobs",
+            str(self.max_top_logprobs),
             "--enable-prefix-caching" if self.enable_prefix_caching else "--no-enable-prefix-caching",
-        ]  # fmt: skip
+        ]
         if self.enforce_eager:
             arguments.append("--enforce-eager")
         if self.runner == "pooling":
@@ -178,9 +207,10 @@ class VLLM(Speculating):
         share = max(1, len(cores) // self.ranks)
         parts = [cores[rank * share : (rank + 1) * share] for rank in range(self.ranks)]
         return {
-            **quiet, "VLLM_CPU_KVCACHE_SPACE": str(self._cache_gib(config, length, free * CPU_CACHE_SHARE)),
+            **quiet,
+            "VLLM_CPU_KVCACHE_SPACE": str(self._cache_gib(config, length, free * CPU_CACHE_SHARE)),
             "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, part)) for part in parts),
-        }  # fmt: skip
+        }
 
     def _cache_gib(self, config: Mapping[str, Any], length: int, free: float) -> int:
         """All streams at their full length, if that fits; never less than one of them."""

@@ -125,9 +125,14 @@ def application(served: Served) -> Starlette:
         if isinstance(body, CompletionBody) and body.echo:
             echo = body.prompt if isinstance(body.prompt, str) else served.tokenizer.decode(prompt)
         shared = Answer(
-            chat=isinstance(body, ChatBody), model=served.name, prompt_tokens=prompt, tokenizer=served.tokenizer,
-            echo=echo, with_logprobs=body.top_logprobs is not None, with_token_ids=body.return_token_ids,
-        )  # fmt: skip
+            chat=isinstance(body, ChatBody),
+            model=served.name,
+            prompt_tokens=prompt,
+            tokenizer=served.tokenizer,
+            echo=echo,
+            with_logprobs=body.top_logprobs is not None,
+            with_token_ids=body.return_token_ids,
+        )
         if generation.max_tokens == 0:
             return await score_prompt(shared, body)
         if echo and body.top_logprobs is not None:

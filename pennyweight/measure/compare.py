@@ -67,10 +67,18 @@ class Comparison:
 
 
 def compare(
-    open_a: Opener, open_b: Opener, workload: Workload, arrivals: Arrivals, *, rounds: int = 3, seed: int = 0,
-    warm_with: Workload | None = None, confidence: float = 0.95, ignore_eos: bool = False,
+    open_a: Opener,
+    open_b: Opener,
+    workload: Workload,
+    arrivals: Arrivals,
+    *,
+    rounds: int = 3,
+    seed: int = 0,
+    warm_with: Workload | None = None,
+    confidence: float = 0.95,
+    ignore_eos: bool = False,
     progress: Progress = unwatched,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Interleaved runs of both, summarised. `ignore_eos` is for models that end their answers at random."""
     speeds: Sequence[list[float]] = ([], [])
     openers = (open_a, open_b)

@@ -54,9 +54,11 @@ class Reference:
         """The same in the tokens of a candidate whose vocabulary was trimmed."""
         pieces = [translate(token) for token in self.answer]
         return replace(
-            self, prompt=tuple(t for token in self.prompt for t in translate(token)),
-            answer=tuple(t for piece in pieces for t in piece), spelled=tuple(len(piece) for piece in pieces),
-        )  # fmt: skip
+            self,
+            prompt=tuple(t for token in self.prompt for t in translate(token)),
+            answer=tuple(t for piece in pieces for t in piece),
+            spelled=tuple(len(piece) for piece in pieces),
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "logprobs": [round(p, 6) for p in self.logprobs]}
@@ -64,9 +66,15 @@ class Reference:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Reference:
         return Reference(
-            value["request_id"], tuple(value["prompt"]), tuple(value["answer"]), value["text"],
-            tuple(value["logprobs"]), tuple(value["agreed"]), value["right"], tuple(value.get("spelled", ())),
-        )  # fmt: skip
+            value["request_id"],
+            tuple(value["prompt"]),
+            tuple(value["answer"]),
+            value["text"],
+            tuple(value["logprobs"]),
+            tuple(value["agreed"]),
+            value["right"],
+            tuple(value.get("spelled", ())),
+        )
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,13 @@ def references(endpoint: Endpoint, requests: Sequence[Request], progress: Progre
 
 
 def pairs(
-    endpoint: Endpoint, requests: Sequence[Request], held_against: Mapping[str, Reference], *, task_score: bool,
+    endpoint: Endpoint,
+    requests: Sequence[Request],
+    held_against: Mapping[str, Reference],
+    *,
+    task_score: bool,
     progress: Progress = unwatched,
-) -> list[Pair]:  # fmt: skip
+) -> list[Pair]:
     """The candidate over the baseline's answers; with `task_score`, its own answers to labelled requests as well."""
 
     async def run() -> list[Pair]:
@@ -141,9 +153,13 @@ def agreements(
 
 
 def evaluate(
-    endpoint: Endpoint, workload: Workload, held_against: Mapping[str, Reference], budget: Budget, *,
+    endpoint: Endpoint,
+    workload: Workload,
+    held_against: Mapping[str, Reference],
+    budget: Budget,
+    *,
     progress: Progress = unwatched,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Look at more and more requests until every quality limit is settled or the workload is used up.
 
     Each look may err, so the allowed error is shared between the looks that there can be (Bonferroni).
@@ -162,9 +178,8 @@ def evaluate(
     for size in looks:
         fresh = requests[len(done) : size]
         done += pairs(
-            endpoint, fresh, held_against, task_score=with_tasks,
-            progress=_shifted(progress, len(done), len(requests)),
-        )  # fmt: skip
+            endpoint, fresh, held_against, task_score=with_tasks, progress=_shifted(progress, len(done), len(requests))
+        )
         measurement = measure_pairs(endpoint.base_url, done, confidence).joined(consistency)
         verdict = judge(budget, measurement)
         if verdict.outcome is not Outcome.INCONCLUSIVE:
@@ -216,8 +231,9 @@ def measure_pairs(subject: str, done: Sequence[Pair], confidence: float) -> Meas
     interval_of = _wide_interval if len(nats) < FEWEST_SESSIONS else mean_interval
     quantities = []
     for name, values, unit, better in (
-        ("added_nats", nats, "nats/token", "lower"), ("agreement", agreement, "1", "higher"),
-    ):  # fmt: skip
+        ("added_nats", nats, "nats/token", "lower"),
+        ("agreement", agreement, "1", "higher"),
+    ):
         value, interval = interval_of(values, confidence)
         raw = tuple(round(float(v), 6) for v in values)
         quantities.append(Quantity(name, value, unit, better, raw, interval))  # type: ignore[arg-type]
@@ -284,9 +300,14 @@ async def _score(
     if not answer:
         return (), ()
     body = {
-        "model": client.model, "prompt": [*prompt, *answer], "echo": True, "logprobs": 1, "max_tokens": 0,
-        "temperature": 0.0, "logprob_start_len": len(prompt),
-    }  # fmt: skip
+        "model": client.model,
+        "prompt": [*prompt, *answer],
+        "echo": True,
+        "logprobs": 1,
+        "max_tokens": 0,
+        "temperature": 0.0,
+        "logprob_start_len": len(prompt),
+    }
     scored = (await client.post("/v1/completions", body))["choices"][0].get("logprobs")
     if not scored or not scored.get("token_logprobs"):
         raise EndpointError("This server scores no prompts (echo with logprobs), so fidelity cannot be measured on it.")

@@ -77,9 +77,14 @@ def schedule(requests: Sequence[Request], arrivals: Arrivals, seed: int) -> list
 
 
 async def replay(
-    client: Client, workload: Workload, arrivals: Arrivals, sampling: Sampling, *, seed: int = 0,
+    client: Client,
+    workload: Workload,
+    arrivals: Arrivals,
+    sampling: Sampling,
+    *,
+    seed: int = 0,
     progress: Progress = unwatched,
-) -> Replay:  # fmt: skip
+) -> Replay:
     """Send every request and wait for every answer."""
     requests = workload.requests
     beats: list[float] = []

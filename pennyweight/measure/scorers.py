@@ -46,8 +46,12 @@ def regex(answer: str, request: Request) -> bool:
 
 
 SCORERS: dict[str, Callable[[str, Request], bool]] = {
-    "exact": exact, "contains": contains, "numeric": numeric, "choice": choice, "regex": regex,
-}  # fmt: skip
+    "exact": exact,
+    "contains": contains,
+    "numeric": numeric,
+    "choice": choice,
+    "regex": regex,
+}
 
 
 def is_right(answer: str, request: Request) -> bool:

@@ -51,10 +51,15 @@ def measure_speed(
     if failed and endpoint.engine is not None:  # our own engine may not lose a request; a foreign server's are counted
         raise EndpointError(f"{len(failed)} of {len(run_of_requests.records)} requests failed: {failed[0].error}.")
     conditions = {
-        "workload": workload.name, "workload_id": workload.id, "requests": len(workload.requests), "seed": seed,
-        "arrivals": asdict(arrivals), "sampling": asdict(sampling), "warm_up_requests": warmed,
+        "workload": workload.name,
+        "workload_id": workload.id,
+        "requests": len(workload.requests),
+        "seed": seed,
+        "arrivals": asdict(arrivals),
+        "sampling": asdict(sampling),
+        "warm_up_requests": warmed,
         "warm_up_settled": warmed < WARM_UP_LIMIT,
-    }  # fmt: skip
+    }
     quantities = [
         *_latencies(run_of_requests.succeeded),
         *_throughputs(run_of_requests, goodput),
@@ -149,8 +154,17 @@ def summary_rows(measurement: Measurement) -> list[tuple[str, str, Any]]:
     """(name, unit, value) of what a person wants to read first, in reading order."""
     order = [f"{name}_p{p}_ms" for name in ("ttft", "tpot", "itl", "e2e") for p in PERCENTILES]
     order += [
-        "request_throughput", "output_throughput", "total_throughput", "goodput", "goodput_share", "failed_requests",
-        "peak_memory_bytes", "cpu_seconds_per_1k_tokens", "joules_per_1k_tokens", "dollars_per_million_tokens",
-        "generator_lag_p99_ms", "generator_cpu_share",
-    ]  # fmt: skip
+        "request_throughput",
+        "output_throughput",
+        "total_throughput",
+        "goodput",
+        "goodput_share",
+        "failed_requests",
+        "peak_memory_bytes",
+        "cpu_seconds_per_1k_tokens",
+        "joules_per_1k_tokens",
+        "dollars_per_million_tokens",
+        "generator_lag_p99_ms",
+        "generator_cpu_share",
+    ]
     return [(n, measurement.quantities[n].unit, measurement[n]) for n in order if n in measurement]

@@ -18,12 +18,32 @@ from pennyweight.model import cache_values_per_token
 
 # Bits per weight of the block matrices, the embedding or head included where the scheme converts it.
 BITS = {
-    "F32": 32.0, "FP32": 32.0, "BF16": 16.0, "F16": 16.0, "Q8_0": 8.5, "INT8": 8.5, "INT8_STATIC": 8.2, "Q4_K_M": 5.5,
-    "Q4_0": 4.9, "INT4": 4.5, "W8A8": 8.1, "W4A16": 4.5,
-}  # fmt: skip
+    "F32": 32.0,
+    "FP32": 32.0,
+    "BF16": 16.0,
+    "F16": 16.0,
+    "Q8_0": 8.5,
+    "INT8": 8.5,
+    "INT8_STATIC": 8.2,
+    "Q4_K_M": 5.5,
+    "Q4_0": 4.9,
+    "INT4": 4.5,
+    "W8A8": 8.1,
+    "W4A16": 4.5,
+}
 # The number type in which an engine multiplies, by scheme; what is missing multiplies in f32.
-ARITHMETIC = {"BF16": "bf16", "F16": "bf16", "Q8_0": "int8", "Q4_K_M": "int8", "Q4_0": "int8", "INT8": "int8",
-              "INT8_STATIC": "int8", "INT4": "int8", "W8A8": "int8", "W4A16": "bf16"}  # fmt: skip
+ARITHMETIC = {
+    "BF16": "bf16",
+    "F16": "bf16",
+    "Q8_0": "int8",
+    "Q4_K_M": "int8",
+    "Q4_0": "int8",
+    "INT8": "int8",
+    "INT8_STATIC": "int8",
+    "INT4": "int8",
+    "W8A8": "int8",
+    "W4A16": "bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -98,9 +118,14 @@ def prompt_seconds(shape: ModelShape, scheme: str, engine: str, hardware: Hardwa
 
 
 def predict(
-    subject: str, config: Mapping[str, Any], scheme: str, engine: str, hardware: Hardware, load: Load,
+    subject: str,
+    config: Mapping[str, Any],
+    scheme: str,
+    engine: str,
+    hardware: Hardware,
+    load: Load,
     correction: float = 1.0,
-) -> Measurement:  # fmt: skip
+) -> Measurement:
     """Throughput, latencies and memory in a closed loop. `correction` multiplies all times."""
     shape = ModelShape.of(config)
     step = correction * step_seconds(shape, scheme, engine, hardware, load)

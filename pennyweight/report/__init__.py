@@ -80,10 +80,17 @@ def _techniques(rows: Sequence[Mapping[str, Any]]) -> str:
         return "<p>None were asked for (--techniques).</p>"
     head = ("techniques", "engine", "scheme", "times as fast", "of its parts alone", "of the memory", "added nats more")
     cells = [
-        (r["recipe"], r["engine"], r["scheme"], f"{r['speed']:.2f}", f"{r['alone']:.2f}" if r["alone"] else "",
-         f"{r['memory']:.2f}" if r["memory"] else "", f"{r['added_nats']:+.4f}")
+        (
+            r["recipe"],
+            r["engine"],
+            r["scheme"],
+            f"{r['speed']:.2f}",
+            f"{r['alone']:.2f}" if r["alone"] else "",
+            f"{r['memory']:.2f}" if r["memory"] else "",
+            f"{r['added_nats']:+.4f}",
+        )
         for r in rows
-    ]  # fmt: skip
+    ]
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sparsity_sentences(rows))
     return said + _table(head, cells)
 
@@ -102,7 +109,7 @@ def _trials(trials: Sequence[Trial]) -> str:
                     ("added_nats", 1, 4),
                     ("peak_memory_bytes", 2**20, 0),
                 )
-            ]  # fmt: skip
+            ]
         promise = f"{trial.predicted['output_throughput']:.0f}" if trial.predicted else ""
         what = trial.failure or (f"ratio {trial.notes['ratio']:.2f}" if "ratio" in trial.notes else "")
         rows.append((trial.stage, label(trial.deployment.as_json()), *cells, promise, f"{trial.seconds:.0f}", what))

@@ -32,23 +32,44 @@ def pareto(trials: Sequence[Trial], chosen: tuple[str, str, str] | None, limit: 
     for engine in sorted({t.deployment.engine for t in runs}):
         own = [t for t in runs if t.deployment.engine == engine]
         figure.add_scatter(
-            x=[_shown(t, "output_throughput") for t in own], y=[_shown(t, "added_nats") for t in own],
-            mode="markers+text", name=engine, text=[_name(t, chosen) for t in own], textposition="top center",
-            textfont={"size": 11, "color": "#52514e"}, hovertext=[_hover(t) for t in own], hoverinfo="text",
+            x=[_shown(t, "output_throughput") for t in own],
+            y=[_shown(t, "added_nats") for t in own],
+            mode="markers+text",
+            name=engine,
+            text=[_name(t, chosen) for t in own],
+            textposition="top center",
+            textfont={"size": 11, "color": "#52514e"},
+            hovertext=[_hover(t) for t in own],
+            hoverinfo="text",
             marker={
-                "size": [_size(t) for t in own], "color": COLOURS.get(engine, OTHER_COLOUR),
+                "size": [_size(t) for t in own],
+                "color": COLOURS.get(engine, OTHER_COLOUR),
                 "opacity": 1,
                 "line": {"width": [3 if t.deployment.group == chosen else 0 for t in own], "color": "#0b0b0b"},
             },
-        )  # fmt: skip
+        )
     best = front([t.measurement for t in runs if t.measurement], {"output_throughput": "higher", "added_nats": "lower"})
     edge = sorted((_shown(runs[i], "output_throughput") or 0, _shown(runs[i], "added_nats") or 0) for i in best)
-    figure.add_scatter(x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", name="not beaten in both",
-                       line={"color": MUTED, "width": 1.5, "shape": "hv"}, hoverinfo="skip")  # fmt: skip
+    figure.add_scatter(
+        x=[x for x, _ in edge],
+        y=[y for _, y in edge],
+        mode="lines",
+        name="not beaten in both",
+        line={"color": MUTED, "width": 1.5, "shape": "hv"},
+        hoverinfo="skip",
+    )
     if limit is not None:
         figure.add_hline(y=limit, line={"color": MUTED, "dash": "dot", "width": 1.5})
-        figure.add_annotation(x=0, xref="paper", y=limit, text=f"margin {limit:g}", showarrow=False, yanchor="bottom",
-                              xanchor="left", font={"size": 11, "color": MUTED})  # fmt: skip
+        figure.add_annotation(
+            x=0,
+            xref="paper",
+            y=limit,
+            text=f"margin {limit:g}",
+            showarrow=False,
+            yanchor="bottom",
+            xanchor="left",
+            font={"size": 11, "color": MUTED},
+        )
     engines = sorted({t.deployment.engine for t in runs})
     buttons = []
     for name in ("output_throughput", "ttft_p95_ms", "peak_memory_bytes"):
@@ -93,15 +114,27 @@ def predictions(trials: Sequence[Trial]) -> Figure:
     runs = [t for t in trials if t.measurement and t.predicted and t.stage == "screen"]
     figure = go.Figure()
     longest = max((_pair(t)[1] for t in runs), default=1.0) * 1.15
-    figure.add_scatter(x=[0, longest], y=[0, longest], mode="lines", line={"color": MUTED, "width": 1, "dash": "dot"},
-                       hoverinfo="skip", showlegend=False)  # fmt: skip
+    figure.add_scatter(
+        x=[0, longest],
+        y=[0, longest],
+        mode="lines",
+        line={"color": MUTED, "width": 1, "dash": "dot"},
+        hoverinfo="skip",
+        showlegend=False,
+    )
     for engine in sorted({t.deployment.engine for t in runs}):
         own = [t for t in runs if t.deployment.engine == engine]
         figure.add_scatter(
-            x=[_pair(t)[0] for t in own], y=[_pair(t)[1] for t in own], mode="markers+text", name=engine,
-            text=[t.deployment.scheme for t in own], textposition="top center", hovertext=[_hover(t) for t in own],
-            hoverinfo="text", marker={"size": 11, "color": COLOURS.get(engine, OTHER_COLOUR)},
-        )  # fmt: skip
+            x=[_pair(t)[0] for t in own],
+            y=[_pair(t)[1] for t in own],
+            mode="markers+text",
+            name=engine,
+            text=[t.deployment.scheme for t in own],
+            textposition="top center",
+            hovertext=[_hover(t) for t in own],
+            hoverinfo="text",
+            marker={"size": 11, "color": COLOURS.get(engine, OTHER_COLOUR)},
+        )
     return _styled(figure, "predicted output tokens/s", "measured output tokens/s", 360)
 
 
@@ -137,8 +170,9 @@ def _hover(trial: Trial) -> str:
         ("output_throughput", "{:.0f} tokens/s"),
         ("ttft_p95_ms", "TTFT p95 {:.0f} ms"),
         ("tpot_p95_ms", "TPOT p95 {:.1f} ms"),
-        ("added_nats", "{:+.4f} nats/token"), ("agreement", "agreement {:.3f}"),
-    ):  # fmt: skip
+        ("added_nats", "{:+.4f} nats/token"),
+        ("agreement", "agreement {:.3f}"),
+    ):
         if name in m:
             rows.append(form.format(m[name]))
     if "peak_memory_bytes" in m:
@@ -152,10 +186,15 @@ def _number(name: str, value: float) -> str:
 
 def _styled(figure: Figure, x: str, y: str, height: int) -> Figure:
     figure.update_layout(
-        template="none", height=height, margin={"l": 70, "r": 24, "t": 44, "b": 56}, paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)", font={"family": "system-ui, sans-serif", "size": 13, "color": "#0b0b0b"},
-        legend={"orientation": "h", "y": 1.1, "x": 0}, hoverlabel={"align": "left"},
-    )  # fmt: skip
+        template="none",
+        height=height,
+        margin={"l": 70, "r": 24, "t": 44, "b": 56},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": "#0b0b0b"},
+        legend={"orientation": "h", "y": 1.1, "x": 0},
+        hoverlabel={"align": "left"},
+    )
     axis = {"gridcolor": GRID, "linecolor": "#c3c2b7", "zerolinecolor": "#c3c2b7", "automargin": True}
     figure.update_xaxes(title_text=x, **axis)
     figure.update_yaxes(title_text=y, **axis)

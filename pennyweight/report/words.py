@@ -107,10 +107,12 @@ def sparsity_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def limits_of(budget: Mapping[str, Any]) -> dict[str, float]:
     """Quantity -> bound of every limit that is set."""
     limits = {
-        "added_nats": budget["max_added_nats"], "degradation": budget["max_degradation"], **budget["slo"],
+        "added_nats": budget["max_added_nats"],
+        "degradation": budget["max_degradation"],
+        **budget["slo"],
         "peak_memory_bytes": budget["max_memory_bytes"],
         "dollars_per_million_tokens": budget["max_dollars_per_million_tokens"],
-    }  # fmt: skip
+    }
     return {name: bound for name, bound in limits.items() if bound is not None}
 
 

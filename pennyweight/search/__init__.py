@@ -77,11 +77,20 @@ class Search(Workbench):
             if fastest is not None:
                 against_unmodified = self._compare(chosen, fastest)
         return Answer(
-            chosen, self.baseline, fastest, evaluation, speed, verdict, against_baseline, against_unmodified,
-            nearest, self.space.refused, self.held_out,
+            chosen,
+            self.baseline,
+            fastest,
+            evaluation,
+            speed,
+            verdict,
+            against_baseline,
+            against_unmodified,
+            nearest,
+            self.space.refused,
+            self.held_out,
             self.in_its_tokens("held-out", chosen) if chosen else self.references["held-out"],
             sum(trial.seconds for trial in self.study.trials),
-        )  # fmt: skip
+        )
 
     def _measure_baseline(self) -> None:
         """Speed of the baseline, and its answers to both halves. Without it there is nothing to hold anything against,
@@ -245,6 +254,7 @@ class Search(Workbench):
         for key, trial in tuned.items():
             runs = [t for t in self.study.trials if t.key == ("final", key)]
             means[key] = float(np.mean([self.score(t) for t in [trial, *runs]]))
+
         def preference(key: str) -> tuple[int, int]:
             deployment = tuned[key].deployment
             return -len(finer_than(deployment.scheme)), self._place(deployment)
@@ -311,9 +321,12 @@ class Search(Workbench):
             with self.serve(deployment) as endpoint:
                 speed = self.speed(endpoint, deployment, self.full_load(self.held_out), warm_with=self.tuning)
                 evaluation = quality.evaluate(
-                    endpoint, self.held_out, self.in_its_tokens("held-out", deployment), self.question.budget,
+                    endpoint,
+                    self.held_out,
+                    self.in_its_tokens("held-out", deployment),
+                    self.question.budget,
                     progress=self.listener.progress,
-                )  # fmt: skip
+                )
                 kernels = list(endpoint.kernels())
         except TRIAL_FAULTS as error:
             self.record(Trial("prove", deployment, failure=str(error), seconds=time.perf_counter() - started))
@@ -338,10 +351,15 @@ class Search(Workbench):
         try:
             with ExitStack() as kept:
                 comparison = comparing.compare(
-                    self._opener(chosen, kept), self._opener(other, kept), self.full_load(self.held_out), self.arrivals,
-                    rounds=self.question.rounds, seed=self.question.seed, warm_with=self.tuning,
+                    self._opener(chosen, kept),
+                    self._opener(other, kept),
+                    self.full_load(self.held_out),
+                    self.arrivals,
+                    rounds=self.question.rounds,
+                    seed=self.question.seed,
+                    warm_with=self.tuning,
                     progress=self.listener.progress,
-                ).in_other_tokens(self.growth(chosen))  # fmt: skip
+                ).in_other_tokens(self.growth(chosen))
         except TRIAL_FAULTS as error:
             self.record(Trial("compare", other, failure=str(error), seconds=time.perf_counter() - started))
             return None

@@ -22,11 +22,17 @@ def account(trials: Sequence[Trial]) -> list[dict[str, Any]]:
             continue
         speed = trial.measurement["output_throughput"] / plain.measurement["output_throughput"]
         gains[engine, scheme, recipe] = speed
-        rows.append({
-            "recipe": recipe, "engine": engine, "scheme": scheme, "speed": speed,
-            "memory": _ratio(trial, plain, "peak_memory_bytes"),
-            "added_nats": (trial.measurement.get("added_nats") or 0.0) - (plain.measurement.get("added_nats") or 0.0),
-        })  # fmt: skip
+        rows.append(
+            {
+                "recipe": recipe,
+                "engine": engine,
+                "scheme": scheme,
+                "speed": speed,
+                "memory": _ratio(trial, plain, "peak_memory_bytes"),
+                "added_nats": (trial.measurement.get("added_nats") or 0.0)
+                - (plain.measurement.get("added_nats") or 0.0),
+            }
+        )
     for row in rows:
         row["alone"] = _alone(row, gains)
     return rows

@@ -20,9 +20,7 @@ from pennyweight.serve import catalogue
 UNMODIFIED = ("F32", "FP32", "BF16", "F16")
 Group = tuple[str, str, str]  # engine, scheme, name of the recipe
 # Per family, from the finest to the coarsest: what a finer scheme loses already, a coarser one loses too.
-LADDERS = (
-    ("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"), ("FP32", "INT8_STATIC"), ("W8A8", "W4A16"),
-)  # fmt: skip
+LADDERS = (("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"), ("FP32", "INT8_STATIC"), ("W8A8", "W4A16"))
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,15 @@ class Space:
 
 
 def propose(
-    model: Model, hardware: Hardware, streams: int, engines: Sequence[str] | None, schemes: Sequence[str] | None,
-    wanted: Mapping[str, str] | None = None, longest: int = 2048, remote: Mapping[str, str] | None = None,
-) -> Space:  # fmt: skip
+    model: Model,
+    hardware: Hardware,
+    streams: int,
+    engines: Sequence[str] | None,
+    schemes: Sequence[str] | None,
+    wanted: Mapping[str, str] | None = None,
+    longest: int = 2048,
+    remote: Mapping[str, str] | None = None,
+) -> Space:
     """Every engine with every scheme that it serves and every recipe, as far as they can be made of this model and are
     of use to requests of up to `longest` tokens. `remote` are the settings of a server that joins as it is."""
     groups: dict[Group, tuple[Candidate, ...]] = {}

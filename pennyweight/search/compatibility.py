@@ -29,13 +29,23 @@ class Row:
 
 
 TABLE = (
-    Row("prune", "vocabulary", "works", "blocks and rows of the embedding are different tensors",
-        "tests/contracts/test_surgery.py::test_techniques_compose"),
+    Row(
+        "prune",
+        "vocabulary",
+        "works",
+        "blocks and rows of the embedding are different tensors",
+        "tests/contracts/test_surgery.py::test_techniques_compose",
+    ),
     Row("prune", "distill", "works", "training wins back what missing blocks cost", "docs/log.md, bench-techniques"),
     Row("kv-heads", "distill", "works", "averaged heads need the training", "docs/log.md, bench-techniques"),
-    Row("sparsity", "distill", "broken", "training moves every weight, so the zeros are gone afterwards",
-        "tests/techniques/test_distill.py::test_training_fills_zeros"),
-)  # fmt: skip
+    Row(
+        "sparsity",
+        "distill",
+        "broken",
+        "training moves every weight, so the zeros are gone afterwards",
+        "tests/techniques/test_distill.py::test_training_fills_zeros",
+    ),
+)
 # What loses nothing has nothing to win back: distillation alone, or after these only.
 LOSSLESS = ("vocabulary",)
 
@@ -82,9 +92,11 @@ def refusal(techniques: Sequence[str]) -> str | None:
 
 
 def conflict(
-    engine: str, settings: Mapping[str, Any], levers: Mapping[str, Mapping[str, Any]],
+    engine: str,
+    settings: Mapping[str, Any],
+    levers: Mapping[str, Mapping[str, Any]],
     known: Sequence[Pair] | None = None,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Why these settings of an engine are refused: two of its levers that break each other."""
     pulled = [name for name, lever in levers.items() if is_pulled(lever, settings)]
     for pair in pairs() if known is None else known:
@@ -111,16 +123,22 @@ def combinable(levers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
 def as_markdown() -> str:
     """docs/compatibility.md."""
     lines = [
-        "# What works together", "",
+        "# What works together",
+        "",
         "Written by `python benchmarks/compatibility.py`; do not edit. Each pair of levers of each engine ran once on "
-        "SmolLM2-135M-Instruct, ends of prompts of `extract`.", "",
+        "SmolLM2-135M-Instruct, ends of prompts of `extract`.",
+        "",
         "*Agreement*: share of greedy tokens up to the first that differs from the engine without levers. *Speed*: "
         "against the faster of the two alone, at one stream. *broken*: it fails, or agrees clearly less than either "
-        "alone, twice; refused. *no gain*: slower than the faster of the two alone, twice.", "",
-        *(f"* {engine} {told}" for engine, told in measured_on().items()), "",
-        "Of an engine that is not listed nothing was measured, and nothing is refused.", "",
-        "| engine | lever | lever | verdict | agreement | speed | |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        "alone, twice; refused. *no gain*: slower than the faster of the two alone, twice.",
+        "",
+        *(f"* {engine} {told}" for engine, told in measured_on().items()),
+        "",
+        "Of an engine that is not listed nothing was measured, and nothing is refused.",
+        "",
+        "| engine | lever | lever | verdict | agreement | speed | |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for pair in pairs():
         figures = f"{pair.agreement:.2f} | {pair.speed:.2f}"
         lines.append(f"| {pair.engine} | {pair.first} | {pair.second} | {pair.verdict} | {figures} | {pair.why} |")

@@ -58,11 +58,12 @@ class Draft:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "id": self.model.id, "path": str(self.model.path),
+            "id": self.model.id,
+            "path": str(self.model.path),
             "before": {name: self.before[name] for name in ("acceptance_length", "acceptance_rate")},
             "after": {name: self.after[name] for name in ("acceptance_length", "acceptance_rate")},
             "speedups": {str(streams): c.as_json() for streams, c in self.speedups.items()},
-        }  # fmt: skip
+        }
 
 
 def draft(asked: Drafting, listener: Listener) -> Draft:
@@ -78,9 +79,16 @@ def draft(asked: Drafting, listener: Listener) -> Draft:
     tokenizer = Tokenizer(asked.target.path)
     prompts = tuple(tokenizer.prompt_text(request) for request in tuning.requests)
     learning = Distill(
-        str(asked.target.path), asked.target.id, prompts, length=LENGTH, temperature=0.7, steps=asked.steps, batch=4,
-        mixed_precision=True, seed=asked.seed,
-    )  # fmt: skip
+        str(asked.target.path),
+        asked.target.id,
+        prompts,
+        length=LENGTH,
+        temperature=0.7,
+        steps=asked.steps,
+        batch=4,
+        mixed_precision=True,
+        seed=asked.seed,
+    )
     learning.result_kind(asked.target)
 
     listener.stage("Answers of the target")
@@ -123,6 +131,11 @@ def _speedup(
             deployment = Deployment(ENGINE, str(target.path), target.id, SCHEME, settings)
             openers.append(comparing.opened_once(lambda d=deployment: serve(d), kept))  # type: ignore[misc]
         return comparing.compare(
-            openers[0], openers[1], load, Arrivals("closed", max_concurrency=streams), rounds=asked.rounds,
-            seed=asked.seed, progress=listener.progress,
-        )  # fmt: skip
+            openers[0],
+            openers[1],
+            load,
+            Arrivals("closed", max_concurrency=streams),
+            rounds=asked.rounds,
+            seed=asked.seed,
+            progress=listener.progress,
+        )

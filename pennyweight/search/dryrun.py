@@ -40,8 +40,13 @@ def plan(question: Question, hardware: Hardware) -> Plan:
         if group[1] != question.model.scheme or group[2]:
             build = BUILD_SECONDS_PER_GIGABYTE * gigabytes * (TUNED_FACTOR if group[1] in TUNED else 1.0)
         seconds += build + START_SECONDS + question.streams * load.output_tokens / rate
-        rows.append((rate, f"{' '.join(filter(None, group))}: {len(members)} settings, predicted {rate:.0f} tokens/s, "
-                           f"{promise['peak_memory_bytes'] / 2**20:.0f} MiB"))  # fmt: skip
+        rows.append(
+            (
+                rate,
+                f"{' '.join(filter(None, group))}: {len(members)} settings, predicted {rate:.0f} tokens/s, "
+                f"{promise['peak_memory_bytes'] / 2**20:.0f} MiB",
+            )
+        )
     runs = 4 + 4 * question.rounds  # tuning, and both comparisons
     seconds += (
         runs * (START_SECONDS + tokens / 2 / max(best, 1.0))

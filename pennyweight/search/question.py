@@ -41,18 +41,22 @@ class Question:
     remote: Mapping[str, str] | None = None  # base_url and served_model of a server that joins as it is
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model.id,
-            "workload": self.workload.id,
-            "budget": self.budget.as_json(),
-            "streams": self.streams,
-            "seed": self.seed,
-            "engines": self.engines and list(self.engines),
-            "schemes": self.schemes and list(self.schemes),
-            "iterations": self.iterations,
-            "exhaustive": self.exhaustive,
-            "techniques": dict(self.techniques),
-        } | ({"speculate": True} if self.speculate else {}) | ({"remote": dict(self.remote)} if self.remote else {})
+        return (
+            {
+                "model": self.model.id,
+                "workload": self.workload.id,
+                "budget": self.budget.as_json(),
+                "streams": self.streams,
+                "seed": self.seed,
+                "engines": self.engines and list(self.engines),
+                "schemes": self.schemes and list(self.schemes),
+                "iterations": self.iterations,
+                "exhaustive": self.exhaustive,
+                "techniques": dict(self.techniques),
+            }
+            | ({"speculate": True} if self.speculate else {})
+            | ({"remote": dict(self.remote)} if self.remote else {})
+        )
 
 
 class Listener(Protocol):
@@ -101,7 +105,13 @@ def refuse_model(model: Model) -> None:
 def space_of(question: Question, hardware: Hardware) -> Space:
     longest = longest_request(Tokenizer(question.model.path), question.workload)
     return propose(
-        question.model, hardware, question.streams, question.engines, question.schemes, question.techniques, longest,
+        question.model,
+        hardware,
+        question.streams,
+        question.engines,
+        question.schemes,
+        question.techniques,
+        longest,
         question.remote,
     )
 

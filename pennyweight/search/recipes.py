@@ -86,10 +86,17 @@ def technique(
         "sparsity": lambda: Sparsity(amount, "wanda", texts),
         "vocabulary": lambda: Vocabulary(int(amount), texts),
         "distill": lambda: Distill(
-            str(teacher.path), teacher.id, tuple(prompts), steps=int(amount), batch=4, mixed_precision=True,
-            learning_rate=1e-4, temperature=0.7, length=384,
+            str(teacher.path),
+            teacher.id,
+            tuple(prompts),
+            steps=int(amount),
+            batch=4,
+            mixed_precision=True,
+            learning_rate=1e-4,
+            temperature=0.7,
+            length=384,
         ),
-    }  # fmt: skip
+    }
     return makers[name]()
 
 

@@ -72,9 +72,14 @@ def _compare(
     started = time.perf_counter()
     try:
         comparison = comparing.compare(
-            openers[0], openers[1], requests, Arrivals("closed", max_concurrency=load), rounds=bench.question.rounds,
-            seed=bench.question.seed + load, progress=bench.listener.progress,
-        )  # fmt: skip
+            openers[0],
+            openers[1],
+            requests,
+            Arrivals("closed", max_concurrency=load),
+            rounds=bench.question.rounds,
+            seed=bench.question.seed + load,
+            progress=bench.listener.progress,
+        )
     except TRIAL_FAULTS as error:
         notes: Mapping[str, Any] = {"streams": load}
         bench.record(Trial(STAGE, guessed, failure=str(error), seconds=time.perf_counter() - started, notes=notes))

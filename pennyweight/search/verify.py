@@ -37,10 +37,7 @@ class Verification:
     skipped: tuple[str, ...]
 
 
-def verify(
-    directory: Path, stage: Callable[[str], None] = print,
-    progress: Progress = unwatched,
-) -> Verification:  # fmt: skip
+def verify(directory: Path, stage: Callable[[str], None] = print, progress: Progress = unwatched) -> Verification:
     """Raise `GateFailed` with the reason if anything that was accepted no longer holds."""
     evidence = read_evidence(directory)
     deployment = Deployment.read(directory)

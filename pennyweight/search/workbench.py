@@ -105,13 +105,15 @@ class Workbench:
     def build(self, candidate: Candidate) -> Model:
         if candidate.engine == catalogue.REMOTE:  # whatever it serves is not ours to build
             return self.question.model
-        made = candidate.recipe.build(
-            self.question.model, self.calibration(), self.prompts(), self.listener.progress
-        )
+        made = candidate.recipe.build(self.question.model, self.calibration(), self.prompts(), self.listener.progress)
         return build_scheme(
-            made, candidate.engine, candidate.scheme, self.question.iterations, self.calibration(),
+            made,
+            candidate.engine,
+            candidate.scheme,
+            self.question.iterations,
+            self.calibration(),
             self.listener.progress,
-        )  # fmt: skip
+        )
 
     def calibration(self) -> tuple[str, ...]:
         """The tuning half's prompts, each with what the baseline answered."""
@@ -153,9 +155,15 @@ class Workbench:
         for attempt in range(SPOILED_RETRIES + 1):
             try:
                 made = measure_speed(
-                    endpoint, workload, self.arrivals, Sampling(), seed=self.question.seed, warm_with=warm_with,
-                    price_per_hour=self.question.budget.price_per_hour, progress=self.listener.progress,
-                )  # fmt: skip
+                    endpoint,
+                    workload,
+                    self.arrivals,
+                    Sampling(),
+                    seed=self.question.seed,
+                    warm_with=warm_with,
+                    price_per_hour=self.question.budget.price_per_hour,
+                    progress=self.listener.progress,
+                )
                 if made["failed_requests"]:  # a server of others may lose some: it cannot be proven on the rest
                     raise EndpointError(f"{made['failed_requests']:.0f} requests failed under load.")
                 return in_other_tokens(made, self.growth(deployment))
@@ -240,10 +248,13 @@ class Workbench:
     def fastest_unmodified(self) -> Deployment | None:
         """Of all unmodified candidates that ran, the one with the highest throughput in the screen."""
         runs = [
-            t for t in self.study.trials
-            if t.stage == "screen" and t.measurement is not None
-            and t.deployment.group in self.space.groups and is_unmodified(t.deployment.group)
-        ]  # fmt: skip
+            t
+            for t in self.study.trials
+            if t.stage == "screen"
+            and t.measurement is not None
+            and t.deployment.group in self.space.groups
+            and is_unmodified(t.deployment.group)
+        ]
         if not runs:
             return None
         best = max(runs, key=lambda t: t.measurement["output_throughput"] if t.measurement else 0.0).deployment

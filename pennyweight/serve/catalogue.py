@@ -15,8 +15,21 @@ from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.hardware import Hardware
 from pennyweight.model import Model
 
-__all__ = ["EXPORTS", "NOT_RUN", "REMOTE", "Offer", "check", "export", "install", "names", "offer", "refusal",
-           "remove", "schemes_of", "settings_to_search"]  # fmt: skip
+__all__ = [
+    "EXPORTS",
+    "NOT_RUN",
+    "REMOTE",
+    "Offer",
+    "check",
+    "export",
+    "install",
+    "names",
+    "offer",
+    "refusal",
+    "remove",
+    "schemes_of",
+    "settings_to_search",
+]
 REMOTE = "remote"
 FULL_PRECISION = ("F32", "BF16", "F16")
 
@@ -91,9 +104,7 @@ def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def settings_to_search(
-    engine: str, hardware: Hardware, streams: int, longest: int
-) -> Mapping[str, tuple[Any, ...]]:
+def settings_to_search(engine: str, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
     """Setting -> values, the default first. Threads and the batch limit are every engine's."""
     choices: dict[str, tuple[Any, ...]] = {"max_num_seqs": (streams,)}
     if streams >= 16:

@@ -35,12 +35,19 @@ TECHNIQUES = {
     "width": "pennyweight.techniques.width:Width",
 }
 OFFLINE = {
-    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "AR_DISABLE_DATASET_SUBPROCESS": "1",
-    "TRANSFORMERS_VERBOSITY": "error", "PYTHONUNBUFFERED": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "AR_DISABLE_DATASET_SUBPROCESS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONUNBUFFERED": "1",
     # Keep freed memory: glibc gives large pieces back at once, and half of a training step went to page faults.
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-}  # fmt: skip
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+}
 COUNTED = re.compile(r"%\|.*?(\d+)/(\d+)(?: ([a-z].*))?")  # how tqdm, and our own jobs, show where they are
 LOG_LINES = 8
 
@@ -105,9 +112,12 @@ def _run_job(technique: Technique, source: Path, target: Path, progress: Progres
         spec_file.write_text(json.dumps(spec))
         process = subprocess.Popen(
             [sys.executable, "-m", "pennyweight.techniques", str(spec_file)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
             env={**os.environ, **OFFLINE},
-        )  # fmt: skip
+        )
         try:
             last = _follow(process, progress)
             code = process.wait()

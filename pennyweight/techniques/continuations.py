@@ -55,8 +55,16 @@ def written(settings: Distill, source: Path, folder: Path) -> list[Text]:
     """Batch after batch, each with a seed of its own, appended to a file: a run that is cut goes on where it was, and
     every student of this teacher reads the same texts."""
     teacher = Path(settings.teacher)
-    wanted = [settings.teacher_id, digest(settings.prompts), settings.continuations, settings.temperature,
-              settings.length, settings.seed, settings.mixed_precision, DRAWN]  # fmt: skip
+    wanted = [
+        settings.teacher_id,
+        digest(settings.prompts),
+        settings.continuations,
+        settings.temperature,
+        settings.length,
+        settings.seed,
+        settings.mixed_precision,
+        DRAWN,
+    ]
     folder.mkdir(exist_ok=True)
     file = folder / f"{canonical_hash(wanted)}.jsonl"
     jobs = [prompt for prompt in short_enough(settings, teacher) for _ in range(settings.continuations)]
@@ -152,9 +160,14 @@ def generate(model: Any, heads: Sequence[Sequence[int]], settings: Distill) -> l
     mask = torch.tensor([[0] * (longest - len(h)) + [1] * len(h) for h in heads], device=model.device)
     with torch.inference_mode():
         made = model.generate(
-            input_ids=padded, attention_mask=mask, do_sample=False, logits_processor=[_drawn(settings.temperature)],
-            max_new_tokens=settings.length - longest, pad_token_id=0, use_cache=True,
-        )  # fmt: skip
+            input_ids=padded,
+            attention_mask=mask,
+            do_sample=False,
+            logits_processor=[_drawn(settings.temperature)],
+            max_new_tokens=settings.length - longest,
+            pad_token_id=0,
+            use_cache=True,
+        )
     ends = model.generation_config.eos_token_id
     return [_until_end(row[longest:].tolist(), set([ends] if isinstance(ends, int) else ends or [])) for row in made]
 

@@ -15,9 +15,14 @@ PIECE = 256  # positions whose logits are held at once
 
 
 def head_divergence(
-    ours: torch.Tensor, weight: torch.Tensor, theirs: torch.Tensor, other: torch.Tensor, mix: dict[str, float], *,
+    ours: torch.Tensor,
+    weight: torch.Tensor,
+    theirs: torch.Tensor,
+    other: torch.Tensor,
+    mix: dict[str, float],
+    *,
     low: bool = False,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Mean divergence over positions. `ours`, `theirs`: states [positions, hidden]; `weight`, `other`: the heads
     [tokens, hidden], of the same tokens. `low`: the student's side multiplies in bfloat16."""
     import torch

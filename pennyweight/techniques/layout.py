@@ -13,10 +13,11 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 PARTS = {
     *(f"self_attn.{p}_proj.{kind}" for p in "qkvo" for kind in ("weight", "bias")),
-    "self_attn.q_norm.weight", "self_attn.k_norm.weight",
+    "self_attn.q_norm.weight",
+    "self_attn.k_norm.weight",
     *(f"mlp.{p}_proj.weight" for p in ("gate", "up", "down")),
     *(f"{p}_layernorm.weight" for p in ("input", "post_attention", "pre_feedforward", "post_feedforward")),
-}  # fmt: skip
+}
 OUTSIDE = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
 
 
@@ -48,10 +49,17 @@ class Layout:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         layers = config["num_hidden_layers"]
         return Layout(
-            family, layers, hidden, config["intermediate_size"], heads, config.get("num_key_value_heads") or heads,
-            config.get("head_dim") or hidden // heads, config["vocab_size"],
-            config.get("tie_word_embeddings", family in ("gemma3_text",)), _layer_types(config),
-        )  # fmt: skip
+            family,
+            layers,
+            hidden,
+            config["intermediate_size"],
+            heads,
+            config.get("num_key_value_heads") or heads,
+            config.get("head_dim") or hidden // heads,
+            config["vocab_size"],
+            config.get("tie_word_embeddings", family in ("gemma3_text",)),
+            _layer_types(config),
+        )
 
     @property
     def layer_parameters(self) -> int:
@@ -76,8 +84,10 @@ def _layer_types(config: Mapping[str, Any]) -> tuple[str, ...]:
     if config.get("layer_types") or config.get("model_type") != "gemma3_text":
         return tuple(config.get("layer_types") or ())
     every = config.get("sliding_window_pattern") or 6
-    kinds = ("full_attention" if (layer + 1) % every == 0 else "sliding_attention"
-             for layer in range(config["num_hidden_layers"]))  # fmt: skip
+    kinds = (
+        "full_attention" if (layer + 1) % every == 0 else "sliding_attention"
+        for layer in range(config["num_hidden_layers"])
+    )
     return tuple(kinds)
 
 

@@ -71,10 +71,7 @@ class Quantize(Technique):
         if self.scheme not in CALIBRATED:
             return {"scheme": self.scheme}
         more = static_activations.RECIPE if self.scheme == "INT8_STATIC" else {}
-        return {
-            "scheme": self.scheme, "iterations": self.iterations,
-            "calibration": digest(self.calibration), **more,
-        }  # fmt: skip
+        return {"scheme": self.scheme, "iterations": self.iterations, "calibration": digest(self.calibration), **more}
 
     def result_kind(self, model: Model) -> tuple[str, str]:
         if model.format != "huggingface":
@@ -154,10 +151,19 @@ class Quantize(Technique):
         windows, length = self._windows(tokenizer, source)
         with all_architectures(), scale_search_by_rows(), any_tokenizer(source):
             AutoRound(
-                str(source), tokenizer=tokenizer, scheme=scheme, iters=self.iterations, dataset=windows,
-                nsamples=sum(len(w) for w in windows), seqlen=length, batch_size=BATCH, enable_torch_compile=False,
-                device_map="cpu", low_cpu_mem_usage=False, **more,
-            ).quantize_and_save(str(target), format=output_format)  # fmt: skip
+                str(source),
+                tokenizer=tokenizer,
+                scheme=scheme,
+                iters=self.iterations,
+                dataset=windows,
+                nsamples=sum(len(w) for w in windows),
+                seqlen=length,
+                batch_size=BATCH,
+                enable_torch_compile=False,
+                device_map="cpu",
+                low_cpu_mem_usage=False,
+                **more,
+            ).quantize_and_save(str(target), format=output_format)
 
     def _windows(self, tokenizer: Any, source: Path) -> tuple[list[Any], int]:
         """All texts as one stream of tokens, cut into batches of equal windows."""

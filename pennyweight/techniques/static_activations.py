@@ -198,8 +198,9 @@ class Graph:
         nothing = np.zeros((len(tokens), decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
         held = {
             f"past_key_values.{layer}.{part}": nothing
-            for layer in range(decoder["num_hidden_layers"]) for part in ("key", "value")
-        }  # fmt: skip
+            for layer in range(decoder["num_hidden_layers"])
+            for part in ("key", "value")
+        }
         return {"input_ids": tokens, "attention_mask": np.ones_like(tokens), **held}
 
 
@@ -212,15 +213,20 @@ def round_both(model: Any, ranges: Mapping[str, Range], nodes: Sequence[str]) ->
 
     add_infer_metadata(model)  # the builder says every shape; otherwise the model is copied twice to find them
     seen = {
-        name: TensorData(lowest=np.float32(found.low), highest=np.float32(found.high))
-        for name, found in ranges.items()
-    }  # fmt: skip
+        name: TensorData(lowest=np.float32(found.low), highest=np.float32(found.high)) for name, found in ranges.items()
+    }
     quantizer = QDQQuantizer(
-        model, per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8, activation_qType=QuantType.QUInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, seen), nodes_to_quantize=list(nodes), nodes_to_exclude=[],
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, seen),
+        nodes_to_quantize=list(nodes),
+        nodes_to_exclude=[],
         op_types_to_quantize=["MatMul"],
         extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
-    )  # fmt: skip
+    )
     quantizer.quantize_model()
     return quantizer.model.model
 

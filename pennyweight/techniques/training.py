@@ -94,15 +94,28 @@ def _trainer(
             return [(row["step"], row["loss"]) for row in self.state.log_history if "loss" in row]
 
     arguments = TrainingArguments(
-        output_dir=str(work / CHECKPOINTS), max_steps=settings.steps, per_device_train_batch_size=settings.batch,
-        gradient_accumulation_steps=settings.accumulate, learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine", warmup_steps=max(1, settings.steps // 20), seed=settings.seed,
-        data_seed=settings.seed, bf16=settings.mixed_precision,
+        output_dir=str(work / CHECKPOINTS),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, settings.steps // 20),
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=settings.mixed_precision,
         activation_checkpointing=settings.gradient_checkpointing,
-        logging_steps=max(1, settings.steps // 100), save_strategy="no", save_total_limit=2, report_to=[],
-        disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False, max_grad_norm=1.0,
-        average_tokens_across_devices=False, use_cpu=not torch.cuda.is_available(),
-    )  # fmt: skip
+        logging_steps=max(1, settings.steps // 100),
+        save_strategy="no",
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        max_grad_norm=1.0,
+        average_tokens_across_devices=False,
+        use_cpu=not torch.cuda.is_available(),
+    )
     teacher.to(arguments.device)
     if kept is not None:
         ids = shared(kept, student.config.vocab_size, arguments.device)

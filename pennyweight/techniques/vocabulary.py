@@ -23,8 +23,12 @@ SNAP = 64  # rows of the head: what kernels and GGUF's blocks like
 FEWEST_TOKENS = 2048  # of corpus: below this it says little about what will be needed
 ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 ID_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "unk_token_id")
-SAMPLE = ({"role": "system", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"},
-          {"role": "user", "content": "d"})  # fmt: skip
+SAMPLE = (
+    {"role": "system", "content": "a"},
+    {"role": "user", "content": "b"},
+    {"role": "assistant", "content": "c"},
+    {"role": "user", "content": "d"},
+)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,16 @@ from typing import Any
 from pennyweight.errors import WorkloadError
 from pennyweight.workload import Request, Workload
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
-         "bing": "assistant", "bard": "assistant", "system": "system"}  # fmt: skip
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "system": "system",
+}
 LONGEST_ANSWER = 1024
 
 

@@ -24,9 +24,22 @@ from pennyweight.measure import replay
 from pennyweight.serve import Endpoint
 
 VERBS = (
-    "bench", "compare", "distill", "doctor", "draft", "engines", "evaluate", "export", "optimize", "prune", "quantize",
-    "serve", "share-kv-heads", "trim-vocabulary", "verify",
-)  # fmt: skip
+    "bench",
+    "compare",
+    "distill",
+    "doctor",
+    "draft",
+    "engines",
+    "evaluate",
+    "export",
+    "optimize",
+    "prune",
+    "quantize",
+    "serve",
+    "share-kv-heads",
+    "trim-vocabulary",
+    "verify",
+)
 
 
 @dataclass
@@ -125,10 +138,17 @@ def test_what_cannot_be_asked_is_refused_with_code_2(pw: Pw, words: list[str], w
 
 @pytest.mark.parametrize(
     "words",
-    [["bench", "nowhere"], ["evaluate", "nowhere", "--against", "nowhere"], ["compare", "nowhere", "nowhere"],
-     ["serve", "nowhere"], ["verify", "nowhere"], ["quantize", "nowhere", "--scheme", "Q8_0"], ["optimize", "nowhere"]],
+    [
+        ["bench", "nowhere"],
+        ["evaluate", "nowhere", "--against", "nowhere"],
+        ["compare", "nowhere", "nowhere"],
+        ["serve", "nowhere"],
+        ["verify", "nowhere"],
+        ["quantize", "nowhere", "--scheme", "Q8_0"],
+        ["optimize", "nowhere"],
+    ],
     ids=lambda words: words[0],
-)  # fmt: skip
+)
 def test_what_is_not_there_is_named_with_code_1(pw: Pw, words: list[str]) -> None:
     pw(*words).refused(1, "nowhere")
 
@@ -209,18 +229,25 @@ def test_unknown_candidates_are_refused(pw: Pw, model: Path, workload: Path, opt
 @pytest.mark.parametrize(
     ("words", "word"),
     [
-        (["prune", "--layers", 2], "from 1 to 1"), (["prune"], "--layers"),
+        (["prune", "--layers", 2], "from 1 to 1"),
+        (["prune"], "--layers"),
         (["prune", "--layers", 0], "leaves nothing"),
-        (["prune", "--intermediate-size", 100], "use 96"), (["prune", "--kv-groups", 3], "has 2"),
-        (["prune", "--target-params", "ten"], "100M"), (["prune", "--target-params", "1B"], "ask for fewer"),
-        (["prune", "--target-params", "10k", "--layers", 1], "contradicts"), (["prune", "--by", "luck"], "--by"),
-        (["prune", "--sparsity", "3:4"], "2:4"), (["share-kv-heads", "--heads", 2], "does not divide"),
-        (["trim-vocabulary", "--tokens", 100], "use 64"), (["trim-vocabulary", "--tokens", 4096], "has 512"),
+        (["prune", "--intermediate-size", 100], "use 96"),
+        (["prune", "--kv-groups", 3], "has 2"),
+        (["prune", "--target-params", "ten"], "100M"),
+        (["prune", "--target-params", "1B"], "ask for fewer"),
+        (["prune", "--target-params", "10k", "--layers", 1], "contradicts"),
+        (["prune", "--by", "luck"], "--by"),
+        (["prune", "--sparsity", "3:4"], "2:4"),
+        (["share-kv-heads", "--heads", 2], "does not divide"),
+        (["trim-vocabulary", "--tokens", 100], "use 64"),
+        (["trim-vocabulary", "--tokens", 4096], "has 512"),
         (["distill", "--teacher", "TEACHER", "--round-to", "Q3"], "--round-to"),
-        (["distill", "--teacher", "TEACHER", "--steps", 0], "--steps"), (["draft", "--layers", 2], "makes no draft"),
+        (["distill", "--teacher", "TEACHER", "--steps", 0], "--steps"),
+        (["draft", "--layers", 2], "makes no draft"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_change_that_cannot_be_made_is_refused(pw: Pw, tiny_checkpoint: Path, words: list[object], word: str) -> None:
     verb, *rest = [str(tiny_checkpoint) if part == "TEACHER" else part for part in words]
     ran = pw(verb, tiny_checkpoint, *rest)
@@ -243,8 +270,20 @@ def test_an_unknown_engine_is_refused(pw: Pw, model: Path) -> None:
 def test_bench_of_a_deployment_ends_with_one_line_of_json(
     pw: Pw, deployed: Callable[..., Path], workload: Path, tmp_path: Path
 ) -> None:
-    ran = pw("bench", deployed(), "-w", workload, "--num-prompts", 5, "--goodput", "ttft:9000", "e2el:9000", "--json",
-             "-o", tmp_path / "m.json")  # fmt: skip
+    ran = pw(
+        "bench",
+        deployed(),
+        "-w",
+        workload,
+        "--num-prompts",
+        5,
+        "--goodput",
+        "ttft:9000",
+        "e2el:9000",
+        "--json",
+        "-o",
+        tmp_path / "m.json",
+    )
     assert ran.code == 0
     assert ran.row["output_throughput"] > 0 and ran.row["goodput_share"] == 1.0
     assert ran.row["peak_memory_bytes"] > 0

@@ -120,12 +120,16 @@ def test_a_trace_of_lengths_needs_a_tokenizer(tmp_path: Path, tokenizer_director
     ("text", "found"),
     [
         (None, {}),
-        ('{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}',
-         {"speculative_method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}),
-        ('{"model": "draft", "num_speculative_tokens": 3}',
-         {"draft_model": "draft", "speculative_method": "draft_model", "num_speculative_tokens": 3}),
+        (
+            '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}',
+            {"speculative_method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4},
+        ),
+        (
+            '{"model": "draft", "num_speculative_tokens": 3}',
+            {"draft_model": "draft", "speculative_method": "draft_model", "num_speculative_tokens": 3},
+        ),
     ],
-)  # fmt: skip
+)
 def test_speculation_is_spelled_as_vllm_spells_it(text: str | None, found: dict[str, object]) -> None:
     assert options.speculation(text) == found
 

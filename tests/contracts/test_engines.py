@@ -76,9 +76,12 @@ def test_it_names_its_model_and_context(client: openai.OpenAI) -> None:
 
 def test_chat_keeps_max_tokens_and_counts_them(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
-        model="model", messages=[{"role": "user", "content": PROMPTS[0]}], max_tokens=9, temperature=0,
+        model="model",
+        messages=[{"role": "user", "content": PROMPTS[0]}],
+        max_tokens=9,
+        temperature=0,
         extra_body={"ignore_eos": True},
-    )  # fmt: skip
+    )
     assert reply.usage is not None and reply.usage.completion_tokens == 9
     assert reply.choices[0].finish_reason == "length"
 
@@ -87,10 +90,14 @@ def test_the_stream_adds_up_to_the_whole_answer(client: openai.OpenAI) -> None:
     whole = answer(client, PROMPTS[0])
     chunks = list(
         client.completions.create(
-            model="model", prompt=PROMPTS[0], max_tokens=16, temperature=0, stream=True,
+            model="model",
+            prompt=PROMPTS[0],
+            max_tokens=16,
+            temperature=0,
+            stream=True,
             stream_options={"include_usage": True},
         )
-    )  # fmt: skip
+    )
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == whole
     assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens <= 16
 
@@ -129,9 +136,13 @@ def test_seeds_and_temperature_reach_the_engine(client: openai.OpenAI, deploymen
 
 def test_log_probabilities_match_the_tokens(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
-        model="model", messages=[{"role": "user", "content": PROMPTS[0]}], max_tokens=6, temperature=0, logprobs=True,
+        model="model",
+        messages=[{"role": "user", "content": PROMPTS[0]}],
+        max_tokens=6,
+        temperature=0,
+        logprobs=True,
         extra_body={"ignore_eos": True},
-    )  # fmt: skip
+    )
     logprobs = reply.choices[0].logprobs
     assert logprobs is not None and logprobs.content is not None
     assert len(logprobs.content) == 6
@@ -141,9 +152,12 @@ def test_log_probabilities_match_the_tokens(client: openai.OpenAI) -> None:
 def test_scoring_prefers_the_engine_s_own_greedy_answer(client: openai.OpenAI, deployment: Deployment) -> None:
     tokens = Tokenizer(Path(deployment.model_path)).encode(PROMPTS[0])
     made = client.completions.create(
-        model="model", prompt=tokens, max_tokens=12, temperature=0,
+        model="model",
+        prompt=tokens,
+        max_tokens=12,
+        temperature=0,
         extra_body={"return_token_ids": True, "ignore_eos": True},
-    )  # fmt: skip
+    )
     own = made.choices[0].model_dump()["token_ids"]
     scored = client.completions.create(
         model="model", prompt=[*tokens, *own], max_tokens=0, echo=True, logprobs=1, temperature=0
@@ -218,8 +232,14 @@ def test_health_and_metrics_answer(endpoint: Endpoint) -> None:
 
 def test_it_names_what_multiplies(endpoint: Endpoint, deployment: Deployment) -> None:
     told = " ".join(endpoint.kernels())
-    known = {"vllm": "", "scripted": "nothing", "transformers": "float32", "openvino": "weights",
-             "onnxruntime": "MatMul", "llamacpp": "MiB of weights in CPU"}  # fmt: skip
+    known = {
+        "vllm": "",
+        "scripted": "nothing",
+        "transformers": "float32",
+        "openvino": "weights",
+        "onnxruntime": "MatMul",
+        "llamacpp": "MiB of weights in CPU",
+    }
     assert known[deployment.engine] in told and bool(told) == (deployment.engine != "vllm")
 
 

@@ -34,9 +34,12 @@ def answers(
 
         def ask(prompt: list[int]) -> list[int]:
             made = client.completions.create(
-                model="model", prompt=prompt, max_tokens=24, temperature=0,
+                model="model",
+                prompt=prompt,
+                max_tokens=24,
+                temperature=0,
                 extra_body={"return_token_ids": True, "ignore_eos": True},
-            )  # fmt: skip
+            )
             found: list[int] = made.choices[0].model_dump()["token_ids"]
             return found
 

@@ -49,16 +49,33 @@ def family_config(family: str, *, tied: bool) -> Any:
     from transformers import AutoConfig
 
     sizes: dict[str, Any] = {
-        "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": CONTEXT,
-        "tie_word_embeddings": tied, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2, "initializer_range": 0.2,
-    }  # fmt: skip
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": tied,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "initializer_range": 0.2,
+    }
     if family == "gemma3_text":  # a pattern that repeats every second layer, so that a shorter one can
-        sizes |= {"sliding_window": 64, "query_pre_attn_scalar": 16,
-                  "layer_types": ["sliding_attention", "full_attention"] * 2}  # fmt: skip
+        sizes |= {
+            "sliding_window": 64,
+            "query_pre_attn_scalar": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        }
     if family == GEMMA:
-        sizes |= {"sliding_window": 64, "query_pre_attn_scalar": 16, "num_hidden_layers": 6,
-                  "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}  # fmt: skip
+        sizes |= {
+            "sliding_window": 64,
+            "query_pre_attn_scalar": 16,
+            "num_hidden_layers": 6,
+            "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+        }
         family = "gemma3_text"
     return AutoConfig.for_model(family, **sizes)
 

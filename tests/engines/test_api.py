@@ -39,9 +39,22 @@ def event_of(chunk: bytes) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1}, {"temperature": 2.1}, {"top_p": 0}, {"top_p": 1.1}, {"n": 17}, {"n": 0}, {"max_tokens": -1},
-     {"logprobs": -1}, {"seed": 2**64}, {"prompt": ""}, {"prompt": []}, {"prompt": ["a", "b"]}, {"stop": 5}],
-)  # fmt: skip
+    [
+        {"temperature": -1},
+        {"temperature": 2.1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"n": 17},
+        {"n": 0},
+        {"max_tokens": -1},
+        {"logprobs": -1},
+        {"seed": 2**64},
+        {"prompt": ""},
+        {"prompt": []},
+        {"prompt": ["a", "b"]},
+        {"stop": 5},
+    ],
+)
 def test_a_completion_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         CompletionBody.model_validate({"prompt": "x"} | wrong)
@@ -49,9 +62,14 @@ def test_a_completion_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"messages": []}, {"messages": [{"role": "wizard", "content": "x"}]}, {"max_tokens": 0}, {"top_logprobs": 21},
-     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}],
-)  # fmt: skip
+    [
+        {"messages": []},
+        {"messages": [{"role": "wizard", "content": "x"}]},
+        {"max_tokens": 0},
+        {"top_logprobs": 21},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+    ],
+)
 def test_a_chat_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ChatBody.model_validate({"messages": USER} | wrong)

@@ -22,10 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def recipe(second: str, **more: object) -> Recipe:
     def commands(home: Path) -> list[Command]:
-        return [
-            Command("first", (sys.executable, "-c", FIRST)),
-            Command("second", (sys.executable, "-c", second)),
-        ]
+        return [Command("first", (sys.executable, "-c", FIRST)), Command("second", (sys.executable, "-c", second))]
 
     return Recipe("1.0", commands, **more)  # type: ignore[arg-type]
 

@@ -148,13 +148,14 @@ def objects(draw: st.DrawFn, inside: st.SearchStrategy[Any]) -> dict[str, Any]:
 
 
 LEAVES = (
-    st.just({}) | VALUES.map(lambda value: {"const": value})
+    st.just({})
+    | VALUES.map(lambda value: {"const": value})
     | st.lists(VALUES, min_size=1, max_size=3).map(lambda values: {"enum": values})
     | st.sampled_from(["string", "number", "boolean", "null", "object", "array"]).map(lambda kind: {"type": kind})
     | bounded("minLength", "maxLength", 0, 50, ["string"])
     | bounded("minimum", "maximum", -(10**6), 10**6, ["integer", "number"])
     | st.just({"$ref": "#/$defs/again"})
-)  # fmt: skip
+)
 SCHEMAS = st.recursive(
     LEAVES,
     lambda inside: (

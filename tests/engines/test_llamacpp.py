@@ -19,8 +19,13 @@ from pennyweight.engines.llamacpp_backend import _splits
 from pennyweight.errors import EngineError, EngineMissing, EngineRefused
 from pennyweight.techniques.quantize import Quantize
 
-CONFIG = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512,
-          "max_position_embeddings": 8192}  # fmt: skip
+CONFIG = {
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "hidden_size": 512,
+    "max_position_embeddings": 8192,
+}
 
 
 @pytest.mark.parametrize(
@@ -56,13 +61,23 @@ def test_a_slot_holds_what_was_asked_for_and_no_more_than_the_model_knows() -> N
 def test_settings_reach_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     made = LlamaCpp(
-        max_num_seqs=3, max_model_len=512, kv_cache_dtype="q8_0", speculative_method="draft_model",
-        draft_model=str(tmp_path), num_speculative_tokens=5,
-    ).arguments(Path("some.gguf"), CONFIG)  # fmt: skip
+        max_num_seqs=3,
+        max_model_len=512,
+        kv_cache_dtype="q8_0",
+        speculative_method="draft_model",
+        draft_model=str(tmp_path),
+        num_speculative_tokens=5,
+    ).arguments(Path("some.gguf"), CONFIG)
     pairs = set(pairwise(made))
-    assert {("--parallel", "3"), ("--ctx-size", "1536"), ("--cache-type-k", "q8_0"), ("--cache-type-v", "q8_0"),
-            ("--spec-type", "draft-simple"), ("--spec-draft-n-max", "5"),
-            ("--spec-draft-model", str(tmp_path / "model.gguf"))} <= pairs  # fmt: skip
+    assert {
+        ("--parallel", "3"),
+        ("--ctx-size", "1536"),
+        ("--cache-type-k", "q8_0"),
+        ("--cache-type-v", "q8_0"),
+        ("--spec-type", "draft-simple"),
+        ("--spec-draft-n-max", "5"),
+        ("--spec-draft-model", str(tmp_path / "model.gguf")),
+    } <= pairs
     looked = LlamaCpp(speculative_method="ngram", prompt_lookup_max=2).arguments(Path("some.gguf"), CONFIG)
     assert ("--spec-ngram-simple-size-n", "2") in set(pairwise(looked))
 

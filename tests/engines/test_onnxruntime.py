@@ -25,11 +25,22 @@ def capped_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 
     torch.manual_seed(0)
     config = Gemma2Config(
-        vocab_size=json.loads((tiny_checkpoint / "config.json").read_text())["vocab_size"], hidden_size=64,
-        intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        max_position_embeddings=2048, sliding_window=1024, final_logit_softcapping=5.0, query_pre_attn_scalar=16,
-        initializer_range=0.3, bos_token_id=0, eos_token_id=2, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=json.loads((tiny_checkpoint / "config.json").read_text())["vocab_size"],
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=2048,
+        sliding_window=1024,
+        final_logit_softcapping=5.0,
+        query_pre_attn_scalar=16,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
     directory = tmp_path_factory.mktemp("models") / "tiny-gemma2"
     Gemma2ForCausalLM(config).save_pretrained(directory)
     checkpoint.copy_tokenizer(tiny_checkpoint, directory)

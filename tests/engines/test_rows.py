@@ -125,18 +125,24 @@ settings = st.fixed_dictionaries(
 
 
 @given(
-    requests=st.lists(arriving, min_size=1, max_size=8), max_rows=st.integers(1, 4), levers=settings,
+    requests=st.lists(arriving, min_size=1, max_size=8),
+    max_rows=st.integers(1, 4),
+    levers=settings,
     drafted=st.sampled_from([None, Fake, Wrong]),
-)  # fmt: skip
+)
 def test_every_request_gets_the_tokens_it_would_get_alone(
     requests: list, max_rows: int, levers: dict, drafted: type[Fake] | None
 ) -> None:
     wanted = []
     for number, ((prompt, length, seed, stops), arrives, cancelled_after) in enumerate(requests):
         made = generation(
-            str(number), prompt, length, seed=seed, temperature=0.0 if seed is None else 1.0,
+            str(number),
+            prompt,
+            length,
+            seed=seed,
+            temperature=0.0 if seed is None else 1.0,
             stop_tokens=(END,) if stops else (),
-        )  # fmt: skip
+        )
         leaves = None if cancelled_after is None else arrives + cancelled_after
         wanted.append((made, arrives, leaves))
     draft = drafted and drafted(1)

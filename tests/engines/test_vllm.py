@@ -20,8 +20,13 @@ from pennyweight.techniques.quantize import Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts
 
-CONFIG = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512,
-          "max_position_embeddings": 8192}  # fmt: skip
+CONFIG = {
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "hidden_size": 512,
+    "max_position_embeddings": 8192,
+}
 
 
 @pytest.fixture
@@ -59,8 +64,10 @@ def test_settings_reach_the_command_line(model: Path) -> None:
     asked = VLLM(speculative_method="ngram", prompt_lookup_max=2, max_model_len=512, enable_prefix_caching=True)
     words = asked.launch(model, "127.0.0.1", 1234, "name").arguments
     assert json.loads(words[words.index("--speculative-config") + 1]) == {
-        "method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 2,
-    }  # fmt: skip
+        "method": "ngram",
+        "num_speculative_tokens": 4,
+        "prompt_lookup_max": 2,
+    }
     assert words[words.index("--max-model-len") + 1] == "512"
     assert "--enable-prefix-caching" in words and "--no-enable-prefix-caching" not in words
 
@@ -99,11 +106,16 @@ def test_ranks_answer_token_for_token_as_one_does(wide_checkpoint: Path) -> None
             client = openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=120)
             made = [
                 client.completions.create(
-                    model="model", prompt=[n + 3, n + 4, n + 5], max_tokens=24, temperature=0,
+                    model="model",
+                    prompt=[n + 3, n + 4, n + 5],
+                    max_tokens=24,
+                    temperature=0,
                     extra_body={"return_token_ids": True, "ignore_eos": True},
-                ).choices[0].model_dump()["token_ids"]
+                )
+                .choices[0]
+                .model_dump()["token_ids"]
                 for n in range(4)
-            ]  # fmt: skip
+            ]
         answers[name] = made
     assert answers["tensor"] == answers["one"]
     assert answers["pipeline"] == answers["one"]

@@ -210,12 +210,17 @@ def test_echo_with_no_new_tokens_scores_the_prompt(client: openai.OpenAI, tokeni
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"n": 17}, "n"), ({"temperature": -1}, "temperature"), ({"prompt": [1, 99999]}, "vocabulary"),
-        ({"prompt": [-1]}, "vocabulary"), ({"max_tokens": 0}, "max_tokens"), ({"prompt": ""}, "prompt"),
-        ({"logprobs": 21}, "top_logprobs"), ({"echo": True, "logprobs": 1}, "max_tokens"),
+        ({"n": 17}, "n"),
+        ({"temperature": -1}, "temperature"),
+        ({"prompt": [1, 99999]}, "vocabulary"),
+        ({"prompt": [-1]}, "vocabulary"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"prompt": ""}, "prompt"),
+        ({"logprobs": 21}, "top_logprobs"),
+        ({"echo": True, "logprobs": 1}, "max_tokens"),
         ({"prompt": [5], "max_tokens": 0, "echo": True, "logprobs": 1}, "one token"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_answered_is_refused_in_openais_shape(
     client: openai.OpenAI, wrong: dict[str, Any], word: str
 ) -> None:
@@ -229,10 +234,11 @@ def test_what_cannot_be_answered_is_refused_in_openais_shape(
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({}, "messages"), ({"messages": [{"role": "user", "content": "x"}], "temperature": -1}, "temperature"),
+        ({}, "messages"),
+        ({"messages": [{"role": "user", "content": "x"}], "temperature": -1}, "temperature"),
         ({"messages": [{"role": "user", "content": "x"}], "stop": 5}, "stop"),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_names_the_parameter(scripted_endpoint: Endpoint, body: dict[str, Any], param: str) -> None:
     status, text = raw(scripted_endpoint, "/v1/chat/completions", json.dumps(body).encode())
     assert (status, json.loads(text)["error"]["param"]) == (400, param)

@@ -63,9 +63,15 @@ def test_the_order_turns_each_round_and_all_runs_are_counted(pace: dict[int, End
     one = Workload("w", WORKLOAD.requests[:1])
     a, b = pace[4], pace[8]
     result = compare(
-        opener(a, order), opener(b, order), one, Arrivals(), rounds=3, seed=7, warm_with=BRIEF,
+        opener(a, order),
+        opener(b, order),
+        one,
+        Arrivals(),
+        rounds=3,
+        seed=7,
+        warm_with=BRIEF,
         progress=lambda *count: counts.append(count),
-    )  # fmt: skip
+    )
     assert order == [a, b, b, a, a, b]
     assert counts[-1] == (6, 6)
     assert len(result.a_tokens_per_s) == len(result.b_tokens_per_s) == 3

@@ -20,13 +20,20 @@ MARGIN = Budget(max_added_nats=0.02)
 
 def workload(count: int = 20, *, sessions: int | None = None, wrong: int = 0) -> Workload:
     """The scripted engine repeats the prompt, so that `contains` of its text is right, and of another wrong."""
-    return Workload("w", tuple(
-        Request(
-            f"r{n}", f"s{n % (sessions or count)}", 24, prompt=f"word {n}", scorer="contains",
-            reference="absent" if n < wrong else f"word {n}",
-        )
-        for n in range(count)
-    ))  # fmt: skip
+    return Workload(
+        "w",
+        tuple(
+            Request(
+                f"r{n}",
+                f"s{n % (sessions or count)}",
+                24,
+                prompt=f"word {n}",
+                scorer="contains",
+                reference="absent" if n < wrong else f"word {n}",
+            )
+            for n in range(count)
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +151,12 @@ def outcome(pairs: list[Pair], budget: Budget = MARGIN, confidence: float = 0.95
 @pytest.mark.parametrize(
     ("centre", "spread", "expected"),
     [
-        (0.0, 0.01, Outcome.ACCEPT), (0.02, 0.05, Outcome.INCONCLUSIVE), (0.1, 0.01, Outcome.REJECT),
+        (0.0, 0.01, Outcome.ACCEPT),
+        (0.02, 0.05, Outcome.INCONCLUSIVE),
+        (0.1, 0.01, Outcome.REJECT),
         (0.0, 0.5, Outcome.INCONCLUSIVE),
     ],
-)  # fmt: skip
+)
 def test_the_interval_decides_and_not_the_mean(centre: float, spread: float, expected: Outcome) -> None:
     assert outcome([pair(n, centre + spread * (-1) ** n) for n in range(20)]) is expected
 

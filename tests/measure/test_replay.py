@@ -67,10 +67,14 @@ def test_poisson_is_gamma_of_burstiness_one() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"kind": "psychic"}, {"kind": "poisson"}, {"kind": "gamma", "request_rate": -1.0}, {"max_concurrency": 0},
-        {"burstiness": 0.0}, {"time_scale": 0.0},
+        {"kind": "psychic"},
+        {"kind": "poisson"},
+        {"kind": "gamma", "request_rate": -1.0},
+        {"max_concurrency": 0},
+        {"burstiness": 0.0},
+        {"time_scale": 0.0},
     ],
-)  # fmt: skip
+)
 def test_arrivals_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError):
         Arrivals(**wrong)

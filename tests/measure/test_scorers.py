@@ -30,12 +30,21 @@ def test_contains(answer: str, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("answer", "reference", "expected"),
     [
-        ("The answer is 42.", "42", True), ("3 + 4 = 7", "7", True), ("7, because 3 + 4", "7", False),
+        ("The answer is 42.", "42", True),
+        ("3 + 4 = 7", "7", True),
+        ("7, because 3 + 4", "7", False),
         ("1,234.5", "1234.5", True),
-        ("-3", "-3", True), ("3", "-3", False), (".5", "0.5", True), ("none", "5", False), ("", "5", False),
-        ("42.00", "42", True), ("42.1", "42", False), ("1000001", "1000000", True), ("1000002", "1000000", False),
+        ("-3", "-3", True),
+        ("3", "-3", False),
+        (".5", "0.5", True),
+        ("none", "5", False),
+        ("", "5", False),
+        ("42.00", "42", True),
+        ("42.1", "42", False),
+        ("1000001", "1000000", True),
+        ("1000002", "1000000", False),
     ],
-)  # fmt: skip
+)
 def test_numeric_takes_the_last_number(answer: str, reference: str, expected: bool) -> None:
     assert right("numeric", answer, reference) is expected
 
@@ -43,10 +52,15 @@ def test_numeric_takes_the_last_number(answer: str, reference: str, expected: bo
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ("B", True), ("(B)", True), ("The answer is B.", True), ("C, not B", False), ("Because", False), ("b", False),
+        ("B", True),
+        ("(B)", True),
+        ("The answer is B.", True),
+        ("C, not B", False),
+        ("Because", False),
+        ("b", False),
         ("", False),
     ],
-)  # fmt: skip
+)
 def test_choice_takes_the_first_that_stands_alone(answer: str, expected: bool) -> None:
     assert right("choice", answer, "B") is expected
 

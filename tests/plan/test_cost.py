@@ -17,9 +17,15 @@ STEADY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthC
 SLACK = 1 + 1e-9
 LADDER = ("F32", "BF16", "Q8_0", "Q4_K_M", "Q4_0", "INT4")
 CONFIG = {
-    "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "intermediate_size": 8192, "vocab_size": 128256, "head_dim": 64, "tie_word_embeddings": True,
-}  # fmt: skip
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 8192,
+    "vocab_size": 128256,
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+}
 
 engines = st.sampled_from(["transformers", "openvino", "onnxruntime", "another"])
 schemes = st.sampled_from(sorted(BITS))
@@ -27,19 +33,29 @@ streams = st.integers(1, 256)
 tokens = st.floats(1, 8000)
 machines = st.builds(
     lambda bandwidth, rate, bf16, int8: Hardware(
-        "cpu", 2, 1 << 34, memory_bandwidth=bandwidth,
+        "cpu",
+        2,
+        1 << 34,
+        memory_bandwidth=bandwidth,
         arithmetic_rate={"f32": rate, "bf16": rate * bf16, "int8": rate * bf16 * int8},
     ),
-    st.floats(1e9, 4e12), st.floats(1e10, 1e15), st.floats(1, 16), st.floats(1, 4),
-)  # fmt: skip
+    st.floats(1e9, 4e12),
+    st.floats(1e10, 1e15),
+    st.floats(1, 16),
+    st.floats(1, 4),
+)
 MACHINE = Hardware("cpu", 2, 1 << 34, memory_bandwidth=34e9, arithmetic_rate={"f32": 3e11, "bf16": 1e12, "int8": 2e12})
 LOAD = Load(500, 100, 1)
 
 
 def predicted(
-    machine: Hardware = MACHINE, load: Load = LOAD, scheme: str = "BF16", engine: str = "openvino",
-    config: dict[str, Any] = CONFIG, correction: float = 1.0,
-) -> Measurement:  # fmt: skip
+    machine: Hardware = MACHINE,
+    load: Load = LOAD,
+    scheme: str = "BF16",
+    engine: str = "openvino",
+    config: dict[str, Any] = CONFIG,
+    correction: float = 1.0,
+) -> Measurement:
     return predict("x", config, scheme, engine, machine, load, correction)
 
 

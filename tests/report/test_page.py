@@ -18,8 +18,16 @@ from pennyweight.report.words import limits_of, sentences
 from pennyweight.study import Trial
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--virtual-time-budget=8000")  # fmt: skip
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--virtual-time-budget=8000",
+)
 
 
 def measured(throughput: float, nats: float, *, predicted: bool = False) -> Measurement:
@@ -46,24 +54,40 @@ def trials() -> list[Trial]:
 
 def evidence(chosen: bool = True) -> dict[str, Any]:
     deployments = [t.deployment.as_json() for t in trials()]
-    comparison = {"ratio": 2.1, "ci95": [2.0, 2.2], "within_noise": False, "a_tokens_per_s": [640, 650],
-                  "b_tokens_per_s": [300, 310], "against": "transformers BF16"}  # fmt: skip
+    comparison = {
+        "ratio": 2.1,
+        "ci95": [2.0, 2.2],
+        "within_noise": False,
+        "a_tokens_per_s": [640, 650],
+        "b_tokens_per_s": [300, 310],
+        "against": "transformers BF16",
+    }
     return {
         "verdict": "ACCEPT" if chosen else "INFEASIBLE",
         "model": {"name": "Tiny <b>", "id": "1", "lineage": {"source_files": {"a.gguf": "0" * 64}, "steps": []}},
         "workload": {"name": "chat", "id": "2", "requests": 140},
         "question": {"budget": Budget(slo={"ttft_p95_ms": 4000}).as_json(), "streams": 32},
-        "chosen": deployments[1] if chosen else None, "baseline": deployments[0], "fastest_unmodified": deployments[0],
+        "chosen": deployments[1] if chosen else None,
+        "baseline": deployments[0],
+        "fastest_unmodified": deployments[0],
         "unmodified_wins": False,
         "limits": {"limits": [{"quantity": "added_nats", "outcome": "ACCEPT", "reason": "fine"}]},
         "quality": measured(640, 0.009).as_json() if chosen else None,
         "speed": measured(640, 0).as_json() if chosen else None,
         "peak_memory_bytes": {"chosen": 8e8, "baseline": 1e9, "fastest_unmodified": 1e9},
         "speedup": {"baseline": comparison if chosen else None, "fastest_unmodified": None},
-        "nearest": trials()[1].as_json(), "refused": [["openvino Q4_K_M", "its widths"]],
-        "hardware": {"cpu": "AMD", "cores": 2, "flags": ["avx2"], "memory_bytes": 2**34, "memory_bandwidth": 2**35,
-                     "arithmetic_rate": {"f32": 1e11}}, "versions": {"python": "3.11"},
-    }  # fmt: skip
+        "nearest": trials()[1].as_json(),
+        "refused": [["openvino Q4_K_M", "its widths"]],
+        "hardware": {
+            "cpu": "AMD",
+            "cores": 2,
+            "flags": ["avx2"],
+            "memory_bytes": 2**34,
+            "memory_bandwidth": 2**35,
+            "arithmetic_rate": {"f32": 1e11},
+        },
+        "versions": {"python": "3.11"},
+    }
 
 
 def test_three_sentences_say_what_how_fast_and_at_what_loss() -> None:

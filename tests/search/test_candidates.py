@@ -29,8 +29,12 @@ from pennyweight.serve import catalogue
 SMALL = Hardware("cpu", 2, 1 << 34, memory_bandwidth=3e10, arithmetic_rate={"f32": 3e11, "bf16": 1e12, "int8": 2e12})
 LARGE = Hardware("cpu", 16, 1 << 36, ("avx512_bf16", "amx_bf16"), 3e11, {"f32": 3e12, "bf16": 1e13, "int8": 2e13})
 CONFIG = {
-    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 512,
-}  # fmt: skip
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 512,
+}
 
 
 @pytest.fixture

@@ -19,8 +19,13 @@ from pennyweight.study import Trial
 def test_all_combinations_in_their_order() -> None:
     made, refused = compose(parse("distill,vocabulary,prune:20%"))
     assert [recipe.name for recipe in made] == [
-        "", "prune:20%", "vocabulary", "prune:20%+vocabulary", "prune:20%+distill", "prune:20%+vocabulary+distill",
-    ]  # fmt: skip
+        "",
+        "prune:20%",
+        "vocabulary",
+        "prune:20%+vocabulary",
+        "prune:20%+distill",
+        "prune:20%+vocabulary+distill",
+    ]
     assert [name for name, _ in refused] == ["distill", "vocabulary+distill"]
 
 
@@ -59,8 +64,9 @@ def test_a_recipe_that_the_model_cannot_have_says_why(tiny_checkpoint: Path) -> 
 
 
 def trial(recipe: str, speed: float, nats: float) -> Trial:
-    measured = collect("x", [Quantity("output_throughput", speed, "tokens/s", "higher"),
-                             Quantity("added_nats", nats, "nats", "lower")])  # fmt: skip
+    measured = collect(
+        "x", [Quantity("output_throughput", speed, "tokens/s", "higher"), Quantity("added_nats", nats, "nats", "lower")]
+    )
     return Trial("screen", Deployment("openvino", "", "", "Q8_0", recipe=recipe), measured)
 
 

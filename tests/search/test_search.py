@@ -57,8 +57,20 @@ def optimised(
     """One search over openvino's F16 and Q8_0, done once for the tests that read its result."""
     out = tmp_path_factory.mktemp("search") / "out"
     os.environ["PENNYWEIGHT_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
-    ran = pw("optimize", tiny_checkpoint, "-w", workload, "-o", out, "--engines", "openvino", "--schemes", "Q8_0",
-             "--json", *GENEROUS)  # fmt: skip
+    ran = pw(
+        "optimize",
+        tiny_checkpoint,
+        "-w",
+        workload,
+        "-o",
+        out,
+        "--engines",
+        "openvino",
+        "--schemes",
+        "Q8_0",
+        "--json",
+        *GENEROUS,
+    )
     assert ran.returncode == 0, ran.stderr
     return out, json.loads(ran.stdout.splitlines()[-1])
 
@@ -136,8 +148,21 @@ def test_resume_does_nothing_twice(
     lines = (cut / "study.jsonl").read_bytes().splitlines(keepends=True)
     keep = 4  # the question, the baseline, both schemes' screens (the second may be skipped: such speeds are noise)
     (cut / "study.jsonl").write_bytes(b"".join(lines[:keep]) + lines[keep][:50])
-    ran = pw("optimize", tiny_checkpoint, "-w", workload, "-o", cut, "--engines", "openvino", "--schemes", "Q8_0",
-             "--resume", "--json", *GENEROUS)  # fmt: skip
+    ran = pw(
+        "optimize",
+        tiny_checkpoint,
+        "-w",
+        workload,
+        "-o",
+        cut,
+        "--engines",
+        "openvino",
+        "--schemes",
+        "Q8_0",
+        "--resume",
+        "--json",
+        *GENEROUS,
+    )
     assert ran.returncode == 0, ran.stderr
     resumed = (cut / "study.jsonl").read_bytes().splitlines(keepends=True)
     assert resumed[:keep] == lines[:keep]
@@ -155,8 +180,22 @@ def test_another_question_is_not_resumed(
 def test_an_impossible_budget_is_infeasible_with_the_nearest_point(
     tiny_checkpoint: Path, workload: Path, tmp_path: Path
 ) -> None:
-    ran = pw("optimize", tiny_checkpoint, "-w", workload, "-o", tmp_path / "out", "--engines", "openvino", "--schemes",
-             "F16", "--slo", "ttft:0.01", "--json", *GENEROUS)  # fmt: skip
+    ran = pw(
+        "optimize",
+        tiny_checkpoint,
+        "-w",
+        workload,
+        "-o",
+        tmp_path / "out",
+        "--engines",
+        "openvino",
+        "--schemes",
+        "F16",
+        "--slo",
+        "ttft:0.01",
+        "--json",
+        *GENEROUS,
+    )
     assert ran.returncode == 3, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1])["verdict"] == "INFEASIBLE"
     assert "Nearest" in ran.stderr and "ttft_p95_ms" in ran.stderr
@@ -182,9 +221,14 @@ def test_an_engine_killed_in_its_run_is_one_failed_trial(
     monkeypatch.setattr(search.Search, "_hopeless", lambda *_: None)  # speeds of so small a model are noise
     model = checkpoint.open_model(str(tiny_checkpoint))
     question = Question(
-        model, traces.load(str(workload)), Budget(max_added_nats=5.0), streams=4, engines=("openvino",),
-        schemes=("Q8_0",), rounds=1,
-    )  # fmt: skip
+        model,
+        traces.load(str(workload)),
+        Budget(max_added_nats=5.0),
+        streams=4,
+        engines=("openvino",),
+        schemes=("Q8_0",),
+        rounds=1,
+    )
     run = search.Search(question, tmp_path / "out", measured_hardware(), Silent())
     answer = run.run()
     failed = [t for t in run.study.trials if t.failure and t.stage == "screen"]
@@ -197,8 +241,20 @@ def test_a_server_that_we_did_not_start_joins_as_it_is(tiny_checkpoint: Path, wo
     model = checkpoint.open_model(str(tiny_checkpoint))
     served = Deployment("transformers", str(model.path), model.id, model.scheme, {"max_num_seqs": 4})
     with serve(served) as endpoint:
-        ran = pw("optimize", tiny_checkpoint, "-w", workload, "-o", tmp_path / "out", "--engines", "remote",
-                 "--base-url", f"{endpoint.base_url}/v1", "--json", *GENEROUS)  # fmt: skip
+        ran = pw(
+            "optimize",
+            tiny_checkpoint,
+            "-w",
+            workload,
+            "-o",
+            tmp_path / "out",
+            "--engines",
+            "remote",
+            "--base-url",
+            f"{endpoint.base_url}/v1",
+            "--json",
+            *GENEROUS,
+        )
     assert ran.returncode == 0, ran.stderr
     chosen = json.loads(ran.stdout.splitlines()[-1])["chosen"]
     assert chosen["engine"] == "remote" and chosen["settings"]["base_url"] == endpoint.base_url

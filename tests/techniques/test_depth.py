@@ -65,7 +65,14 @@ def test_bad_settings_are_refused() -> None:
 
 
 def test_gemma_s_pattern_is_known_without_layer_types() -> None:
-    config = {"model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 7,
-              "num_attention_heads": 4, "vocab_size": 512, "sliding_window_pattern": 3}  # fmt: skip
+    config = {
+        "model_type": "gemma3_text",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 4,
+        "vocab_size": 512,
+        "sliding_window_pattern": 3,
+    }
     kinds = [kind[0] for kind in Layout.of(config).layer_types]
     assert kinds == ["s", "s", "f", "s", "s", "f", "s"]

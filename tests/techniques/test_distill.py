@@ -71,12 +71,18 @@ def test_the_student_comes_nearer_to_the_teacher(teacher: Model, student: Model,
 @pytest.mark.parametrize(
     "more",
     [
-        {"divergence": "forward:0.5,reverse:0.5"}, {"divergence": "jensen-shannon"}, {"on_policy": 0.5},
-        {"hidden": 1.0}, {"round_to": "Q4_0"}, {"round_to": "W4A16"}, {"mixed_precision": True}, {"accumulate": 2},
+        {"divergence": "forward:0.5,reverse:0.5"},
+        {"divergence": "jensen-shannon"},
+        {"on_policy": 0.5},
+        {"hidden": 1.0},
+        {"round_to": "Q4_0"},
+        {"round_to": "W4A16"},
+        {"mixed_precision": True},
+        {"accumulate": 2},
         {"gradient_checkpointing": True},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_every_setting_trains(more: dict[str, Any], teacher: Model, student: Model, tmp_path: Path) -> None:
     import torch
 
@@ -193,8 +199,9 @@ def test_a_stranger_is_no_teacher(teacher: Model, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(teacher.path, other)
     value = json.loads((other / "tokenizer.json").read_text())
-    value["model"]["vocab"] = {f"§{piece}" if number > 300 else piece: number
-                               for piece, number in value["model"]["vocab"].items()}  # fmt: skip
+    value["model"]["vocab"] = {
+        f"§{piece}" if number > 300 else piece: number for piece, number in value["model"]["vocab"].items()
+    }
     value["model"]["merges"] = []
     (other / "tokenizer.json").write_text(json.dumps(value))
     with pytest.raises(ModelError, match="do not match"):
@@ -220,10 +227,15 @@ def test_padding_marks_where_to_learn() -> None:
 
 @pytest.mark.parametrize(
     ("more", "word"),
-    [({"steps": 0}, "steps"), ({"temperature": 0.0}, "temperature"),
-     ({"learning_rate": -1.0}, "learning-rate"), ({"on_policy": 2.0}, "on-policy"), ({"round_to": "Q3"}, "round-to"),
-     ({"divergence": "odd"}, "divergence")],
-)  # fmt: skip
+    [
+        ({"steps": 0}, "steps"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"learning_rate": -1.0}, "learning-rate"),
+        ({"on_policy": 2.0}, "on-policy"),
+        ({"round_to": "Q3"}, "round-to"),
+        ({"divergence": "odd"}, "divergence"),
+    ],
+)
 def test_bad_settings_are_refused(more: dict[str, Any], word: str, teacher: Model) -> None:
     with pytest.raises(UsageError, match=word):
         settings(teacher, **more)
@@ -278,8 +290,23 @@ def test_a_killed_command_goes_on_when_it_is_given_again(teacher: Model, tmp_pat
     """The whole path, in processes of its own, killed without warning."""
     spec = tmp_path / "student"
     spec.symlink_to(teacher.path)
-    command = [sys.executable, "-m", "pennyweight", "distill", str(spec), "--teacher", str(teacher.path),
-               "--steps", "4", "--batch", "2", "--length", "240", "--continuations", "1"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pennyweight",
+        "distill",
+        str(spec),
+        "--teacher",
+        str(teacher.path),
+        "--steps",
+        "4",
+        "--batch",
+        "2",
+        "--length",
+        "240",
+        "--continuations",
+        "1",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ.copy(), start_new_session=True)
     models = checkpoint.cache_directory() / "models"
     deadline = time.monotonic() + 60

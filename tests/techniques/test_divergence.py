@@ -22,9 +22,11 @@ def test_the_definitions() -> None:
     shannon = sum(x * math.log(x / m) for x, m in zip([0.5, 0.5], middle, strict=True)) / 2
     shannon += sum(x * math.log(x / m) for x, m in zip([0.9, 0.1], middle, strict=True)) / 2
     for mix, expected in (
-        ("forward", forward), ("reverse", reverse), ("jensen-shannon", shannon),
+        ("forward", forward),
+        ("reverse", reverse),
+        ("jensen-shannon", shannon),
         ("forward:0.5,reverse:2", 0.5 * forward + 2 * reverse),
-    ):  # fmt: skip
+    ):
         assert float(divergence(q.log(), p.log(), parse_mix(mix))) == pytest.approx(expected, rel=1e-5)
 
 

@@ -26,9 +26,11 @@ def byte_level() -> dict[str, Any]:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1500, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=1500,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )  # fmt: skip
+    )
     backend.train_from_iterator(PROMPTS, trainer)
     return dict(json.loads(backend.to_str()))
 
@@ -110,9 +112,11 @@ def test_a_lost_special_token_is_refused() -> None:
 def test_special_ids_of_the_post_processor_follow(tokenizer_directory: Path) -> None:
     value = json.loads((tokenizer_directory / "tokenizer.json").read_text())
     value["post_processor"] = {
-        "type": "TemplateProcessing", "single": [], "pair": [],
+        "type": "TemplateProcessing",
+        "single": [],
+        "pair": [],
         "special_tokens": {"<|im_end|>": {"id": "<|im_end|>", "ids": [2], "tokens": ["<|im_end|>"]}},
-    }  # fmt: skip
+    }
     pieces = Pieces(value)
     made, old = pieces.trimmed(*pieces.closed(pieces.safe))
     new = made["post_processor"]["special_tokens"]["<|im_end|>"]["ids"]

@@ -18,9 +18,13 @@ LAYOUT = Layout("llama", 4, 64, 128, 4, 2, 16, 512, tied=True)
 def test_the_config_names_what_it_implied_before() -> None:
     made = narrowed({"model_type": "llama"}, LAYOUT, Width(intermediate=96, groups=1))
     assert made == {
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 1,
-        "num_attention_heads": 2, "head_dim": 16,
-    }  # fmt: skip
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_key_value_heads": 1,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+    }
 
 
 def test_parameters_become_a_width() -> None:
@@ -37,8 +41,14 @@ def test_an_unknown_ranking_is_refused() -> None:
 
 
 def test_channels_that_the_heads_do_not_divide_are_refused(tmp_path: Path) -> None:
-    config = {"model_type": "llama", "hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6,
-              "num_attention_heads": 6, "vocab_size": 512}  # fmt: skip
+    config = {
+        "model_type": "llama",
+        "hidden_size": 288,
+        "intermediate_size": 768,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "vocab_size": 512,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = Model(tmp_path, "huggingface", "F32", Lineage("x", {}))
     with pytest.raises(UsageError, match="multiple of 96"):

@@ -51,8 +51,15 @@ def test_token_counts_are_exactly_the_recorded_ones(found: list[PromptShape], se
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_requests_share_as_many_tokens_as_leading_blocks_and_then_differ(count: int, tmp_path: Path) -> None:
-    lines = [{"timestamp": 0, "input_length": 5 * BLOCK - 40, "output_length": 1,
-              "hash_ids": [*range(count), *range(start, start + 5 - count)]} for start in (100, 200)]  # fmt: skip
+    lines = [
+        {
+            "timestamp": 0,
+            "input_length": 5 * BLOCK - 40,
+            "output_length": 1,
+            "hash_ids": [*range(count), *range(start, start + 5 - count)],
+        }
+        for start in (100, 200)
+    ]
     file = tmp_path / "mooncake.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     one, other = prompts(traces.load(str(file)))

@@ -53,11 +53,21 @@ def test_the_requests_of_a_sub_agent_belong_to_the_session(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "bad",
     [
-        request("soon"), request(-1.0), request(float("nan")), request(1.0, 0), request(1.0, "x"), request(1.0, 5, -1),
-        request(1.0, float("inf")), request(1.0, hashes=None), request(1.0, hashes=5), {"t": 1.0}, 5, None,
+        request("soon"),
+        request(-1.0),
+        request(float("nan")),
+        request(1.0, 0),
+        request(1.0, "x"),
+        request(1.0, 5, -1),
+        request(1.0, float("inf")),
+        request(1.0, hashes=None),
+        request(1.0, hashes=5),
+        {"t": 1.0},
+        5,
+        None,
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_malformed_request_is_reported_with_file_and_number(bad: Any, tmp_path: Path) -> None:
     file = write(tmp_path, "s1", request(0.0), bad)
     with pytest.raises(WorkloadError) as refusal:

@@ -56,10 +56,19 @@ def test_the_newer_name_of_the_limit_goes_first_and_none_is_modest(tmp_path: Pat
         (GOOD, "'a'"),
     ],
     ids=[
-        "no JSON", "no body", "no messages", "limit in words", "limit 0", "unknown role", "picture", "embeddings",
-        "prompt list", "prompt empty", "id used twice",
+        "no JSON",
+        "no body",
+        "no messages",
+        "limit in words",
+        "limit 0",
+        "unknown role",
+        "picture",
+        "embeddings",
+        "prompt list",
+        "prompt empty",
+        "id used twice",
     ],
-)  # fmt: skip
+)
 def test_a_malformed_line_is_reported_with_file_and_line(bad: dict[str, Any] | str, word: str, tmp_path: Path) -> None:
     file = write(tmp_path, GOOD, bad)
     with pytest.raises(WorkloadError, match=word) as refusal:

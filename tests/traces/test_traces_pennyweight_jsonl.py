@@ -24,9 +24,16 @@ def write(path: Path, *lines: dict[str, Any] | str) -> Path:
 
 def test_every_field_of_a_request_is_read(tmp_path: Path) -> None:
     line = {
-        "id": "a", "session": "s", "messages": MESSAGES, "max_tokens": 8, "reference": "4", "scorer": "choice",
-        "choices": ["3", "4"], "kind": "sums", "arrival": 2,
-    }  # fmt: skip
+        "id": "a",
+        "session": "s",
+        "messages": MESSAGES,
+        "max_tokens": 8,
+        "reference": "4",
+        "scorer": "choice",
+        "choices": ["3", "4"],
+        "kind": "sums",
+        "arrival": 2,
+    }
     assert traces.load(str(write(tmp_path, line))).requests == (
         Request(
             "a", "s", 8, tuple(MESSAGES), arrival=2.0, reference="4", scorer="choice", choices=("3", "4"), kind="sums"

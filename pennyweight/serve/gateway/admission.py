@@ -144,8 +144,9 @@ class Admission:
             if expected > self._slo:
                 raise Shed(
                     f"The first token would take about {expected:.1f} s and {self._slo:.1f} s are of use: come back "
-                    "later.", expected - self._slo,
-                )  # fmt: skip
+                    "later.",
+                    expected - self._slo,
+                )
 
     def _wait(self, ahead: int) -> float:
         """Seconds until it is the turn of somebody with so many before him."""

@@ -189,7 +189,7 @@ class Gateway:
             "cache": {name: int(self.metrics.cache.labels(name)._value.get()) for name in ("hit", "shared", "miss")},
             "lately": self.metrics.lately(),
             "evidence": page.accepted_with(self.evidence),
-        }  # fmt: skip
+        }
 
     def prometheus(self) -> bytes:
         self.metrics.running.set(self.admission.running)

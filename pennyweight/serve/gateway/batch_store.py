@@ -55,9 +55,14 @@ class StoredFile:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "id": self.id, "object": "file", "bytes": self.bytes, "created_at": self.created,
-            "filename": self.filename, "purpose": self.purpose, "status": "processed",
-        }  # fmt: skip
+            "id": self.id,
+            "object": "file",
+            "bytes": self.bytes,
+            "created_at": self.created,
+            "filename": self.filename,
+            "purpose": self.purpose,
+            "status": "processed",
+        }
 
 
 class BatchStore:
@@ -126,9 +131,14 @@ class BatchStore:
     # -- batches --
 
     def add_batch(
-        self, tenant: str, endpoint: str, file_id: str, metadata: Mapping[str, Any], items: Sequence[tuple[str, str]],
+        self,
+        tenant: str,
+        endpoint: str,
+        file_id: str,
+        metadata: Mapping[str, Any],
+        items: Sequence[tuple[str, str]],
         faults: Sequence[Mapping[str, Any]],
-    ) -> str:  # fmt: skip
+    ) -> str:
         """In one transaction with all its items (name, body); with faults it has failed already."""
         batch = f"batch_{uuid.uuid4().hex}"
         now = int(time.time())
@@ -161,8 +171,9 @@ class BatchStore:
             )
             found += [
                 Item(batch["id"], row["line"], row["name"], batch["tenant"], batch["endpoint"], row["body"])
-                for row in rows if (batch["id"], row["line"]) not in without
-            ]  # fmt: skip
+                for row in rows
+                if (batch["id"], row["line"]) not in without
+            ]
             if len(found) >= most:
                 break
         return found[:most]
@@ -234,12 +245,21 @@ class BatchStore:
         ended = {f"{row['status']}_at": row["ended"]} if row["ended"] else {}
         faults = json.loads(row["faults"])
         return {
-            "id": row["id"], "object": "batch", "endpoint": row["endpoint"], "input_file_id": row["input"],
-            "completion_window": "24h", "status": row["status"], "created_at": row["created"],
-            "in_progress_at": row["created"], "output_file_id": row["output"], "error_file_id": row["errors"],
-            "metadata": json.loads(row["metadata"]), "errors": {"object": "list", "data": faults} if faults else None,
-            "request_counts": counts, **ended,
-        }  # fmt: skip
+            "id": row["id"],
+            "object": "batch",
+            "endpoint": row["endpoint"],
+            "input_file_id": row["input"],
+            "completion_window": "24h",
+            "status": row["status"],
+            "created_at": row["created"],
+            "in_progress_at": row["created"],
+            "output_file_id": row["output"],
+            "error_file_id": row["errors"],
+            "metadata": json.loads(row["metadata"]),
+            "errors": {"object": "list", "data": faults} if faults else None,
+            "request_counts": counts,
+            **ended,
+        }
 
     def _transaction(self) -> sqlite3.Connection:
         self._base.execute("BEGIN IMMEDIATE")

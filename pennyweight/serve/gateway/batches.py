@@ -34,9 +34,12 @@ class Batches:
     """`answer` asks an engine, as an interactive request would, and `room` tells how many may be asked at once."""
 
     def __init__(
-        self, directory: Path, answer: Callable[[Ticket, Call], AsyncGenerator[Piece]], room: Callable[[], int],
+        self,
+        directory: Path,
+        answer: Callable[[Ticket, Call], AsyncGenerator[Piece]],
+        room: Callable[[], int],
         check: Callable[[dict[str, Any]], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store = BatchStore(directory)
         self._answer, self._room, self._check = answer, room, check
         self._thread = ThreadPoolExecutor(1, "batches")

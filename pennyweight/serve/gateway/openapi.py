@@ -12,11 +12,15 @@ from pennyweight.engines.api import ChatBody, CompletionBody, Message, TokenizeB
 PLACES = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"
 ERRORS = {
-    400: "The request cannot be answered as it is", 401: "The API key is missing or unknown",
-    404: "No such model or path", 408: "The body did not come in time", 413: "The body is too large",
+    400: "The request cannot be answered as it is",
+    401: "The API key is missing or unknown",
+    404: "No such model or path",
+    408: "The body did not come in time",
+    413: "The body is too large",
     507: "The disk takes nothing more",
-    429: "Over a limit, or the queue is too long: see Retry-After", 503: "No engine is running at the moment",
-}  # fmt: skip
+    429: "Over a limit, or the queue is too long: see Retry-After",
+    503: "No engine is running at the moment",
+}
 
 
 class ResponseText(BaseModel):
@@ -54,12 +58,18 @@ UPLOAD = {
     "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": ["batch"]}},
 }
 LOOKS = {
-    "/v1/models": "The model that is served", "/health": "Whether the gateway lives",
-    "/ready": "Whether an engine can be asked", "/metrics": "Prometheus figures", "/status": "What the page shows",
-    "/v1/models/{name}": "One model", "/v1/files": "Files of this key", "/v1/files/{file}": "One file",
-    "/v1/files/{file}/content": "What is in it", "/v1/batches": "Batches of this key",
+    "/v1/models": "The model that is served",
+    "/health": "Whether the gateway lives",
+    "/ready": "Whether an engine can be asked",
+    "/metrics": "Prometheus figures",
+    "/status": "What the page shows",
+    "/v1/models/{name}": "One model",
+    "/v1/files": "Files of this key",
+    "/v1/files/{file}": "One file",
+    "/v1/files/{file}/content": "What is in it",
+    "/v1/batches": "Batches of this key",
     "/v1/batches/{batch}": "One batch, and how far it is",
-}  # fmt: skip
+}
 
 
 def description(served: str) -> dict[str, Any]:
@@ -103,9 +113,11 @@ ERROR: dict[str, Any] = {
             "type": "object",
             "required": ["message", "type"],
             "properties": {
-                "message": {"type": "string"}, "type": {"type": "string"},
-                "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]},
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
             },
         }
     },
-}  # fmt: skip
+}

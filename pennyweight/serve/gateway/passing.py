@@ -65,8 +65,9 @@ class Passing(Response):
                 await put(error_event(str(error)), more=False)
             else:
                 response = refusal(error)
-                await send({"type": "http.response.start", "status": response.status_code,
-                            "headers": response.raw_headers})  # fmt: skip
+                await send(
+                    {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+                )
                 await put(bytes(response.body), more=False)
             return "shed" if isinstance(error, Shed) else "error"
 

@@ -149,18 +149,31 @@ class Response:
     def as_json(self) -> dict[str, Any]:
         prompt, completion = self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", 0)
         usage = {
-            "input_tokens": prompt, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": completion,
-            "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": prompt + completion,
-        }  # fmt: skip
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": completion,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": prompt + completion,
+        }
         return {
-            "id": self.id, "object": "response", "created_at": self.created, "status": self.status, "error": None,
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "status": self.status,
+            "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if self.status == "incomplete" else None,
-            "instructions": self.asked.get("instructions"), "max_output_tokens": self.asked.get("max_output_tokens"),
-            "metadata": self.asked.get("metadata") or {}, "model": self.asked.get("model") or "",
-            "output": [self._item()] if self.finish else [], "parallel_tool_calls": False, "temperature":
-            self.asked.get("temperature"), "top_p": self.asked.get("top_p"), "tool_choice": "none", "tools": [],
+            "instructions": self.asked.get("instructions"),
+            "max_output_tokens": self.asked.get("max_output_tokens"),
+            "metadata": self.asked.get("metadata") or {},
+            "model": self.asked.get("model") or "",
+            "output": [self._item()] if self.finish else [],
+            "parallel_tool_calls": False,
+            "temperature": self.asked.get("temperature"),
+            "top_p": self.asked.get("top_p"),
+            "tool_choice": "none",
+            "tools": [],
             "usage": usage if self.usage else None,
-        }  # fmt: skip
+        }
 
     def _item(self) -> dict[str, Any]:
         status = "completed" if self.finish else "in_progress"

@@ -32,18 +32,24 @@ RELOAD_SECONDS = 600.0
 
 
 def run(
-    deployment: Deployment, settings: GatewaySettings, logs: Path, evidence: dict[str, Any],
+    deployment: Deployment,
+    settings: GatewaySettings,
+    logs: Path,
+    evidence: dict[str, Any],
     on_ready: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     """Until SIGINT or SIGTERM. `on_ready` hears the base URL."""
     refuse_taken_port(settings.host, settings.port)
     uvloop.run(_serve(deployment, settings, logs, evidence, on_ready))
 
 
 async def _serve(
-    deployment: Deployment, settings: GatewaySettings, logs: Path, evidence: dict[str, Any],
+    deployment: Deployment,
+    settings: GatewaySettings,
+    logs: Path,
+    evidence: dict[str, Any],
     on_ready: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     async with _gateway(deployment, settings, logs, evidence) as gateway:
         server = _Server(_configuration(gateway))
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -115,11 +121,21 @@ async def _card(session: aiohttp.ClientSession, replicas: Replicas) -> dict[str,
 def _configuration(gateway: Gateway) -> uvicorn.Config:
     settings = gateway.settings
     return uvicorn.Config(
-        application(gateway), host=settings.host, port=settings.port, log_level="warning", access_log=False,
-        http=GuardedProtocol, loop="uvloop", ws="none", lifespan="off", timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, int(settings.drain_seconds)), server_header=False,
-        ssl_certfile=settings.certificate, ssl_keyfile=settings.private_key,
-    )  # fmt: skip
+        application(gateway),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        http=GuardedProtocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
+        server_header=False,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.private_key,
+    )
 
 
 # -- `pw reload`, over a socket file that only its owner may use --

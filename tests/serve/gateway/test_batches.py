@@ -75,10 +75,16 @@ def test_lines_that_the_engine_refuses_are_told_apart(keeping: Running) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "no requests"), (b"{oops\n", "no JSON"), (lines(1) * 2, "twice"), (lines(1, stream=True), "stream"),
-     (lines(1, model="other"), "not served"), (lines(1).replace(b"/v1/comp", b"/v2/comp"), "POST /v1/completions"),
-     (b'{"custom_id": 7}\n', "custom_id")],
-)  # fmt: skip
+    [
+        (b"", "no requests"),
+        (b"{oops\n", "no JSON"),
+        (lines(1) * 2, "twice"),
+        (lines(1, stream=True), "stream"),
+        (lines(1, model="other"), "not served"),
+        (lines(1).replace(b"/v1/comp", b"/v2/comp"), "POST /v1/completions"),
+        (b'{"custom_id": 7}\n', "custom_id"),
+    ],
+)
 def test_a_file_that_is_none_fails_before_anything_runs(keeping: Running, content: bytes, says: str) -> None:
     client = keeping.client()
     made = submit(client, content)

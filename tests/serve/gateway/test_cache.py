@@ -149,9 +149,12 @@ def test_keys_tell_apart_what_differs_and_only_that() -> None:
     own = key_of("a", "d", "/v1", body)
     assert own == key_of("a", "d", "/v1", {"temperature": 0, "user": "x", "stop": None, **body})
     others = [
-        key_of("b", "d", "/v1", body), key_of("a", "e", "/v1", body), key_of("a", "d", "/v2", body),
-        key_of("a", "d", "/v1", {**body, "seed": 1}), key_of("a", "d", "/v1", {**body, "stream": True}),
-    ]  # fmt: skip
+        key_of("b", "d", "/v1", body),
+        key_of("a", "e", "/v1", body),
+        key_of("a", "d", "/v2", body),
+        key_of("a", "d", "/v1", {**body, "seed": 1}),
+        key_of("a", "d", "/v1", {**body, "stream": True}),
+    ]
     assert len({own, *others}) == 6
     forms = [{"json_schema": {"schema": {"properties": {name: {} for name in names}}}} for names in ("ab", "ba")]
     assert len({key_of("a", "d", "/v1", {**body, "response_format": form}) for form in forms}) == 2
@@ -160,8 +163,14 @@ def test_keys_tell_apart_what_differs_and_only_that() -> None:
 
 @pytest.mark.parametrize(
     ("body", "asked", "stored"),
-    [({"temperature": 0}, "", True), ({"seed": 1}, "", True), ({}, "", False), ({"temperature": 0.5}, "", False),
-     ({}, "use", True), ({"temperature": 0}, "no", False)],
-)  # fmt: skip
+    [
+        ({"temperature": 0}, "", True),
+        ({"seed": 1}, "", True),
+        ({}, "", False),
+        ({"temperature": 0.5}, "", False),
+        ({}, "use", True),
+        ({"temperature": 0}, "no", False),
+    ],
+)
 def test_only_what_would_be_said_again_is_stored(body: dict, asked: str, stored: bool) -> None:
     assert may_be_stored(body, asked) is stored

@@ -24,9 +24,26 @@ def test_no_request_makes_it_fail_or_hang(deployed: Callable[..., Path], tmp_pat
 
 def fuzz(gateway: Running, directory: Path) -> None:
     command = [
-        sys.executable, "-m", "schemathesis.cli", "run", f"{gateway.base_url}/openapi.json", "--url", gateway.base_url,
-        "--checks", "not_a_server_error", "--max-examples", str(EXAMPLES), "--mode", "all", "--request-timeout", "10",
-        "--seed", "1", "--phases", "fuzzing", "--no-color",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        f"{gateway.base_url}/openapi.json",
+        "--url",
+        gateway.base_url,
+        "--checks",
+        "not_a_server_error",
+        "--max-examples",
+        str(EXAMPLES),
+        "--mode",
+        "all",
+        "--request-timeout",
+        "10",
+        "--seed",
+        "1",
+        "--phases",
+        "fuzzing",
+        "--no-color",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=directory, check=False)
     assert done.returncode == 0, done.stdout[-3000:]

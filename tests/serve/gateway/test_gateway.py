@@ -82,13 +82,17 @@ def test_it_names_its_model_and_whether_it_is_ready(gateway: Running) -> None:
         ("/v1/chat/completions", json.dumps({**CHAT, "max_tokens": 10**6}).encode(), 400, "context"),
         ("/v1/completions", b'{"prompt": "x", "max_tokens": 1' + b"0" * 400 + b"}", 400, "max_tokens"),
         ("/v1/chat/completions", json.dumps({**CHAT, "tools": [{"type": "function"}]}).encode(), 400, "tools"),
-        ("/v1/chat/completions",
-         json.dumps({**CHAT, "response_format": {"type": "json_schema"}}).encode(), 400, "response_format"),
+        (
+            "/v1/chat/completions",
+            json.dumps({**CHAT, "response_format": {"type": "json_schema"}}).encode(),
+            400,
+            "response_format",
+        ),
         ("/v1/completions", b'{"prompt": "x", "n": 0}', 400, "n"),
         ("/v1/embeddings", b'{"input": "x"}', 400, "embeddings"),
         ("/v1/nothing", b"{}", 404, "Not Found"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_answered_is_refused_as_openai_would(
     gateway: Running, path: str, body: bytes, status: int, says: str
 ) -> None:
@@ -241,10 +245,18 @@ def test_headers_that_drip_are_cut_off(gateway: Running) -> None:
 def test_the_page_lives_in_a_real_browser(gateway: Running, tmp_path: Path) -> None:
     gateway.client().chat.completions.create(**CHAT)
     command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path}",
-        "--disable-background-networking", "--virtual-time-budget=4000", "--enable-logging=stderr", "--dump-dom",
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path}",
+        "--disable-background-networking",
+        "--virtual-time-budget=4000",
+        "--enable-logging=stderr",
+        "--dump-dom",
         f"{gateway.base_url}/",
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "model: scripted BF16" in done.stdout  # what the script has put there
     assert re.search(r"<td>1</td><td>ready</td>", done.stdout) and "output tokens/s" in done.stdout
@@ -284,10 +296,17 @@ def test_the_newer_api_whole_and_streamed(gateway: Running) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"input": ""}, {"input": 3}, {"input": [{"type": "input_image"}]}, {"input": "x", "previous_response_id": "r"},
-     {"input": "x", "text": {"format": {"type": "json_schema"}}}, {"input": [{"role": "user", "content": [{"a": 1}]}]},
-     {"input": "x", "model": "other"}, {"input": "x", "max_output_tokens": -1}],
-)  # fmt: skip
+    [
+        {"input": ""},
+        {"input": 3},
+        {"input": [{"type": "input_image"}]},
+        {"input": "x", "previous_response_id": "r"},
+        {"input": "x", "text": {"format": {"type": "json_schema"}}},
+        {"input": [{"role": "user", "content": [{"a": 1}]}]},
+        {"input": "x", "model": "other"},
+        {"input": "x", "max_output_tokens": -1},
+    ],
+)
 def test_what_the_newer_api_cannot_be_asked(gateway: Running, wrong: dict[str, Any]) -> None:
     status, _, told = post(gateway, "/v1/responses", json.dumps({"model": "model", **wrong}).encode())
     assert status in (400, 404) and told["error"]["message"]
@@ -306,10 +325,25 @@ def test_langchain_works_with_nothing_but_the_base_url(gateway: Running) -> None
 def test_tls(deployed: Callable[..., Path], tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     command = [
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
-        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out",
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
         str(certificate),
-    ]  # fmt: skip
+    ]
     subprocess.run(command, check=True, capture_output=True)
     with running(deployed(), "--tls-certificate", certificate, "--tls-key", key) as gateway:
         trusted = ssl.create_default_context(cafile=certificate)

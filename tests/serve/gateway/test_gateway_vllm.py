@@ -14,8 +14,9 @@ from pennyweight.deployment import Deployment
 from pennyweight.engines.vllm import VLLM
 
 pytestmark = [
-    pytest.mark.slow, pytest.mark.skipif(VLLM.missing() is not None, reason="pw engines install vllm was not run"),
-]  # fmt: skip
+    pytest.mark.slow,
+    pytest.mark.skipif(VLLM.missing() is not None, reason="pw engines install vllm was not run"),
+]
 
 
 def test_embeddings(wide_checkpoint: Path, tmp_path: Path) -> None:
