@@ -23,8 +23,9 @@ from pennyweight.errors import PennyweightError
 from pennyweight.model import Model
 from pennyweight.search import compatibility
 from pennyweight.search.compatibility import Pair
-from pennyweight.search.workbench import build_scheme
-from pennyweight.serve import catalogue, serve
+from pennyweight.search.trials import build_scheme
+from pennyweight.serve import catalogue
+from pennyweight.serve.opening import serve
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer

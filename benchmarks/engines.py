@@ -36,8 +36,9 @@ from pennyweight.measure.speed import measure_speed
 from pennyweight.model import Model
 from pennyweight.plan import cost
 from pennyweight.plan.machine import measured_hardware
-from pennyweight.search.workbench import build_scheme
-from pennyweight.serve import Endpoint, catalogue, serve
+from pennyweight.search.trials import build_scheme
+from pennyweight.serve import catalogue
+from pennyweight.serve.opening import Endpoint, serve
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts

@@ -16,10 +16,11 @@ from statistics import median
 
 from pennyweight import checkpoint, techniques
 from pennyweight.deployment import Deployment
-from pennyweight.engines import Generation, make
+from pennyweight.engines.base import make
+from pennyweight.generation import Generation
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
-from pennyweight.serve import serve
+from pennyweight.serve.opening import serve
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.workload import Arrivals, Request, Workload

@@ -32,13 +32,13 @@ import psutil
 
 from pennyweight import checkpoint, techniques
 from pennyweight.deployment import Deployment
-from pennyweight.engines.process import free_port
 from pennyweight.errors import MeasurementVoid
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
 from pennyweight.measurement import Measurement
-from pennyweight.serve import Endpoint, serve
+from pennyweight.processes import free_port
 from pennyweight.serve.gateway.cache import Entry, SQLiteStore, key_of
+from pennyweight.serve.opening import Endpoint, serve
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.workload import Arrivals, Request, Workload
 

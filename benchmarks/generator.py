@@ -16,9 +16,9 @@ from pennyweight.checkpoint import open_model
 from pennyweight.deployment import Deployment
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
-from pennyweight.serve import serve
-from pennyweight.techniques import apply
+from pennyweight.serve.opening import serve
 from pennyweight.techniques.dequantize import Dequantize
+from pennyweight.techniques.jobs import apply
 from pennyweight.workload import Arrivals, Request, Workload
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from pennyweight.engines import Generation
-from pennyweight.engines.transformers import Transformers
+from pennyweight.engines.transformers.settings import Transformers
+from pennyweight.generation import Generation
 
 SHAPES: dict[str, dict[str, Any]] = {
     "1b": {

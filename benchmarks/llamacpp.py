@@ -25,11 +25,11 @@ from engines import CELLS, long_text, run, say
 from gateway import answers
 
 from pennyweight import checkpoint, techniques, traces
-from pennyweight.engines import process
-from pennyweight.engines.llamacpp import LlamaCpp
+from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.hardware import available_cores
-from pennyweight.search.workbench import build_scheme
-from pennyweight.serve import Endpoint
+from pennyweight.search.trials import build_scheme
+from pennyweight.serve import process
+from pennyweight.serve.opening import Endpoint
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts

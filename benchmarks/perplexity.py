@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from pennyweight import checkpoint, techniques, traces
-from pennyweight.engines import Score, make
+from pennyweight.engines.base import make
+from pennyweight.generation import Score
 from pennyweight.model import Model
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.quantize import CALIBRATED, TUNABLE, Quantize

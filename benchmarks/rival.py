@@ -15,7 +15,7 @@ from pennyweight import traces
 from pennyweight.deployment import Deployment
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
-from pennyweight.serve import serve
+from pennyweight.serve.opening import serve
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
 

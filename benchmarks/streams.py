@@ -16,11 +16,12 @@ from pennyweight import traces
 from pennyweight.checkpoint import open_model
 from pennyweight.deployment import Deployment
 from pennyweight.measure import compare as comparing
+from pennyweight.search.trials import build_scheme
 from pennyweight.search.verify import read_evidence
-from pennyweight.search.workbench import build_scheme
-from pennyweight.serve import serve
-from pennyweight.techniques import apply, unwatched
+from pennyweight.serve.opening import serve
+from pennyweight.techniques.base import unwatched
 from pennyweight.techniques.dequantize import Dequantize
+from pennyweight.techniques.jobs import apply
 from pennyweight.workload import Arrivals
 
 REQUESTS = {1: 8, 8: 40, 32: 96}

@@ -30,8 +30,9 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.deployment import Deployment
 from pennyweight.measure import compare as comparing
 from pennyweight.model import Model
-from pennyweight.serve import catalogue, serve
-from pennyweight.techniques import Technique
+from pennyweight.serve import catalogue
+from pennyweight.serve.opening import serve
+from pennyweight.techniques.base import Technique
 from pennyweight.techniques.continuations import Text, continue_texts, pad
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.distill import Distill

@@ -13,8 +13,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from pennyweight import traces
 from pennyweight.deployment import Deployment
-from pennyweight.engines import environments
-from pennyweight.serve import Endpoint, serve
+from pennyweight.install import environments
+from pennyweight.serve.opening import Endpoint, serve
 from pennyweight.workload import texts
 
 TEMPLATE = (

@@ -16,7 +16,7 @@ from pennyweight.errors import Infeasible, StorageError, UsageError
 if TYPE_CHECKING:
     from pennyweight.cli.console import Live
     from pennyweight.hardware import Hardware
-    from pennyweight.search import Answer, Question
+    from pennyweight.search.question import Answer, Question
 
 
 def optimize(
@@ -86,8 +86,9 @@ def optimize(
         opened = options.open_model(model, live.progress)
         requests = options.workload(workload, trace_format, num_prompts, seed, opened.path)
         from pennyweight.plan.machine import measured_hardware
-        from pennyweight.search import Question, Search, recipes
-        from pennyweight.search.question import refuse_model
+        from pennyweight.search import recipes
+        from pennyweight.search.loop import Search
+        from pennyweight.search.question import Question, refuse_model
 
         live.stage("Measuring this machine")
         hardware = measured_hardware()
@@ -183,7 +184,7 @@ def _write(output: Path, question: Question, answer: Answer, hardware: Hardware,
 
 
 def _tell(result: dict[str, Any], output: Path, answer: Answer) -> None:
-    from pennyweight.report import sentences
+    from pennyweight.report.page import sentences
     from pennyweight.serve import catalogue
 
     for sentence in sentences(result["evidence"]):
@@ -194,6 +195,6 @@ def _tell(result: dict[str, Any], output: Path, answer: Answer) -> None:
 
 
 def _infeasible(result: dict[str, Any]) -> str:
-    from pennyweight.report import nearest_sentence
+    from pennyweight.report.page import nearest_sentence
 
     return nearest_sentence(result["evidence"])

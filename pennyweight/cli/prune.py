@@ -11,7 +11,7 @@ from pennyweight.errors import UsageError
 
 if TYPE_CHECKING:
     from pennyweight.model import Model
-    from pennyweight.techniques import Technique
+    from pennyweight.techniques.base import Technique
 
 SPARSE = "Note: no engine here gets faster from single zeros: they multiply by them (docs/techniques/sparsity.md)."
 

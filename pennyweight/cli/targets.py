@@ -12,7 +12,7 @@ from typing import Any
 
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, EngineRefused, UsageError
-from pennyweight.serve import Endpoint, serve
+from pennyweight.serve.opening import Endpoint, serve
 
 
 @dataclass(frozen=True)

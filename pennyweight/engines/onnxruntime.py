@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pennyweight.engines import Runtime
-from pennyweight.engines.row_engine import RowEngine
-from pennyweight.engines.rows import Lengths, RowRuntime
-from pennyweight.engines.sampling import Logits
+from pennyweight.engines.base import Runtime
+from pennyweight.engines.batching.rows import Lengths, RowRuntime
+from pennyweight.engines.batching.sampling import Logits
+from pennyweight.engines.batching.settings import RowEngine
 from pennyweight.hardware import Hardware, available_cores
 
 FIRST_CAPACITY = 512  # positions a row can hold before the store grows

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pennyweight.engines import Event, Generation, Runtime, Score
-from pennyweight.engines.sampling import derived_seed
+from pennyweight.engines.base import Runtime
 from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
+from pennyweight.generation import Event, Generation, Score, derived_seed
 from pennyweight.hardware import Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pennyweight.engines import Engine, Runtime
+from pennyweight.engines.base import Engine, Runtime
 from pennyweight.errors import EngineRefused
 
 SCHEME = "as served"

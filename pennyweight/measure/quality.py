@@ -21,7 +21,7 @@ from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.scorers import is_right
 from pennyweight.measure.statistics import by_session, lost_share, mean_interval
 from pennyweight.measurement import Measurement, Quantity, collect
-from pennyweight.serve import Endpoint
+from pennyweight.serve.opening import Endpoint
 from pennyweight.tokenizer import Translation
 from pennyweight.workload import Request, Workload
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pennyweight.serve import EngineProcess
+from pennyweight.serve.process import EngineProcess
 
 SAMPLE_SECONDS = 0.2
 POWERCAP = Path("/sys/class/powercap")

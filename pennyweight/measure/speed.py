@@ -15,7 +15,7 @@ from pennyweight.measure.replay import WARM_UP_LIMIT, Progress, Replay, replay, 
 from pennyweight.measure.resources import Usage
 from pennyweight.measure.statistics import PERCENTILES, percentile
 from pennyweight.measurement import Measurement, Quantity, collect
-from pennyweight.serve import Endpoint
+from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
 SLO_NAMES = ("ttft", "tpot", "e2el")

@@ -18,7 +18,8 @@ from pennyweight.measure.quality import Reference
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
 from pennyweight.search.question import Listener
-from pennyweight.serve import catalogue, serve
+from pennyweight.serve import catalogue
+from pennyweight.serve.opening import serve
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.distill import Distill
 from pennyweight.techniques.layout import Layout

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pennyweight.hardware import Hardware
 from pennyweight.plan.cost import Load
-from pennyweight.search import Question, baseline_of, space_of
 from pennyweight.search.candidates import predicted
+from pennyweight.search.question import Question, baseline_of, space_of
 from pennyweight.techniques.quantize import TUNED
 
 START_SECONDS = 8.0  # of an engine, with its warm-up and a first look at quality

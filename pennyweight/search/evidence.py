@@ -16,8 +16,9 @@ from pennyweight.deployment import Deployment
 from pennyweight.hardware import Hardware
 from pennyweight.measure.compare import Comparison
 from pennyweight.model import LINEAGE_FILE
-from pennyweight.search import Answer, Question, speculating
+from pennyweight.search import speculating
 from pennyweight.search.accounting import account
+from pennyweight.search.question import Answer, Question
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
 

@@ -11,7 +11,7 @@ from pennyweight import techniques
 from pennyweight.errors import PennyweightError, UsageError
 from pennyweight.model import Model
 from pennyweight.search import compatibility
-from pennyweight.techniques import Technique
+from pennyweight.techniques.base import Progress, Technique
 from pennyweight.techniques.depth import Depth, shortened
 from pennyweight.techniques.distill import Distill
 from pennyweight.techniques.key_value_heads import KeyValueHeads
@@ -62,9 +62,7 @@ class Recipe:
             return str(error)
         return None
 
-    def build(
-        self, model: Model, calibration: Sequence[str], prompts: Sequence[str], progress: techniques.Progress
-    ) -> Model:
+    def build(self, model: Model, calibration: Sequence[str], prompts: Sequence[str], progress: Progress) -> Model:
         made = model
         for name, amount in self.steps:
             layout = Layout.of(made.config)

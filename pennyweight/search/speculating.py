@@ -17,7 +17,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.measure import compare as comparing
 from pennyweight.measure.compare import Comparison
 from pennyweight.search import compatibility
-from pennyweight.search.workbench import TRIAL_FAULTS, Workbench
+from pennyweight.search.trials import TRIAL_FAULTS, Workbench
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
 from pennyweight.workload import Arrivals

@@ -22,8 +22,8 @@ from pennyweight.measure.speed import in_other_tokens, measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search.evidence import EVIDENCE_FILE
-from pennyweight.search.workbench import FULL_WAVES
-from pennyweight.serve import serve
+from pennyweight.search.trials import FULL_WAVES
+from pennyweight.serve.opening import serve
 from pennyweight.traces import pennyweight_jsonl
 from pennyweight.workload import Arrivals, Workload
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight import engines
-from pennyweight.engines import environments
-from pennyweight.engines.exports import EXPORTS, NOT_RUN, export
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
+from pennyweight.export.targets import EXPORTS, NOT_RUN, export
 from pennyweight.hardware import Hardware
+from pennyweight.install import environments
 from pennyweight.model import Model
 
 __all__ = [

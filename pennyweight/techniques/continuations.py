@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from pennyweight import checkpoint
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model, canonical_hash
-from pennyweight.techniques import digest, progress
+from pennyweight.techniques.base import digest, progress
 from pennyweight.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-    from pennyweight.techniques.distill import Distill
+    from pennyweight.techniques.distill_settings import DistillSettings
 
 FEWEST_PROMPTS = 8
 TOGETHER = 64  # texts written at once
@@ -51,7 +51,7 @@ def shared_tokens(student: Path, teacher: Path) -> list[tuple[int, int]] | None:
     return [(number, other[token]) for token, number in own.items() if number < rows[0] and other[token] < rows[1]]
 
 
-def written(settings: Distill, source: Path, folder: Path) -> list[Text]:
+def written(settings: DistillSettings, source: Path, folder: Path) -> list[Text]:
     """Batch after batch, each with a seed of its own, appended to a file: a run that is cut goes on where it was, and
     every student of this teacher reads the same texts."""
     teacher = Path(settings.teacher)
@@ -101,7 +101,7 @@ def translated(
 
 
 def write_batches(
-    settings: Distill, teacher: Path, file: Path, done: Sequence[bytes], batches: Sequence[Sequence[str]]
+    settings: DistillSettings, teacher: Path, file: Path, done: Sequence[bytes], batches: Sequence[Sequence[str]]
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -121,7 +121,7 @@ def write_batches(
 
 
 def continue_texts(
-    model: Any, tokenizer: Any, prompts: Sequence[str], settings: Distill
+    model: Any, tokenizer: Any, prompts: Sequence[str], settings: DistillSettings
 ) -> list[tuple[list[int], list[int]]]:
     """(prompt tokens, continuation) of each, sampled; the end token stays, so that the student learns to stop."""
     start = model.config.bos_token_id if model.config.bos_token_id is not None else 0
@@ -138,7 +138,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, start: int) -> list[int]:
     return (plain if doubled else with_special) or [start]
 
 
-def short_enough(settings: Distill, teacher: Path) -> list[str]:
+def short_enough(settings: DistillSettings, teacher: Path) -> list[str]:
     """The prompts that leave half of the length to the answer. A cut one would teach to go on with the question."""
     tokenizer = Tokenizer(teacher).backend
     lengths = [len(prompt_tokens(tokenizer, prompt, 0)) for prompt in settings.prompts]
@@ -151,7 +151,7 @@ def short_enough(settings: Distill, teacher: Path) -> list[str]:
     return fitting
 
 
-def generate(model: Any, heads: Sequence[Sequence[int]], settings: Distill) -> list[list[int]]:
+def generate(model: Any, heads: Sequence[Sequence[int]], settings: DistillSettings) -> list[list[int]]:
     """Sampled continuations of prompts of different lengths, up to `length` tokens in all."""
     import torch
 

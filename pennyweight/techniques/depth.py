@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique, activations, digest, progress
+from pennyweight.techniques import activations
+from pennyweight.techniques.base import Technique, digest, progress
 from pennyweight.techniques.layout import Layout, join, split
 
 RANKINGS = ("loss", "influence", "random")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pennyweight.errors import ModelError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique
+from pennyweight.techniques.base import Technique
 
 
 @dataclass(frozen=True)

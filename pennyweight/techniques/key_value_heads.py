@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pennyweight.errors import UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique
+from pennyweight.techniques.base import Technique
 from pennyweight.techniques.layout import Layout, split
 
 if TYPE_CHECKING:

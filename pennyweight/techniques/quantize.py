@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from pennyweight import checkpoint
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique, digest, static_activations
+from pennyweight.techniques import static_activations
+from pennyweight.techniques.base import Technique, digest
 
 CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 TUNED = {"Q4_K_M": "gguf:q4_k_m", "Q4_0": "gguf:q4_0"}

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pennyweight.errors import UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique, activations, digest
+from pennyweight.techniques import activations
+from pennyweight.techniques.base import Technique, digest
 from pennyweight.techniques.layout import Layout, split
 
 if TYPE_CHECKING:

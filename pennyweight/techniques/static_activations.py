@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pennyweight.errors import ModelError
-from pennyweight.techniques import progress
+from pennyweight.techniques.base import progress
 
 SMOOTHED = 0.5  # how much of a channel's size goes over to the weights
 ENORMOUS = 20  # times the median token's largest value

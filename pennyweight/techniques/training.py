@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyweight.errors import ModelError
-from pennyweight.techniques import progress, rounding
+from pennyweight.techniques import rounding
+from pennyweight.techniques.base import progress
 from pennyweight.techniques.continuations import Text, generate, pad, shared_tokens
 from pennyweight.techniques.divergence import parse_mix, states_distance
 from pennyweight.techniques.head_loss import head_divergence
@@ -20,14 +21,14 @@ from pennyweight.techniques.head_loss import head_divergence
 if TYPE_CHECKING:
     import torch
 
-    from pennyweight.techniques.distill import Distill
+    from pennyweight.techniques.distill_settings import DistillSettings
 
 SAVE_SECONDS = 60.0
 CHECKPOINTS = "states"
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
-def train(settings: Distill, source: Path, work: Path, texts: Sequence[Text]) -> dict[str, torch.Tensor]:
+def train(settings: DistillSettings, source: Path, work: Path, texts: Sequence[Text]) -> dict[str, torch.Tensor]:
     """The student's weights after all steps, from where an earlier run was cut."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -58,7 +59,12 @@ def last_state(work: Path) -> str | None:
 
 
 def _trainer(
-    settings: Distill, student: Any, teacher: Any, texts: Sequence[Text], kept: list[tuple[int, int]] | None, work: Path
+    settings: DistillSettings,
+    student: Any,
+    teacher: Any,
+    texts: Sequence[Text],
+    kept: list[tuple[int, int]] | None,
+    work: Path,
 ) -> Any:
     import torch
     from transformers import Trainer, TrainingArguments
@@ -157,7 +163,7 @@ def _own_turn(step: int, share: float) -> bool:
     return math.floor((step + 1) * share) > math.floor(step * share)
 
 
-def own_texts(student: Any, batch: dict[str, Any], settings: Distill) -> dict[str, Any]:
+def own_texts(student: Any, batch: dict[str, Any], settings: DistillSettings) -> dict[str, Any]:
     """The same prompts with what the student makes of them now."""
     heads = []
     for tokens, learn in zip(batch["input_ids"].tolist(), batch["learn"].tolist(), strict=True):
@@ -169,7 +175,7 @@ def own_texts(student: Any, batch: dict[str, Any], settings: Distill) -> dict[st
     return {name: tensor.to(batch["input_ids"].device) for name, tensor in pad(texts).items()}
 
 
-def _watcher(settings: Distill, texts: Sequence[Text]) -> Any:
+def _watcher(settings: DistillSettings, texts: Sequence[Text]) -> Any:
     """Prints progress with loss and tokens/s, and asks for a state every minute."""
     from transformers import TrainerCallback
 

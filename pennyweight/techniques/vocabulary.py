@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques import Technique, digest
+from pennyweight.techniques.base import Technique, digest
 from pennyweight.techniques.layout import Layout
 from pennyweight.techniques.pieces import Pieces
 

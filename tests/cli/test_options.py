@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pennyweight import engines
-from pennyweight.cli import options, spread_pairs
+from pennyweight.cli import options
+from pennyweight.cli.command_line import spread_pairs
 from pennyweight.errors import UsageError
 
 

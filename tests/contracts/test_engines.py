@@ -16,7 +16,7 @@ import pytest
 from pennyweight import checkpoint, engines, techniques, traces
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineRefused
-from pennyweight.serve import Endpoint, serve
+from pennyweight.serve.opening import Endpoint, serve
 from pennyweight.techniques.quantize import CALIBRATED, Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts

@@ -12,7 +12,7 @@ import pytest
 
 from pennyweight import checkpoint, engines, techniques
 from pennyweight.deployment import Deployment
-from pennyweight.serve import serve
+from pennyweight.serve.opening import serve
 from pennyweight.techniques.quantize import Quantize
 
 pytestmark = pytest.mark.slow

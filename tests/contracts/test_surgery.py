@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from pennyweight import checkpoint, engines, traces
-from pennyweight.engines import Backend, Score
+from pennyweight.engines.base import Backend
+from pennyweight.generation import Score
 from pennyweight.model import Model
-from pennyweight.techniques import Technique
+from pennyweight.techniques.base import Technique
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.key_value_heads import KeyValueHeads
 from pennyweight.techniques.layout import FAMILIES, Layout

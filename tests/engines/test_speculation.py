@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pennyweight import engines
-from pennyweight.engines.row_engine import RowEngine
+from pennyweight.engines.batching.settings import RowEngine
 from pennyweight.errors import EngineRefused
 
 SPECULATING = ["openvino", "llamacpp", "onnxruntime", "transformers"]

@@ -12,10 +12,11 @@ import pytest
 
 from pennyweight import checkpoint, engines, techniques, traces
 from pennyweight.deployment import Deployment
-from pennyweight.engines import requirements, vllm
+from pennyweight.engines import vllm
 from pennyweight.engines.vllm import VLLM
 from pennyweight.errors import EngineRefused
-from pennyweight.serve import serve
+from pennyweight.install import requirements
+from pennyweight.serve.opening import serve
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts

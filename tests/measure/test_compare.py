@@ -12,7 +12,7 @@ import pytest
 from pennyweight.deployment import Deployment
 from pennyweight.measure import replay
 from pennyweight.measure.compare import Comparison, Opener, compare, summarise
-from pennyweight.serve import Endpoint, serve
+from pennyweight.serve.opening import Endpoint, serve
 from pennyweight.workload import Arrivals, Request, Workload
 
 WORKLOAD = Workload("w", tuple(Request(f"r{n}", f"s{n}", 24, prompt=f"Tell me about {n}") for n in range(4)))

@@ -15,7 +15,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.measure import quality
 from pennyweight.measure.quality import Reference
 from pennyweight.model import Model
-from pennyweight.serve import serve
+from pennyweight.serve.opening import serve
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.workload import Workload
 

@@ -12,7 +12,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, WorkloadError
 from pennyweight.measure import quality
 from pennyweight.measure.quality import Pair, Reference, look_sizes, measure_pairs
-from pennyweight.serve import Endpoint, serve
+from pennyweight.serve.opening import Endpoint, serve
 from pennyweight.workload import Request, Workload
 
 MARGIN = Budget(max_added_nats=0.02)

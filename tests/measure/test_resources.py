@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pennyweight.measure import resources
-from pennyweight.serve import Endpoint
+from pennyweight.serve.opening import Endpoint
 
 
 def counter(root: Path, name: str, microjoules: int, limit: int = 10**9) -> Path:

@@ -14,7 +14,7 @@ from pennyweight.measure import replay, resources
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed, summary_rows
 from pennyweight.measurement import Measurement
-from pennyweight.serve import Endpoint, serve
+from pennyweight.serve.opening import Endpoint, serve
 from pennyweight.workload import Arrivals, Request, Workload
 
 SHORT, LONG = 2, 20

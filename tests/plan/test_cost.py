@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from pennyweight.engines import ENGINES, engine_class
+from pennyweight.engines.base import ENGINES, engine_class
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Measurement
 from pennyweight.plan.cost import ARITHMETIC, BITS, Load, ModelShape, kernels, predict

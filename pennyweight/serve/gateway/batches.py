@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from pennyweight.engines.api import error_body
 from pennyweight.errors import PennyweightError
+from pennyweight.openai_api.errors import error_body
 from pennyweight.serve.gateway import reading
 from pennyweight.serve.gateway.admission import BATCH, Ticket
 from pennyweight.serve.gateway.batch_store import BatchStore, Item, StoredFile

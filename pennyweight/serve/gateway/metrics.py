@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from pennyweight.engines.host import LATENCY_BUCKETS
+from pennyweight.worker.metrics import LATENCY_BUCKETS
 
 WINDOW = 60.0  # seconds that the page looks back
 MOST_LATELY = 10_000

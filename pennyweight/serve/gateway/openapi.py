@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from pennyweight.engines.api import ChatBody, CompletionBody, Message, TokenizeBody
+from pennyweight.openai_api.bodies import ChatBody, CompletionBody, Message, TokenizeBody
 
 PLACES = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"

@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pennyweight.engines.answering import left
-from pennyweight.engines.api import error_body, error_event
 from pennyweight.errors import PennyweightError
+from pennyweight.openai_api.errors import error_body, error_event
+from pennyweight.openai_api.sse import wait_for_disconnect
 from pennyweight.serve.gateway.admission import Shed, Unavailable
 from pennyweight.serve.gateway.flights import Piece
 from pennyweight.serve.gateway.reading import Refused
@@ -29,7 +29,7 @@ class Passing(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         writing = asyncio.create_task(self._write(send))
-        leaving = asyncio.create_task(left(receive))
+        leaving = asyncio.create_task(wait_for_disconnect(receive))
         reason = "abort"
         try:
             await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)

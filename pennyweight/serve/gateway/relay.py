@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from pennyweight.engines.api import error_event
 from pennyweight.errors import EngineError
+from pennyweight.openai_api.errors import error_event
 from pennyweight.serve.gateway.admission import PATIENCE, Unavailable
 from pennyweight.serve.gateway.replicas import Replica, Replicas
 

@@ -16,10 +16,10 @@ import aiohttp
 
 from pennyweight import engines
 from pennyweight.deployment import Deployment
-from pennyweight.engines import process
-from pennyweight.engines.process import EngineProcess
 from pennyweight.errors import EngineError, PennyweightError
+from pennyweight.serve import process
 from pennyweight.serve.gateway.settings import GatewaySettings
+from pennyweight.serve.process import EngineProcess
 
 GENERATED = re.compile(r"^\w+:generation_tokens_total(?:\{.*\})? (\S+)", re.MULTILINE)
 LOG = logging.getLogger("pennyweight.gateway")

@@ -18,8 +18,8 @@ import uvicorn
 import uvloop
 
 from pennyweight.deployment import Deployment
-from pennyweight.engines.process import refuse_taken_port
 from pennyweight.errors import EngineError, UsageError
+from pennyweight.processes import refuse_taken_port
 from pennyweight.serve.gateway import cache as caching
 from pennyweight.serve.gateway.application import Gateway, application
 from pennyweight.serve.gateway.guard import GuardedProtocol

@@ -18,7 +18,7 @@ from typing import Any
 import openai
 import psutil
 
-from pennyweight.engines.process import free_port
+from pennyweight.processes import free_port
 
 START_SECONDS = 180  # vLLM compiles first
 

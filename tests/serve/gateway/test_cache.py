@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pennyweight.engines.process import free_port
 from pennyweight.errors import StorageError, UsageError
+from pennyweight.processes import free_port
 from pennyweight.serve.gateway.cache import Entry, RedisStore, SQLiteStore, Store, key_of, may_be_stored, opened
 
 

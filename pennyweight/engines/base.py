@@ -1,0 +1,216 @@
+"""Engines run a model. Each is one module; nothing heavy is imported until a worker process loads one.
+
+An engine's class is its settings: frozen, checked when it is made. It is one of three kinds:
+
+    a library                      load() gives a `Runtime`, which a driver process steps for our worker
+    a server of its own kind       backend() gives a `Backend`, which our worker asks
+    a server of the OpenAI API     launch() gives its command line
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module, metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pennyweight.errors import EngineMissing, EngineRefused, UsageError
+from pennyweight.generation import Event, Generation, Score
+from pennyweight.hardware import Hardware
+
+if TYPE_CHECKING:
+    from pennyweight.install.environments import Recipe
+
+ENGINES = {
+    "openvino": "pennyweight.engines.openvino:OpenVINO",
+    "onnxruntime": "pennyweight.engines.onnxruntime:ONNXRuntime",
+    "llamacpp": "pennyweight.engines.llamacpp.settings:LlamaCpp",
+    "vllm": "pennyweight.engines.vllm:VLLM",
+    "transformers": "pennyweight.engines.transformers.settings:Transformers",
+    "remote": "pennyweight.engines.remote:Remote",
+    "scripted": "pennyweight.engines.scripted:Scripted",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A server's command line, and what its environment has more than ours."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runtime(Protocol):
+    """A loaded model in a driver process: submit, step until each has ended. One thread drives it.
+
+    `score` tells of the tokens from place `start` on (1 or more). `kernels` says what multiplies its matrices, as the
+    library tells it: a slow one is why quantized is often not faster.
+    """
+
+    def submit(self, generation: Generation) -> None: ...
+    def step(self) -> list[Event]: ...
+    def cancel(self, generation_id: str) -> None: ...
+    def score(self, tokens: Sequence[int], start: int) -> Score: ...
+    def kernels(self) -> list[str]: ...
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A server that runs the model in a process of its own, asked from our worker's event loop: a `Runtime` that nobody
+    steps. `tell` hears every event; `ended` is called with a sentence once if the server ends by itself. Whoever made
+    it closes it, started or not."""
+
+    async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None: ...
+    def submit(self, generation: Generation) -> None: ...
+    def cancel(self, generation_id: str) -> None: ...
+    async def score(self, tokens: Sequence[int], start: int) -> Score: ...
+    async def kernels(self) -> list[str]: ...
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Settings that every engine has; 0 threads means all cores. Subclasses add their own."""
+
+    max_num_seqs: int = 32
+    num_threads: int = 0
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    model_format: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]]
+    architectures: ClassVar[tuple[str, ...]]  # `model_type` values; empty means all that transformers knows
+    max_top_logprobs: ClassVar[int] = 1
+    tested: ClassVar[tuple[str, str]] = ("0", "")  # versions from the first up to, and without, the second
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be said, of settings that are one of a few words
+    recipe: ClassVar[Recipe | None] = None  # of an environment of its own
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what can be pulled: settings that pull it
+    follows_schemas: ClassVar[bool] = False  # JSON schemas, in its answers
+    # "module:class" of the `Runtime` or the `Backend`, imported only in the process that runs it
+    runtime: ClassVar[str] = ""
+    server: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_num_seqs <= 4096:
+            raise EngineRefused(f"{self.name}: max_num_seqs={self.max_num_seqs} is not possible: use 1 to 4096.")
+        if not 0 <= self.num_threads <= 1024:
+            raise EngineRefused(f"{self.name}: num_threads={self.num_threads} is not possible: use 0 (all) to 1024.")
+        for setting, known in self.words.items():
+            value = getattr(self, setting)
+            if value not in known:
+                raise EngineRefused(f"{self.name}: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
+
+    def load(self, directory: Path) -> Runtime:
+        """Load the model in this directory. Called in the driver process only."""
+        if not self.runtime:
+            raise EngineRefused(f"{self.name} is a server: it is started for {directory}, not loaded.")
+        loaded: Runtime = _named(self.runtime)(directory, self)
+        return loaded
+
+    def backend(self, directory: Path) -> Backend | None:
+        """What our worker asks instead of a driver, for an engine whose model runs in a server already."""
+        if not self.server:
+            return None
+        made: Backend = _named(self.server)(directory, self)
+        return made
+
+    def launch(self, directory: Path, host: str, port: int, served_name: str) -> Launch | None:
+        """How to start an engine that is a server with the OpenAI API itself; None for one that our worker hosts."""
+        del directory, host, port, served_name
+        return None
+
+    def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
+        """Settings worth searching on this machine at this load, whose longest request takes so many tokens: name ->
+        values, the default first."""
+        del hardware, streams, longest
+        return {}
+
+    def context_length(self, config: Mapping[str, Any]) -> int:
+        """Tokens of prompt and answer that one request may have."""
+        return int(config.get("max_position_embeddings", 2048))
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """The sentence that says what is not installed and mends it, or None."""
+        absent = [package for package in cls.packages if util.find_spec(package) is None]
+        if not absent:
+            return None
+        return f"{cls.name} needs {', '.join(absent)}: run `pip install {' '.join(cls.wheels(absent))}`."
+
+    @classmethod
+    def wheels(cls, packages: Sequence[str] | None = None) -> list[str]:
+        """As the package index spells them."""
+        return [package.replace("_", "-") for package in (cls.packages if packages is None else packages)]
+
+    @classmethod
+    def version(cls) -> str:
+        return metadata.version(cls.wheels()[0]) if cls.packages else "built in"
+
+    @classmethod
+    def lives(cls) -> str:
+        """Where it was found."""
+        found = util.find_spec(cls.packages[0]) if cls.packages else None
+        return str(Path(found.origin).parent) if found and found.origin else "built in"
+
+    @classmethod
+    def warning(cls) -> str | None:
+        """What is to be said of a version that the tests did not see."""
+        lowest, beyond = cls.tested
+        version = cls.version()
+        if not beyond or _numbers(lowest) <= _numbers(version) < _numbers(beyond):
+            return None
+        return f"{cls.name} {version} is outside the tested range ({lowest} up to {beyond}): it may answer otherwise."
+
+    @classmethod
+    def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
+        """Raise before anything is built if this engine cannot serve a model with this config.json."""
+        model_type = config.get("model_type")
+        if scheme not in cls.schemes:
+            raise EngineRefused(f"{cls.name} does not serve {scheme}: use one of {', '.join(cls.schemes)}.")
+        if cls.architectures and model_type not in cls.architectures:
+            known = ", ".join(cls.architectures)
+            raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {known}.")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:4])
+
+
+def engine_class(name: str) -> type[Engine]:
+    if name not in ENGINES:
+        raise UsageError(f"Engine {name!r} is unknown: use one of {', '.join(ENGINES)}.")
+    found: type[Engine] = _named(ENGINES[name])
+    return found
+
+
+def _named(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def make(name: str, settings: Mapping[str, Any]) -> Engine:
+    """The engine with these settings; unknown names and wrong types are refused with what there is."""
+    cls = engine_class(name)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    checked = dict(settings)
+    for setting, value in settings.items():
+        if setting not in fields:
+            raise EngineRefused(f"{name} has no setting {setting!r}: it has {', '.join(fields)}.")
+        expected = type(fields[setting].default)
+        if expected is float and type(value) is int:
+            checked[setting] = float(value)
+        elif type(value) is not expected:
+            raise EngineRefused(f"{name}: {setting}={value!r} should be of type {expected.__name__}.")
+    return cls(**checked)
+
+
+def require(name: str) -> type[Engine]:
+    """The engine's class, or the sentence that says how to install it."""
+    cls = engine_class(name)
+    sentence = cls.missing()
+    if sentence is not None:
+        raise EngineMissing(sentence)
+    return cls

@@ -1,0 +1,237 @@
+"""A continuously formed batch for libraries that only run a model forward.
+
+Each running request owns a row of one key-value store. A step takes a piece of one waiting prompt, then decodes one
+token for every row. Rows are kept dense: when one ends, the last one takes its place. A library supplies four
+operations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pennyweight.engines.batching.draft import DraftGuesses, DraftModel, Lengths, beginning
+from pennyweight.engines.batching.prompt_lookup import PromptLookup
+from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax
+from pennyweight.engines.batching.settings import RowEngine
+from pennyweight.generation import Event, Generation, Score
+
+PER_TOKEN = ("tokens", "logprobs", "alternatives")
+LEAST_BEGINNING = 16  # tokens
+
+
+@dataclass
+class Row:
+    """A request. `held` are the tokens in its row of the store; `last` is the token to feed next."""
+
+    generation: Generation
+    sampler: Sampler
+    guesser: PromptLookup | DraftGuesses | None = None
+    held: list[int] = field(default_factory=list)
+    last: int = 0
+    made: int = 0
+    ahead: int = 0  # tokens that are guessed at once
+
+    @property
+    def left(self) -> int:
+        """Tokens that it may still make."""
+        return self.generation.max_tokens - self.made
+
+    def take(self, logits: Logits) -> Event:
+        """Draw the next token and say what became of it. An end token itself is not part of the answer."""
+        token, logprob, alternatives = self.sampler.draw(logits)
+        self.last = token
+        if self.guesser is not None:
+            self.guesser.extend((token,))
+        self.made += 1
+        if token in self.generation.stop_tokens:
+            return Event(self.generation.id, finish="stop")
+        finish = "length" if self.made >= self.generation.max_tokens else None
+        return Event(self.generation.id, (token,), (logprob,), (alternatives,), finish)
+
+
+class RowRuntime(ABC):
+    """The loop; a subclass knows the library, and gives the runtime of the draft model if there is one. Rows of the
+    store: those that run, densely, the one that is being filled after them, and from `max_num_seqs` on those kept for
+    their beginnings."""
+
+    def __init__(self, settings: RowEngine, draft: RowRuntime | None) -> None:
+        self._settings = settings
+        self._draft = None if draft is None else DraftModel(draft)
+        self._waiting: deque[Generation] = deque()
+        self._rows: list[Row] = []
+        self._filling: Row | None = None
+        self._kept = KeptRows(range(settings.max_num_seqs, settings.slots))
+
+    @abstractmethod
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        """Put tokens into a row from position `start` on; logits (n, vocabulary) after each or after the last one."""
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+        """One token for each of the first rows, which hold `lengths` positions; logits (rows, vocabulary)."""
+
+    @abstractmethod
+    def _move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one row over another's."""
+
+    @abstractmethod
+    def _logits(self, tokens: Sequence[int]) -> Logits:
+        """Logits at every position of one sequence, outside the store's rows in use; (tokens, vocabulary)."""
+
+    def submit(self, generation: Generation) -> None:
+        self._waiting.append(generation)
+
+    def step(self) -> list[Event]:
+        events: list[Event] = []
+        if self._filling is None and self._waiting and len(self._rows) < self._settings.max_num_seqs:
+            self._admit(self._waiting.popleft())
+        if self._filling is not None:
+            events.extend(self._fill(self._filling))
+        if self._rows:
+            events.extend(self._guess() or self._advance())
+        return events
+
+    def cancel(self, generation_id: str) -> None:
+        self._waiting = deque(g for g in self._waiting if g.id != generation_id)
+        if self._filling is not None and self._filling.generation.id == generation_id:
+            self._filling = None
+        for index, row in enumerate(self._rows):
+            if row.generation.id == generation_id:
+                self._release(index)
+                return
+
+    def score(self, tokens: Sequence[int], start: int) -> Score:
+        logprobs = log_softmax(self._logits(tokens)[start - 1 : -1])
+        top = logprobs.argmax(axis=-1)
+        places = np.arange(len(top))
+        own = logprobs[places, np.asarray(tokens[start:])]
+        return Score(own.tolist(), top.tolist(), logprobs[places, top].tolist())
+
+    def close(self) -> None:
+        self._rows.clear()
+
+    def _admit(self, generation: Generation) -> None:
+        """What a kept or a running row holds of the prompt's beginning is copied and not computed again."""
+        row = Row(generation, Sampler(generation))
+        row.guesser = self._guesser()
+        if row.guesser is not None:
+            row.guesser.extend(generation.prompt)
+            row.ahead = self._settings.num_speculative_tokens
+        if self._settings.enable_prefix_caching:
+            running = [(index, other.held) for index, other in enumerate(self._rows)]
+            source, length = longest_beginning(generation.prompt, [*running, *self._kept])
+            if length:
+                self._move(source, len(self._rows), length)
+                row.held = list(generation.prompt[:length])
+        self._filling = row
+
+    def _guesser(self) -> PromptLookup | DraftGuesses | None:
+        if self._draft is not None:
+            return DraftGuesses(self._draft)
+        return PromptLookup(self._settings.prompt_lookup_max) if self._settings.speculative_method else None
+
+    def _fill(self, row: Row) -> list[Event]:
+        """The next piece of the prompt; after the last one it runs."""
+        prompt, begin = row.generation.prompt, len(row.held)
+        piece = prompt[begin : begin + (self._settings.max_num_batched_tokens or len(prompt))]
+        logits = self.extend(len(self._rows), piece, begin, every=False)
+        row.held.extend(piece)
+        if len(row.held) < len(prompt):
+            return []
+        self._filling = None
+        self._rows.append(row)
+        event = row.take(logits[-1])
+        if event.finish:
+            self._release(len(self._rows) - 1)
+        return [event]
+
+    def _advance(self) -> list[Event]:
+        lengths = np.array([len(row.held) for row in self._rows])
+        logits = self.decode([row.last for row in self._rows], lengths)
+        events = []
+        for row, row_logits in zip(self._rows, logits, strict=True):
+            row.held.append(row.last)
+            events.append(row.take(row_logits))
+        for index in range(len(events) - 1, -1, -1):
+            if events[index].finish:
+                self._release(index)
+        return events
+
+    def _guess(self) -> list[Event]:
+        """One step for several tokens of a row that runs alone: those that it would have drawn anyway are taken. Text
+        that is hard to guess is guessed less far ahead."""
+        row = self._rows[0]
+        if row.guesser is None or len(self._rows) > 1:
+            return []
+        guesses = row.guesser.guess(min(row.ahead, row.left - 1))
+        if not guesses:
+            return []
+        fed = [row.last, *guesses]
+        events: list[Event] = []
+        for token, logits in zip(fed, self.extend(0, fed, len(row.held), every=True), strict=True):
+            if events and token != row.last:
+                break
+            row.held.append(token)
+            events.append(row.take(logits))
+            if events[-1].finish:
+                self._release(0)
+                break
+        right = len(events) - 1
+        most = self._settings.num_speculative_tokens
+        row.ahead = min(most, 2 * row.ahead) if right == len(guesses) else right + 1
+        return [joined(events)]
+
+    def _release(self, index: int) -> None:
+        row = self._rows[index]
+        if self._settings.enable_prefix_caching:
+            self._move(index, self._kept.take(row.held), len(row.held))
+        last = len(self._rows) - 1
+        if index != last:
+            self._move(last, index, len(self._rows[last].held))
+            self._rows[index] = self._rows[last]
+        self._rows.pop()
+        if self._filling is not None:
+            self._move(last + 1, last, len(self._filling.held))
+
+
+class KeptRows:
+    """Ended rows and their tokens. A row that only begins another is given up for it, else the one kept longest."""
+
+    def __init__(self, rows: Iterable[int]) -> None:
+        self._rows: deque[tuple[int, list[int]]] = deque((row, []) for row in rows)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        return iter(self._rows)
+
+    def take(self, tokens: Sequence[int]) -> int:
+        """The row that shall hold these from now on."""
+        place = next((n for n, (_, held) in enumerate(self._rows) if tokens[: len(held)] == held), 0)
+        row, _ = self._rows[place]
+        del self._rows[place]
+        self._rows.append((row, list(tokens)))
+        return row
+
+
+def joined(events: Sequence[Event]) -> Event:
+    """Several of one request as one."""
+    tokens, logprobs, alternatives = ([x for event in events for x in getattr(event, name)] for name in PER_TOKEN)
+    return Event(events[-1].id, tokens, logprobs, alternatives, events[-1].finish)
+
+
+def longest_beginning(prompt: Sequence[int], held: Iterable[tuple[int, Sequence[int]]]) -> tuple[int, int]:
+    """The row that begins most like the prompt, and how far: never the whole, whose last logits are needed, and nothing
+    below what a copy is worth."""
+    best, longest = 0, LEAST_BEGINNING - 1
+    for row, tokens in held:
+        most = min(len(prompt) - 1, len(tokens))
+        if most <= longest:
+            continue
+        same = beginning(prompt[:most], tokens)
+        if same > longest:
+            best, longest = row, same
+    return (best, longest) if longest >= LEAST_BEGINNING else (0, 0)

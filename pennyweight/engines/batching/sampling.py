@@ -1,0 +1,49 @@
+"""Logits to a token, for runtimes that hand out logits: greedy, or temperature and nucleus with a seed per request."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pennyweight.generation import Generation
+
+Logits = NDArray[np.float32]
+
+
+class Sampler:
+    """Draws the tokens of one generation. The same seed and logits give the same tokens, whatever else is running."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._temperature, self._top_p = generation.temperature, generation.top_p
+        self._top_logprobs = generation.top_logprobs
+        self._random = random.Random(generation.seed)
+
+    def draw(self, logits: Logits) -> tuple[int, float, list[tuple[int, float]]]:
+        """One row of logits -> token, its log-probability (0 unless asked for), and the alternatives asked for."""
+        token = int(logits.argmax()) if self._temperature == 0 else self._sample(logits)
+        if self._top_logprobs is None:
+            return token, 0.0, []
+        logprobs = log_softmax(logits)
+        count = self._top_logprobs
+        best = np.argpartition(logprobs, -count)[-count:] if count else np.array([], dtype=np.int64)
+        best = best[np.argsort(-logprobs[best])]
+        return token, float(logprobs[token]), [(int(t), float(logprobs[t])) for t in best]
+
+    def _sample(self, logits: Logits) -> int:
+        """Nucleus sampling (Holtzman et al. 2020, arxiv.org/abs/1904.09751): the cumulative distribution, inverted."""
+        logprobs = log_softmax(logits / max(self._temperature, 1e-5))
+        order = np.argsort(-logprobs)
+        cumulative = np.cumsum(np.exp(logprobs[order], dtype=np.float64))
+        kept = int(np.searchsorted(cumulative, self._top_p)) + 1 if self._top_p < 1 else len(order)
+        kept = min(kept, len(order))
+        point = self._random.random() * cumulative[kept - 1]
+        return int(order[min(int(np.searchsorted(cumulative[:kept], point, side="right")), kept - 1)])
+
+
+def log_softmax(logits: Logits) -> Logits:
+    """Over the last axis, in float32."""
+    shifted = np.asarray(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
+    result: Logits = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result

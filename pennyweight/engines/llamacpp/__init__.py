@@ -1,0 +1,1 @@
+"""llama.cpp: its settings, and the running `llama-server` behind our worker."""

@@ -1,0 +1,223 @@
+"""A running `llama-server` behind the protocol of backends: requests go to its native /completion over a socket file.
+
+The server sends nothing while a character is incomplete and then names its last token only, so the others are found
+again from its bytes, and their log-probabilities by asking for the whole vocabulary at that place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pennyweight.engines.llamacpp.scorer import Scorer, logprob
+from pennyweight.engines.llamacpp.server import Chunk, Server, told_kernels
+from pennyweight.engines.llamacpp.settings import LlamaCpp
+from pennyweight.errors import EngineError, EngineRefused
+from pennyweight.generation import Event, Generation, Score, derived_seed
+from pennyweight.processes import exit_in_words
+from pennyweight.tokenizer import Tokenizer
+
+MOST_LOST = 4  # tokens of one character
+SCORING_SLOTS = 4
+
+
+class LlamaBackend:
+    def __init__(self, directory: Path, settings: LlamaCpp) -> None:
+        self._directory, self._settings = directory, settings
+        self._file = directory / "model.gguf"
+        self._place = Path(tempfile.mkdtemp(prefix="pennyweight-llama-"))
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
+        self._scores: Scorer | None = None
+        self._servers: list[Server] = []
+        self._numbers = itertools.count()
+        self._starting = asyncio.Lock()
+
+    async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None:
+        self._tell, self._ended = tell, ended
+        self._config = json.loads((self._directory / "config.json").read_text())
+        self._settings.refuse_memory(self._config, self._file.stat().st_size)
+        self._tokenizer = Tokenizer(self._directory)
+        self._by_bytes = {piece: token for token, piece in self._tokenizer.byte_pieces.items()}
+        self._broken = {token for token, piece in self._tokenizer.byte_pieces.items() if not _is_text(piece)}
+        self._server = await self._started(self._settings)
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._watch, args=(loop,), name="llama-server-end", daemon=True).start()
+
+    def submit(self, generation: Generation) -> None:
+        task = asyncio.get_running_loop().create_task(self._generate(generation))
+        self._tasks[generation.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(generation.id, None))
+
+    def cancel(self, generation_id: str) -> None:
+        task = self._tasks.get(generation_id)
+        if task is not None:
+            task.cancel()
+
+    async def score(self, tokens: Sequence[int], start: int) -> Score:
+        return await (await self._scorer()).score(list(tokens), start)
+
+    async def kernels(self) -> list[str]:
+        socket = self._place / "kernels.sock"
+        async with self._starting:
+            return await asyncio.to_thread(told_kernels, self._settings, self._file, self._config, socket)
+
+    async def close(self) -> None:
+        self._closing = True
+        for server in self._servers:
+            await server.end()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        code = self._server.process.wait()
+        if not self._closing:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we end ourselves
+                loop.call_soon_threadsafe(self._ended, f"llama-server ended{exit_in_words(code)}.")
+
+    async def _started(self, settings: LlamaCpp) -> Server:
+        """A second one is started for a request, whose client may leave before it is ready."""
+        server = Server(settings, self._file, self._config, self._place / f"{next(self._numbers)}.sock")
+        try:
+            await server.ready()
+        except BaseException:
+            await server.end()
+            raise
+        self._servers.append(server)
+        return server
+
+    async def _scorer(self) -> Scorer:
+        """Guessed tokens come without log-probabilities, so a server that guesses is scored through a second one."""
+        async with self._starting:
+            if self._scores is None or not self._scores.alive:
+                server = self._server
+                if self._settings.speculative_method:
+                    plain = replace(self._settings, speculative_method="", draft_model="", max_num_seqs=SCORING_SLOTS)
+                    server = await self._started(plain)
+                self._scores = Scorer(server, self._tokenizer, self._config["vocab_size"], self._broken)
+            return self._scores
+
+    async def _generate(self, generation: Generation) -> None:
+        wants = generation.top_logprobs is not None
+        body = {
+            "prompt": list(generation.prompt),
+            "n_predict": generation.max_tokens,
+            **_sampling(generation),
+            "cache_prompt": self._settings.enable_prefix_caching,
+            "ignore_eos": not generation.stop_tokens,
+        }
+        if wants:
+            body |= {"n_probs": max(1, generation.top_logprobs or 0)}
+        if generation.schema is not None:
+            body |= {"json_schema": json.loads(generation.schema)}
+        told = 0
+        answer: list[int] = []
+        try:
+            async for chunk in self._server.stream(body):
+                tokens = await self._tokens(chunk, [*generation.prompt, *answer], told)
+                told = chunk["tokens_predicted"]
+                finish = _finish(chunk)
+                ended = next((n for n, token in enumerate(tokens) if token in generation.stop_tokens), None)
+                if ended is not None:
+                    tokens, finish = tokens[:ended], "stop"
+                if not tokens and not finish:
+                    continue
+                logprobs: list[float] = [0.0] * len(tokens)
+                alternatives: list[list[tuple[int, float]]] = []
+                if wants:
+                    logprobs, alternatives = await self._told(chunk, [*generation.prompt, *answer], tokens)
+                answer += tokens
+                self._tell(Event(generation.id, tokens, logprobs, alternatives, finish))
+                if finish:
+                    return
+            raise EngineError("llama-server closed the answer early")
+        except Exception as error:  # whatever it is, the request must end
+            kind = "refused" if isinstance(error, EngineRefused) else "error"
+            self._tell(Event(generation.id, finish=kind, error=str(error) or type(error).__name__))
+
+    async def _tokens(self, chunk: Chunk, before: Sequence[int], told: int) -> list[int]:
+        """All tokens since `told` of them; the server names the last one only."""
+        named = list(chunk.get("tokens") or [])
+        lost = chunk["tokens_predicted"] - told - len(named)
+        if lost <= 0:
+            return named
+        spelled = self._spelled(chunk["content"], lost, named[-1]) if named else None
+        return spelled or [*await self._likeliest(before, lost), *named]
+
+    def _spelled(self, text: str, lost: int, last: int) -> list[int] | None:
+        """The tokens whose bytes make up this text, the last one known; None where no character came of them."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        if len(encoded) == lost + 1 and encoded[-1] == last:
+            return encoded
+        whole, end = text.encode(), self._tokenizer.byte_pieces.get(last, b"")
+        if lost > MOST_LOST or not whole.endswith(end):
+            return None
+        for cuts in _splits(whole[: len(whole) - len(end)], lost):
+            if all(part in self._by_bytes for part in cuts):
+                return [*(self._by_bytes[part] for part in cuts), last]
+        return None
+
+    async def _likeliest(self, before: Sequence[int], lost: int) -> list[int]:
+        """Bytes that are no character leave no trace in the text: what a greedy model would say there."""
+        found: list[int] = []
+        for _ in range(lost):
+            whole = await (await self._scorer()).vocabulary([*before, *found])
+            found.append(max(self._broken & whole.keys() or whole, key=lambda token: whole[token]))
+        return found
+
+    async def _told(
+        self, chunk: Chunk, before: list[int], tokens: Sequence[int]
+    ) -> tuple[list[float], list[list[tuple[int, float]]]]:
+        """Log-probabilities of these tokens, and the likeliest at their places."""
+        own: list[float] = []
+        alternatives: list[list[tuple[int, float]]] = []
+        rows = {row["id"]: row for row in chunk.get("completion_probabilities") or []}
+        for place, token in enumerate(tokens):
+            if token in rows and place == len(tokens) - 1:
+                own.append(logprob(rows[token]["logprob"]))
+                alternatives.append([(top["id"], logprob(top["logprob"])) for top in rows[token]["top_logprobs"]])
+            else:
+                whole = await (await self._scorer()).vocabulary([*before, *tokens[:place]])
+                best = max(whole, key=lambda t: whole[t])
+                own.append(whole[token])
+                alternatives.append([(best, whole[best])])
+        return own, alternatives
+
+
+def _sampling(generation: Generation) -> Chunk:
+    if generation.temperature <= 0:
+        return {"samplers": ["top_k"], "top_k": 1}  # "temperature" at 0 goes on to sort the whole vocabulary
+    return {
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        "seed": derived_seed(generation) % 2**32,
+        "samplers": ["temperature", "top_p"],
+    }
+
+
+def _finish(chunk: Chunk) -> str | None:
+    if not chunk.get("stop"):
+        return None
+    return "length" if chunk.get("stop_type") == "limit" else "stop"
+
+
+def _splits(text: bytes, parts: int) -> list[list[bytes]]:
+    """All ways to cut into so many parts, none empty."""
+    if parts <= 1:
+        return [[text]] if text and parts == 1 else []
+    return [[text[:cut], *rest] for cut in range(1, len(text)) for rest in _splits(text[cut:], parts - 1)]
+
+
+def _is_text(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

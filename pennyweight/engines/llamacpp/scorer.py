@@ -1,0 +1,87 @@
+"""Scoring on a server without `echo`: a grammar allows a text's tokens only, one after the other, while the server
+tells each one's log-probability before the grammar. Where no grammar can force a token, the whole vocabulary is asked
+for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from pennyweight.engines.llamacpp.server import Server
+from pennyweight.errors import EngineError
+from pennyweight.generation import Score
+from pennyweight.tokenizer import Tokenizer
+
+LEAST = -1e4  # nats
+
+
+class Scorer:
+    """`rows` is the size of the model's vocabulary; `broken` are tokens that are a part of a character."""
+
+    def __init__(self, server: Server, tokenizer: Tokenizer, rows: int, broken: set[int]) -> None:
+        self._server, self._rows = server, rows
+        added = tokenizer.backend.get_added_tokens_decoder().items()
+        self._unforced = broken | {number for number, token in added if token.special}
+        self._plain = tokenizer.encode("a", add_special_tokens=False)[-1]
+
+    @property
+    def alive(self) -> bool:
+        return self._server.process.poll() is None
+
+    async def score(self, tokens: list[int], start: int) -> Score:
+        found: list[tuple[float, int, float]] = []
+        while start + len(found) < len(tokens):
+            place = start + len(found)
+            if not await self._forced(tokens, place, found):
+                whole = await self.vocabulary(tokens[:place])
+                best = max(whole, key=lambda t: whole[t])
+                found.append((whole[tokens[place]], best, whole[best]))
+        own, tops, top_logprobs = zip(*found, strict=True)
+        return Score(own, tops, top_logprobs)
+
+    async def _forced(self, tokens: list[int], place: int, found: list[tuple[float, int, float]]) -> bool:
+        """Let the server write what stands there. No grammar allows a special token, and none a part of a character."""
+        rest = list(itertools.takewhile(lambda token: token not in self._unforced, tokens[place:]))
+        if not rest:
+            return False
+        body = {
+            "prompt": tokens[:place],
+            "n_predict": len(rest),
+            "temperature": 0.0,
+            "n_probs": 1,
+            "cache_prompt": True,
+            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in rest),
+        }
+        before = len(found)
+        async for chunk in self._server.stream(body):
+            rows = chunk.get("completion_probabilities") or []
+            index = chunk["tokens_predicted"] - 1
+            if chunk.get("stop") or not rows:
+                break
+            if index != len(found) - before or rows[0]["id"] != rest[index]:
+                break
+            top = rows[0]["top_logprobs"][0]
+            found.append((logprob(rows[0]["logprob"]), top["id"], logprob(top["logprob"])))
+        return len(found) > before
+
+    async def vocabulary(self, before: Sequence[int]) -> dict[int, float]:
+        """Log-probability of every token after these. What is sampled must be a whole character to be told of."""
+        body = {
+            "prompt": list(before),
+            "n_predict": 1,
+            "temperature": 0.0,
+            "n_probs": self._rows,
+            "grammar": f"root ::= <[{self._plain}]>",
+            "cache_prompt": True,
+        }
+        async for chunk in self._server.stream(body):
+            for row in chunk.get("completion_probabilities") or []:
+                return {top["id"]: logprob(top["logprob"]) for top in row["top_logprobs"]}
+        raise EngineError("llama-server told no probabilities")
+
+
+def logprob(value: float | None) -> float:
+    """The server tells minus infinity as null."""
+    return max(float(value), LEAST) if value is not None and not math.isnan(value) else LEAST

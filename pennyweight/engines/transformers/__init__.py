@@ -1,0 +1,1 @@
+"""transformers: the reference engine."""

@@ -1,0 +1,155 @@
+"""Any transformers decoder with full attention, on the row loop. (`generate` forms a batch once and keeps it.)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from pennyweight.engines.batching.rows import Lengths, RowRuntime
+from pennyweight.engines.batching.sampling import Logits
+from pennyweight.engines.transformers.settings import Transformers
+from pennyweight.hardware import available_cores
+
+GROWTH = 128  # positions by which the store grows
+
+
+class RowLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values: (rows, heads, positions, width). A forward adds one position to each of the first
+    rows, which hold `lengths`; where `span` is set, several to that row from that position on."""
+
+    is_compileable = False
+    is_sliding = False
+
+    def __init__(self, rows: int, stored: torch.dtype | None) -> None:
+        super().__init__()
+        self._capacity, self._stored = rows, stored
+        self.lengths = torch.zeros(0, dtype=torch.long)
+        self.span: tuple[int, int] | None = None
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        stored = self._stored or key_states.dtype
+        self.keys, self.values = (
+            states.new_zeros(self._capacity, states.shape[1], GROWTH, states.shape[3], dtype=stored)
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def move(self, source: int, target: int, length: int) -> None:
+        self.keys[target, :, :length] = self.keys[source, :, :length]
+        self.values[target, :, :length] = self.values[source, :, :length]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Keys and values up to the end of the longest row that this forward is about."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if self.span is not None:
+            row, start = self.span
+            end = start + key_states.shape[2]
+            self._grow(end)
+            self.keys[row, :, start:end] = self._kept(key_states[0])
+            self.values[row, :, start:end] = self._kept(value_states[0])
+            made = self.keys[row : row + 1, :, :end], self.values[row : row + 1, :, :end]
+            return made[0].to(key_states.dtype), made[1].to(value_states.dtype)
+        count, longest = len(self.lengths), int(self.lengths.max()) + 1
+        self._grow(longest)
+        rows = torch.arange(count, device=self.keys.device)
+        self.keys[rows, :, self.lengths] = self._kept(key_states[:, :, 0])
+        self.values[rows, :, self.lengths] = self._kept(value_states[:, :, 0])
+        made = self.keys[:count, :, :longest], self.values[:count, :, :longest]
+        return made[0].to(key_states.dtype), made[1].to(value_states.dtype)
+
+    def _kept(self, states: torch.Tensor) -> torch.Tensor:
+        """In the store's type; what is beyond its range is its largest, where a plain conversion gives no number."""
+        if self._stored is None:
+            return states
+        most = torch.finfo(self._stored).max
+        return states.clamp(-most, most).to(self._stored)
+
+    def _grow(self, positions: int) -> None:
+        missing = positions - self.keys.shape[2]
+        if missing > 0:
+            extra = -(-missing // GROWTH) * GROWTH
+            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
+            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        if self.span is not None:
+            return self.span[1]
+        return int(self.lengths.max()) if len(self.lengths) else 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class TransformersRuntime(RowRuntime):
+    def __init__(self, directory: Path, settings: Transformers) -> None:
+        draft = settings.draft_of(directory)
+        super().__init__(settings, TransformersRuntime(draft, settings.of_the_draft()) if draft else None)
+        torch.set_num_threads(settings.num_threads or available_cores())
+        dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(found if settings.device == "auto" else settings.device)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
+        self._model = model.to(self._device)
+        stored = None if settings.kv_cache_dtype == "auto" else getattr(torch, settings.kv_cache_dtype)
+        self._layers = [RowLayer(settings.slots, stored) for _ in range(self._model.config.num_hidden_layers)]
+        self._store = Cache(layers=self._layers)
+
+    @torch.no_grad()
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        for layer in self._layers:
+            layer.span = (row, start)
+        places = torch.arange(start, start + len(tokens), device=self._device)[None]
+        output = self._model(
+            self._ids([list(tokens)]),
+            position_ids=places,
+            past_key_values=self._store,
+            use_cache=True,
+            logits_to_keep=0 if every else 1,
+        )
+        return _numpy(output.logits[0])
+
+    @torch.no_grad()
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+        held = torch.from_numpy(lengths).to(self._device)
+        for layer in self._layers:
+            layer.lengths, layer.span = held, None
+        seen = torch.arange(int(lengths.max()) + 1, device=self._device)[None, :] <= held[:, None]
+        output = self._model(
+            self._ids(tokens)[:, None],
+            attention_mask=seen[:, None, None, :],
+            position_ids=held[:, None],
+            past_key_values=self._store,
+            use_cache=True,
+        )
+        return _numpy(output.logits[:, 0])
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        for layer in self._layers:
+            layer.move(source, target, length)
+
+    @torch.no_grad()
+    def _logits(self, tokens: Sequence[int]) -> Logits:
+        return _numpy(self._model(self._ids([list(tokens)]), use_cache=False).logits[0])
+
+    def kernels(self) -> list[str]:
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        if self._device.type == "cuda":
+            return [f"{dtype} on {torch.cuda.get_device_name(self._device)}"]
+        return [f"{dtype} by oneDNN and MKL for {torch.backends.cpu.get_cpu_capability()}"]
+
+    def _ids(self, tokens: Sequence[Any]) -> torch.Tensor:
+        return torch.tensor(tokens, device=self._device)
+
+
+def _numpy(logits: torch.Tensor) -> Logits:
+    result: Logits = logits.float().cpu().numpy()
+    return result

@@ -1,0 +1,43 @@
+"""transformers: the reference engine. It serves what the checkpoint says, in the checkpoint's own precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pennyweight.engines.batching.settings import RowEngine
+
+DEVICES = ("auto", "cpu", "cuda")
+KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "float8_e4m3fn")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Transformers(RowEngine):
+    """`dtype` auto is the checkpoint's own; `device` auto is the GPU where there is one. A `kv_cache_dtype` other than
+    that of the arithmetic takes less memory and is converted at every step."""
+
+    dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
+    device: str = "auto"
+
+    name: ClassVar[str] = "transformers"
+    runtime: ClassVar[str] = "pennyweight.engines.transformers.runtime:TransformersRuntime"
+    packages: ClassVar[tuple[str, ...]] = ("transformers", "torch")
+    model_format: ClassVar[str] = "huggingface"
+    schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
+    # full attention in every layer: the batch's mask is made for that
+    architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
+    tested: ClassVar[tuple[str, str]] = ("5.20", "6")
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "dtype": DTYPES,
+        "device": DEVICES,
+        "kv_cache_dtype": KV_CACHE_DTYPES,
+    }
+    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "8-bit cache": {"kv_cache_dtype": "float8_e4m3fn"},
+        **RowEngine.levers,
+    }
+    max_top_logprobs: ClassVar[int] = 20
+    draft_file: ClassVar[str] = "config.json"

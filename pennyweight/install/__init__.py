@@ -1,0 +1,1 @@
+"""Environments of engines that cannot share ours: how one is made, found and removed."""

@@ -1,0 +1,122 @@
+"""The OpenAI API's bodies: what may be asked, and how answers are spelled. No engine and no network in here.
+
+Source: OpenAI's API reference for /v1/completions and /v1/chat/completions; `ignore_eos`, `return_token_ids` and
+`max_tokens: 0` with `echo` are spelled as vLLM's server has them, `logprob_start_len` as SGLang's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MOST_ANSWERS = 16  # of one request
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class NamedSchema(BaseModel):
+    name: str = ""
+    definition: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("type json_schema needs json_schema, an object with the schema")
+        return self
+
+    @property
+    def asked_schema(self) -> dict[str, Any] | None:
+        if self.type == "text":
+            return None
+        return self.json_schema.definition if self.json_schema else {"type": "object"}
+
+
+class Body(BaseModel):
+    """What both calls share."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = ""
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: str | list[str] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1, le=MOST_ANSWERS)
+    ignore_eos: bool = False
+    return_token_ids: bool = False
+    response_format: ResponseFormat | None = None
+    tools: list[dict[str, Any]] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any) -> Any:
+        """OpenAI's schema lets clients send null for what they leave to the server."""
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def asked_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must follow."""
+        return self.response_format.asked_schema if self.response_format else None
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionBody(Body):
+    prompt: str | list[int] = Field(min_length=1)
+    max_tokens: int = Field(16, ge=0)
+    logprobs: int | None = Field(None, ge=0)
+    echo: bool = False
+    logprob_start_len: int = Field(0, ge=0)
+
+    @property
+    def top_logprobs(self) -> int | None:
+        return self.logprobs
+
+
+class TokenizeBody(BaseModel):
+    """As vLLM's server has it."""
+
+    prompt: str = Field(min_length=1)
+    add_special_tokens: bool = True
+
+
+class Part(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = ""
+
+    def plain(self) -> dict[str, str]:
+        parts = self.content if isinstance(self.content, list) else []
+        return {"role": self.role, "content": "".join(p.text for p in parts) if parts else str(self.content or "")}
+
+
+class ChatBody(Body):
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs_asked: int | None = Field(None, ge=0, le=20, alias="top_logprobs")
+
+    @property
+    def top_logprobs(self) -> int | None:
+        return (self.top_logprobs_asked or 0) if self.logprobs else None

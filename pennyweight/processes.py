@@ -1,0 +1,40 @@
+"""Processes and ports of this machine: how a child ends with its parent, how an exit is put into words, which port is
+free."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import socket
+
+from pennyweight.errors import EngineError
+
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def end_with_parent() -> None:
+    """In a new process, before it becomes a server of one process. One that is loading hears nothing milder."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise EngineError(f"Port {port} on {host} cannot be used ({why}): choose another with --port.") from None
+
+
+def exit_in_words(code: int | None) -> str:
+    """How a process ended, to follow a verb."""
+    if code is None or code >= 0:
+        return f" with exit code {code}"
+    return f", killed by signal {-code}" + (" (often: out of memory)" if code == -9 else "")

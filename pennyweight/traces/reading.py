@@ -1,0 +1,53 @@
+"""Workload files in, `Workload` out. One module a format; `read` asks each whether the file is its own."""
+
+from __future__ import annotations
+
+from importlib import import_module, resources
+from pathlib import Path
+
+from pennyweight.errors import UsageError, WorkloadError
+from pennyweight.workload import Workload
+
+BUILTIN = ("chat", "extract", "tasks")
+# Asked in this order: the specific ones first, our own JSONL last.
+FORMATS = ("azure", "burstgpt", "mooncake", "openai_batch", "agentic", "sharegpt", "pennyweight_jsonl")
+
+
+def load(name_or_path: str, trace_format: str | None = None) -> Workload:
+    """A built-in workload by name, or a file (or a directory of agentic session files) by path."""
+    if name_or_path in BUILTIN:
+        with resources.as_file(resources.files("pennyweight.traces") / "builtin" / f"{name_or_path}.jsonl") as path:
+            return import_module("pennyweight.traces.pennyweight_jsonl").read(path, name=name_or_path)  # type: ignore[no-any-return]
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        raise WorkloadError(
+            f"Workload {name_or_path!r} is neither a file nor built in: use {', '.join(BUILTIN)} or a path."
+        )
+    if trace_format is not None and trace_format not in FORMATS:
+        raise UsageError(f"Trace format {trace_format!r} is unknown: use one of {', '.join(FORMATS)}.")
+    head = _head(path)
+    for candidate in [trace_format] if trace_format else FORMATS:
+        reader = import_module(f"pennyweight.traces.{candidate}")
+        if path.is_dir() and candidate != "agentic":
+            continue  # the only format that is a directory
+        if trace_format or reader.recognises(head):
+            try:
+                return reader.read(path)  # type: ignore[no-any-return]
+            except UnicodeDecodeError as error:
+                raise WorkloadError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from None
+    raise WorkloadError(f"{path} is in no format that we know: use one of {', '.join(FORMATS)}, with --trace-format.")
+
+
+def _head(path: Path) -> str:
+    """The first characters of the file, or of the first JSON file of a directory."""
+    if path.is_dir():
+        files = sorted(path.glob("*.json"))
+        if not files:
+            raise WorkloadError(f"{path} is a directory without .json session files: give a workload file.")
+        path = files[0]
+    with path.open("rb") as file:
+        head = file.read(4096).decode("utf-8", errors="replace")
+    head = head.lstrip("\ufeff")
+    if not head.strip():
+        raise WorkloadError(f"{path} is empty: give a file with at least one request.")
+    return head.lstrip()

@@ -1,0 +1,109 @@
+"""The process that holds a runtime and steps it, and its messages to the worker that speaks HTTP.
+
+A process and not a thread, because libraries keep Python's interpreter lock while they compute (OpenVINO GenAI 2026.4
+does for a whole step), and HTTP would stand still meanwhile.
+
+    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start) ("kernels", key)
+                       ("close",)
+    driver -> worker   ("ready",) ("failed", sentence) ("events", [Event, …]) ("told", key, answer | None, fault)
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pennyweight import engines
+from pennyweight.engines.base import Runtime
+from pennyweight.errors import EngineRefused, PennyweightError
+from pennyweight.generation import Event, Generation
+
+
+def run(connection: Connection, engine: str, settings: Mapping[str, Any], directory: str) -> None:
+    """The driver process's main function: load, say so, and step until told to close or the worker is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the worker decides when to end
+    try:
+        runtime = engines.make(engine, settings).load(Path(directory))
+    except PennyweightError as error:
+        connection.send(("failed", str(error)))
+        return
+    except Exception as error:  # whatever a library raises while loading is one sentence to the user
+        connection.send(("failed", cannot_load(engine, directory, error)))
+        return
+    connection.send(("ready",))
+    try:
+        Driver(connection, runtime).drive()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the worker has ended
+    finally:
+        runtime.close()
+
+
+class Driver:
+    def __init__(self, connection: Connection, runtime: Runtime) -> None:
+        self._connection = connection
+        self._runtime = runtime
+        self._active: set[str] = set()
+        self._closing = False
+
+    def drive(self) -> None:
+        while not self._closing:
+            if not self._active or self._connection.poll():
+                self._obey(self._connection.recv())
+                continue
+            events = self._step()
+            if events:
+                self._connection.send(("events", events))
+
+    def _obey(self, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("submit", generation):
+                self._submit(generation)
+            case ("cancel", generation_id):
+                if generation_id in self._active:
+                    self._active.discard(generation_id)
+                    self._runtime.cancel(generation_id)
+            case ("score", key, tokens, start):
+                self._tell(key, lambda: self._runtime.score(tokens, start))
+            case ("kernels", key):
+                self._tell(key, self._runtime.kernels)
+            case _:
+                self._closing = True
+
+    def _submit(self, generation: Generation) -> None:
+        try:
+            self._runtime.submit(generation)
+        except Exception as error:  # the library's refusal belongs to this request alone
+            kind = "refused" if isinstance(error, EngineRefused) else "error"
+            self._connection.send(("events", [Event(generation.id, finish=kind, error=last_line(error))]))
+        else:
+            self._active.add(generation.id)
+
+    def _step(self) -> list[Event]:
+        try:
+            events = self._runtime.step()
+        except Exception as error:  # a step that failed leaves the library in nobody knows what state: end with it
+            events = [Event(i, finish="error", error=last_line(error)) for i in self._active]
+            self._closing = True
+        self._active.difference_update([event.id for event in events if event.finish])
+        return events
+
+    def _tell(self, key: int, ask: Callable[[], Any]) -> None:
+        try:
+            answer, fault = ask(), None
+        except Exception as error:  # as above
+            answer, fault = None, last_line(error)
+        self._connection.send(("told", key, answer, fault))
+
+
+def cannot_load(engine: str, directory: str, error: BaseException) -> str:
+    return f"{engine} cannot load {directory} ({type(error).__name__}: {last_line(error)})."
+
+
+def last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

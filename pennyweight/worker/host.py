@@ -1,0 +1,98 @@
+"""The worker's side of an engine: counts its requests and hands events to whoever waits, however the engine is reached
+(driver_host.py, backend_host.py)."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pennyweight.errors import EngineError
+from pennyweight.generation import Event, Generation, Score
+from pennyweight.worker.metrics import Metrics
+
+
+@dataclass
+class _Running:
+    sink: Callable[[Event], None]
+    arrived: float = field(default_factory=time.perf_counter)
+    begun: bool = False
+    ended: bool = False  # in the engine; the answer may have ended before, at a stop string
+
+
+class Host(ABC):
+    """Belongs to the event loop that `start` ran in. `on_death` is called once if the engine ends by itself."""
+
+    def __init__(self, on_death: Callable[[], None]) -> None:
+        self.metrics = Metrics()
+        self.failure: str | None = None
+        self._on_death = on_death
+        self._running: dict[str, _Running] = {}
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Load the model; returns when it is ready, raises the sentence that says why not."""
+
+    def submit(self, generation: Generation, sink: Callable[[Event], None]) -> None:
+        self._refuse_dead()
+        self._running[generation.id] = _Running(sink)
+        self.metrics.running.inc()
+        self.metrics.prompt_tokens.inc(len(generation.prompt))
+        self._begin(generation)
+
+    def finish(self, generation_id: str, reason: str) -> None:
+        """End a generation for the reason that its reader saw, in the engine too if it still runs there; its sink hears
+        nothing more."""
+        running = self._running.pop(generation_id, None)
+        if running is None:
+            return
+        self.metrics.running.dec()
+        self.metrics.finished.labels(reason).inc()
+        if reason != "abort":
+            self.metrics.end_to_end.observe(time.perf_counter() - running.arrived)
+        if not self.failure and not running.ended:
+            self._end(generation_id)
+
+    def cancel(self, generation_id: str) -> None:
+        """The client has left. Nothing happens to what has ended already."""
+        self.finish(generation_id, "abort")
+
+    @abstractmethod
+    async def score(self, tokens: Sequence[int], start: int) -> Score: ...
+
+    @abstractmethod
+    async def kernels(self) -> list[str]: ...
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @abstractmethod
+    def _begin(self, generation: Generation) -> None: ...
+
+    @abstractmethod
+    def _end(self, generation_id: str) -> None: ...
+
+    def _refuse_dead(self) -> None:
+        if self.failure:
+            raise EngineError(self.failure)
+
+    def _deliver(self, event: Event) -> None:
+        running = self._running.get(event.id)
+        if running is None:
+            return  # cancelled meanwhile
+        if event.tokens:
+            self.metrics.generation_tokens.inc(len(event.tokens))
+            if not running.begun:
+                running.begun = True
+                self.metrics.first_token.observe(time.perf_counter() - running.arrived)
+        running.ended = event.finish is not None
+        running.sink(event)
+
+    def _die(self, sentence: str) -> None:
+        """The engine is gone: everyone who waits hears of it."""
+        self.failure = sentence
+        for generation_id, running in list(self._running.items()):
+            running.sink(Event(generation_id, finish="error", error=sentence))
+        self._running.clear()
+        self._on_death()

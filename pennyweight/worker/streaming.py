@@ -1,0 +1,170 @@
+"""Answers on their way out: one generation or several of the same prompt, whole or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from pennyweight.errors import EngineError, EngineRefused
+from pennyweight.generation import Event, Generation
+from pennyweight.openai_api.answers import Answer, whole_body
+from pennyweight.openai_api.errors import error_event
+from pennyweight.openai_api.sse import wait_for_disconnect
+from pennyweight.tokenizer import Tokenizer
+from pennyweight.worker.detokenizer import TextStream
+from pennyweight.worker.host import Host
+
+QUIET_SECONDS = 10.0  # of tokens without text, after which a stream says that it goes on
+STILL_HERE = b": tokens without text\n\n"
+FAULTS = {"error": EngineError, "refused": EngineRefused}
+
+
+class Generating:
+    """One generation as pairs of (text, event). Leaving the iteration early cancels it in the engine."""
+
+    def __init__(self, host: Host, tokenizer: Tokenizer, generation: Generation, stops: list[str]) -> None:
+        self._host, self._generation = host, generation
+        self._text = TextStream(tokenizer, stops)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Event]]:
+        host, generation = self._host, self._generation
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        host.submit(generation, events.put_nowait)
+        try:
+            while True:
+                event = await events.get()
+                if event.finish in FAULTS:
+                    host.finish(generation.id, "error")
+                    raise FAULTS[event.finish](event.error or "the engine failed")
+                text = self._text.push(event.tokens)
+                if self._text.stopped:
+                    event = Event(event.id, event.tokens, event.logprobs, event.alternatives, "stop")
+                if event.finish:
+                    host.finish(generation.id, event.finish)
+                    yield text + self._text.finish(), event
+                    return
+                yield text, event
+        finally:
+            host.cancel(generation.id)
+
+
+Growing = tuple[Answer, Generating]
+
+
+def copies(generation: Generation, count: int) -> list[Generation]:
+    """As many of the same prompt; a seed gives each its own, the first the one that was asked for."""
+    seeds = [None if generation.seed is None else generation.seed + n for n in range(count)]
+    first, *others = seeds
+    return [replace(generation, seed=first), *(replace(generation, id=uuid.uuid4().hex, seed=s) for s in others)]
+
+
+class EventStream(Response):
+    """Server-sent events, straight to ASGI; a client that leaves ends the generations. Where the engine may refuse,
+    nothing is out before it has begun; else headers go at once, so that nobody has to read them when the text comes."""
+
+    def __init__(self, answers: Sequence[Growing], include_usage: bool, *, refusable: bool = False) -> None:
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self._answers, self._include_usage, self._refusable = answers, include_usage, refusable
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        writing = asyncio.create_task(self._write(send))
+        leaving = asyncio.create_task(wait_for_disconnect(receive))
+        try:
+            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            writing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+
+    async def _write(self, send: Send) -> None:
+        begun = False
+
+        async def begin() -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+        async def put(body: bytes) -> None:
+            await begin()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        try:
+            if not self._refusable:
+                await begin()
+            if len(self._answers) == 1:
+                await _put_one(self._answers[0], put, self._refusable)
+            else:
+                await _together([_put_one(answer, put, self._refusable) for answer in self._answers])
+            if self._include_usage:
+                await put(self._answers[0][0].usage_chunk([answer for answer, _ in self._answers]))
+            await put(b"data: [DONE]\n\n")
+        except EngineError as error:
+            if not begun:
+                raise  # it can still be a status
+            await put(error_event(str(error)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def whole(request: Request, answers: Sequence[Growing]) -> Response:
+    """The answer in one piece; a client that leaves meanwhile ends the generations."""
+
+    async def gather(answer: Answer, generating: Generating) -> None:
+        async for text, event in generating:
+            answer.add(event, text)
+            answer.finish = event.finish
+
+    working = asyncio.create_task(_together([gather(*answer) for answer in answers]))
+    leaving = asyncio.create_task(wait_for_disconnect(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+    if not working.done():
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        return Response(status_code=499)
+    working.result()
+    return JSONResponse(whole_body([answer for answer, _ in answers]))
+
+
+async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]], refusable: bool) -> None:
+    answer, generating = growing
+    opening, told = answer.opening(), time.monotonic()
+    if opening and not refusable:
+        await put(opening)
+        opening = b""
+    async for text, event in generating:
+        if opening:
+            await put(opening)
+            opening = b""
+        answer.add(event, text)
+        if text or event.finish or answer.with_logprobs or answer.with_token_ids:
+            await put(answer.chunk(text, event, event.finish))
+            told = time.monotonic()
+        elif time.monotonic() - told > QUIET_SECONDS:
+            await put(STILL_HERE)
+            told = time.monotonic()
+
+
+async def _together(work: Sequence[Awaitable[None]]) -> None:
+    """The first fault ends all of them."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,304 @@
+"""RowRuntime: whatever else is running, a request gets exactly the tokens that it would get alone."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pennyweight.engines.base import Runtime
+from pennyweight.engines.batching.rows import LEAST_BEGINNING, KeptRows, Lengths, RowRuntime, longest_beginning
+from pennyweight.engines.batching.sampling import Logits, log_softmax
+from pennyweight.engines.batching.settings import RowEngine
+from pennyweight.generation import Generation
+
+VOCABULARY = 12
+END = 0
+
+
+def logits_after(history: Sequence[int]) -> Logits:
+    seed = zlib.crc32(repr([int(token) for token in history[-2:]] + [len(history) // 9]).encode())
+    return np.random.default_rng(seed).normal(size=VOCABULARY).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FakeEngine(RowEngine):
+    name: ClassVar[str] = "fake"
+
+    def load(self, directory: Path) -> Runtime:
+        raise NotImplementedError
+
+
+class Fake(RowRuntime):
+    """A model whose next token depends on all that its row of the store holds; it checks what the loop tells it. Its
+    answers repeat themselves, so that guessing ahead has something to find."""
+
+    def __init__(self, max_rows: int, draft: Fake | None = None, **settings: Any) -> None:
+        super().__init__(FakeEngine(max_num_seqs=max_rows, **settings), draft)
+        self.limit = max_rows
+        self.slots = FakeEngine(max_num_seqs=max_rows, **settings).slots
+        self.store: dict[int, list[int]] = {}
+        self.widths: list[int] = []
+        self.extended: list[int] = []
+
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        assert 0 <= row < self.limit and tokens and start <= len(self.store.get(row, []))
+        self.extended.append(len(tokens))
+        held = self.store[row] = [*self.store.get(row, [])[:start], *tokens]
+        made = [logits_after(held[: start + n + 1]) for n in range(len(tokens))]
+        return np.stack(made if every else made[-1:])
+
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+        assert len(tokens) == len(lengths) <= self.limit
+        self.widths.append(len(tokens))
+        for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
+            assert len(self.store[row]) >= length  # what was guessed in vain may stand behind
+            self.store[row][length:] = [token]
+        return np.stack([logits_after(self.store[row]) for row in range(len(tokens))])
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        assert source != target and 0 <= target < self.slots and length <= len(self.store.get(source, []))
+        self.store[target] = self.store[source][:length]
+
+    def kernels(self) -> list[str]:
+        return []
+
+    def _logits(self, tokens: Sequence[int]) -> Logits:
+        return np.stack([logits_after(tokens[: n + 1]) for n in range(len(tokens))])
+
+
+def collect(runtime: Fake, into: dict[str, list[int]], finished: dict[str, str]) -> None:
+    for event in runtime.step():
+        assert event.id not in finished, "nothing may follow the last event"
+        into.setdefault(event.id, []).extend(event.tokens)
+        if event.finish:
+            finished[event.id] = event.finish
+
+
+def alone(generation: Generation) -> tuple[list[int], str]:
+    runtime, tokens, finished = Fake(1), {generation.id: []}, {}
+    runtime.submit(generation)
+    while not finished:
+        collect(runtime, tokens, finished)
+    return tokens[generation.id], finished[generation.id]
+
+
+def generation(name: str, prompt: Sequence[int] = (1, 2), max_tokens: int = 5, **more: object) -> Generation:
+    return Generation(name, tuple(prompt), max_tokens, **more)  # type: ignore[arg-type]
+
+
+asked = st.builds(
+    lambda prompt, length, seed, stops: (prompt, length, seed, stops),
+    st.lists(st.integers(1, 3), min_size=1, max_size=40),
+    st.integers(1, 12),
+    st.one_of(st.none(), st.integers(0, 99)),
+    st.booleans(),
+)
+
+
+arriving = st.tuples(asked, st.integers(0, 8), st.one_of(st.none(), st.integers(0, 10)))
+
+
+class Wrong(Fake):
+    """A draft that is wrong every third time."""
+
+    def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        return self.misled(super().extend(row, tokens, start, every=every))
+
+    def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
+        return self.misled(super().decode(tokens, lengths))
+
+    def misled(self, logits: Logits) -> Logits:
+        return np.roll(logits, 1, axis=-1) if len(self.store[0]) % 3 == 0 else logits
+
+
+settings = st.fixed_dictionaries(
+    {"max_num_batched_tokens": st.sampled_from([0, 1, 3]), "enable_prefix_caching": st.booleans()},
+    optional={"speculative_method": st.just("ngram"), "num_speculative_tokens": st.integers(1, 5)},
+)
+
+
+@given(
+    requests=st.lists(arriving, min_size=1, max_size=8),
+    max_rows=st.integers(1, 4),
+    levers=settings,
+    drafted=st.sampled_from([None, Fake, Wrong]),
+)
+def test_every_request_gets_the_tokens_it_would_get_alone(
+    requests: list, max_rows: int, levers: dict, drafted: type[Fake] | None
+) -> None:
+    wanted = []
+    for number, ((prompt, length, seed, stops), arrives, cancelled_after) in enumerate(requests):
+        made = generation(
+            str(number),
+            prompt,
+            length,
+            seed=seed,
+            temperature=0.0 if seed is None else 1.0,
+            stop_tokens=(END,) if stops else (),
+        )
+        leaves = None if cancelled_after is None else arrives + cancelled_after
+        wanted.append((made, arrives, leaves))
+    draft = drafted and drafted(1)
+    runtime, tokens, finished, cancelled = Fake(max_rows, draft, **levers), {}, {}, set()
+    for now in range(200):
+        for made, arrives, leaves in wanted:
+            if arrives == now:
+                runtime.submit(made)
+            if leaves == now and made.id not in finished:
+                runtime.cancel(made.id)
+                cancelled.add(made.id)
+        before = {name: len(got) for name, got in tokens.items() if name in cancelled}
+        collect(runtime, tokens, finished)
+        assert all(len(tokens[name]) == count for name, count in before.items())
+    for made, _, _ in wanted:
+        expected, how = alone(made)
+        got = tokens.get(made.id, [])
+        if made.id in cancelled:
+            assert got == expected[: len(got)] and made.id not in finished
+        else:
+            assert (got, finished[made.id]) == (expected, how)
+
+
+def test_a_request_that_comes_later_joins_the_running_batch() -> None:
+    runtime, tokens, finished = Fake(4), {}, {}
+    runtime.submit(generation("first", max_tokens=10))
+    collect(runtime, tokens, finished)
+    runtime.submit(generation("second", (3,), max_tokens=2))
+    collect(runtime, tokens, finished)
+    assert "second" in tokens and "first" not in finished
+    assert runtime.widths[-1] == 2
+
+
+def test_no_more_rows_run_than_allowed_and_the_rest_wait_their_turn() -> None:
+    runtime, tokens, finished = Fake(2), {}, {}
+    for number in range(5):
+        runtime.submit(generation(str(number), (number + 1,), max_tokens=4))
+    for _ in range(40):
+        collect(runtime, tokens, finished)
+    assert max(runtime.widths) == 2
+    assert {name: len(got) for name, got in tokens.items()} == dict.fromkeys("01234", 4)
+
+
+def test_a_waiting_request_can_be_cancelled() -> None:
+    runtime, tokens, finished = Fake(1), {}, {}
+    runtime.submit(generation("running"))
+    runtime.submit(generation("waiting"))
+    runtime.cancel("waiting")
+    for _ in range(20):
+        collect(runtime, tokens, finished)
+    assert "waiting" not in tokens and finished == {"running": "length"}
+
+
+def test_cancelling_a_running_request_makes_room_at_once() -> None:
+    runtime, tokens, finished = Fake(1), {}, {}
+    runtime.submit(generation("long", max_tokens=1000))
+    runtime.submit(generation("next", (5,)))
+    collect(runtime, tokens, finished)
+    assert "next" not in tokens
+    runtime.cancel("long")
+    collect(runtime, tokens, finished)
+    assert "next" in tokens
+
+
+def test_cancelling_what_is_not_there_does_nothing() -> None:
+    runtime = Fake(1)
+    runtime.cancel("nobody")
+    assert runtime.step() == []
+
+
+def test_an_end_token_ends_the_answer_and_is_no_part_of_it() -> None:
+    prompt = next((n,) for n in range(1, 500) if int(logits_after((n,)).argmax()) == END)
+    assert alone(generation("g", prompt, stop_tokens=(END,))) == ([], "stop")
+    assert alone(generation("g", prompt))[0][0] == END
+
+
+def test_a_score_is_the_log_softmax_at_the_tokens_own_places() -> None:
+    tokens = [4, 7, 2, 9]
+    score = Fake(1).score(tokens, 1)
+    expected = [log_softmax(logits_after(tokens[: n + 1])) for n in range(3)]
+    assert score.logprobs == pytest.approx([float(row[t]) for row, t in zip(expected, tokens[1:], strict=True)])
+    assert list(score.top_tokens) == [int(row.argmax()) for row in expected]
+    assert score.top_logprobs == pytest.approx([float(row.max()) for row in expected])
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_a_score_begins_where_it_is_asked_to(start: int) -> None:
+    whole, part = (Fake(1).score([4, 7, 2, 9], first) for first in (1, start))
+    assert list(part.logprobs) == list(whole.logprobs[start - 1 :])
+    assert list(part.top_tokens) == list(whole.top_tokens[start - 1 :])
+
+
+def finish(runtime: Fake, *asked: Generation) -> dict[str, list[int]]:
+    tokens, finished = {}, {}
+    for made in asked:
+        runtime.submit(made)
+    while len(finished) < len(asked):
+        collect(runtime, tokens, finished)
+    return tokens
+
+
+def test_a_prompt_is_taken_in_pieces_while_others_run_on() -> None:
+    runtime, tokens, finished = Fake(2, max_num_batched_tokens=4), {}, {}
+    runtime.submit(generation("running", max_tokens=50))
+    collect(runtime, tokens, finished)
+    runtime.submit(generation("long", range(1, 11), max_tokens=2))
+    before = len(tokens["running"])
+    collect(runtime, tokens, finished)
+    collect(runtime, tokens, finished)
+    assert "long" not in tokens and len(tokens["running"]) == before + 2
+    collect(runtime, tokens, finished)
+    assert tokens["long"] and runtime.extended == [2, 4, 4, 2]
+
+
+def test_what_a_kept_row_holds_is_not_computed_again() -> None:
+    runtime, prompt = Fake(2, enable_prefix_caching=True), [1, 2, 3] * 10
+    made = finish(runtime, generation("first", prompt))["first"]
+    again = [*prompt, *made[:-1], 4]
+    assert finish(runtime, generation("next", again))["next"] == alone(generation("next", again))[0]
+    assert runtime.extended == [30, 1]
+    assert finish(runtime, generation("same", prompt))["same"] == made
+    assert runtime.extended == [30, 1, 1]  # the last token's logits are needed
+
+
+def test_guesses_that_come_true_save_steps() -> None:
+    plain, guessing = Fake(1), Fake(1, speculative_method="ngram", num_speculative_tokens=4)
+    asked = generation("g", [1, 2, 3] * 10, max_tokens=60)
+    assert finish(plain, asked) == finish(guessing, asked)
+    assert len(guessing.widths) + len(guessing.extended) < len(plain.widths) + len(plain.extended)
+
+
+def test_a_draft_that_is_right_saves_steps_and_computes_nothing_twice() -> None:
+    draft = Fake(1)
+    runtime = Fake(1, draft, num_speculative_tokens=4)
+    asked = generation("g", [1, 2, 3], max_tokens=21)
+    assert finish(runtime, asked)["g"] == alone(asked)[0]
+    assert runtime.extended == [3, 5, 5, 5, 5] and runtime.widths == []
+    assert sum(draft.extended) + len(draft.widths) < 3 + 21 + 4
+
+
+def test_no_guess_is_made_in_company() -> None:
+    runtime = Fake(2, speculative_method="ngram")
+    finish(runtime, *(generation(str(n), [n, 2, 3] * 10, max_tokens=20) for n in (1, 2)))
+    assert runtime.extended == [30, 30]
+
+
+def test_the_longest_beginning_leaves_a_token_to_compute_and_is_worth_a_copy() -> None:
+    long, short = list(range(40)), list(range(LEAST_BEGINNING))
+    assert longest_beginning(tuple(long), [(7, short), (8, long)]) == (8, 39)
+    assert longest_beginning(tuple(short), [(8, long)]) == (0, 0)
+    assert longest_beginning((9, *long), [(8, long)]) == (0, 0)
+
+
+def test_a_kept_row_that_only_begins_another_makes_room_for_it() -> None:
+    kept = KeptRows(range(4, 7))
+    assert [kept.take([1]), kept.take([2, 2]), kept.take([3])] == [4, 5, 6]
+    assert kept.take([2, 2, 2]) == 5
+    assert kept.take([9]) == 4
