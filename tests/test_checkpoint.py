@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pennyweight import checkpoint
+from pennyweight import checkpoint, paths
 from pennyweight.checkpoint import build, copy_tokenizer, open_model, read_artifact
 from pennyweight.errors import EngineError, ModelError, StorageError
 from pennyweight.model import LINEAGE_FILE, Lineage, Model, Step
@@ -309,7 +309,7 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     assert build(LINEAGE, "gguf", "Q4_0", Maker()).path.is_relative_to(tmp_path / "mine")
     monkeypatch.delenv("PENNYWEIGHT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert checkpoint.cache_directory() == tmp_path / "pennyweight"
+    assert paths.cache_directory() == tmp_path / "pennyweight"
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), EngineError("x")])

@@ -17,6 +17,7 @@ ROOT = Path(pennyweight.__file__).parent
 VALUES = {"budget", "deployment", "generation", "hardware", "measurement", "model", "study", "workload"}
 LAYERS = [
     {"errors"},
+    {"paths"},
     VALUES,
     {"checkpoint", "processes", "tokenizer", "traces"},
     {"weights", "install", "openai_api"},
@@ -226,7 +227,7 @@ def test_nouns_and_errors_need_the_standard_library_only() -> None:
     foreign = [
         f"{importer}:{line} -> {target}"
         for importer, source in SOURCES.items()
-        if unit(importer) in VALUES | {"errors"}
+        if unit(importer) in VALUES | {"errors", "paths"}
         for line, target in all_imports(importer, source)
         if not ours(target) and target.split(".")[0] not in sys.stdlib_module_names
     ]

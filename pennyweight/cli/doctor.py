@@ -12,8 +12,8 @@ from pennyweight.cli import options
 
 def doctor(as_json: options.AsJson = False) -> None:
     """Show the hardware with its measured rates, the engines, and the command that mends what is missing."""
-    from pennyweight.checkpoint import cache_directory
     from pennyweight.cli.console import Live
+    from pennyweight.paths import cache_directory
     from pennyweight.plan.machine import measured_hardware
     from pennyweight.serve import catalogue
 

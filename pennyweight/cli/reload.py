@@ -15,7 +15,8 @@ def reload(
     """Swap the deployment of a running gateway without dropping a request."""
     from pennyweight.cli.serve import evidence_of
     from pennyweight.deployment import Deployment
+    from pennyweight.paths import absolute
     from pennyweight.serve import gateway
 
     Deployment.read(deployment)
-    typer.echo(f"Serving {gateway.reload(port, deployment, evidence_of(str(deployment)))}.")
+    typer.echo(f"Serving {gateway.reload(port, absolute(deployment), evidence_of(str(deployment)))}.")

@@ -43,6 +43,7 @@ def serve(
     import tempfile
 
     from pennyweight.cli.targets import parse
+    from pennyweight.paths import absolute
     from pennyweight.serve import catalogue, gateway
 
     parsed = parse(target, engine, {**options.settings(setting), **options.speculation(speculative_config)})
@@ -55,7 +56,7 @@ def serve(
         max_queue=max_queue,
         slo_ttft_ms=longest_wait(slo),
         keys=keys,
-        cache=cache,
+        cache=cache if "://" in cache or not cache else str(absolute(cache)),
         cache_ttl_seconds=cache_ttl,
         cache_bytes=int(options.size(cache_size, "--cache-size") or 0),
         stall_seconds=stall_timeout,

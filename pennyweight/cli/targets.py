@@ -12,7 +12,8 @@ from typing import Any
 
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, EngineRefused, UsageError
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.paths import absolute
+from pennyweight.serve import Endpoint, catalogue, serve
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def parse(text: str, engine: str | None = None, settings: dict[str, Any] | None 
             raise UsageError("--engine and --set belong to a model that we serve, not to a URL.")
         return Target(text)
     if engine is None:
-        deployment = Deployment.read(Path(text))
+        deployment = Deployment.read(absolute(text))
         if settings:
+            settings = catalogue.with_absolute_paths(deployment.engine, settings)
             deployment = replace(deployment, settings={**deployment.settings, **settings})
             refuse_conflict(deployment.engine, deployment.settings)
         return Target(text, deployment)
@@ -56,20 +58,18 @@ def parse(text: str, engine: str | None = None, settings: dict[str, Any] | None 
     model = checkpoint.open_model(text)
     if model.format == "gguf" and model.path.is_file():
         model = techniques.apply(Dequantize(), model)
-    from pennyweight.serve import catalogue
-
     wanted = catalogue.offer(engine).model_format
     if wanted != model.format:
         raise UsageError(f"{engine} serves {wanted} and {text} is {model.format}: make it with `pw quantize`.")
-    catalogue.check(engine, settings or {})
-    refuse_conflict(engine, settings or {})
-    return Target(text, Deployment(engine, str(model.path), model.id, model.scheme, settings or {}))
+    settings = catalogue.with_absolute_paths(engine, settings or {})
+    catalogue.check(engine, settings)
+    refuse_conflict(engine, settings)
+    return Target(text, Deployment(engine, str(model.path), model.id, model.scheme, settings))
 
 
 def refuse_conflict(engine: str, settings: Mapping[str, Any]) -> None:
     """Levers that are known to break each other are not pulled together."""
     from pennyweight.search import compatibility
-    from pennyweight.serve import catalogue
 
     reason = compatibility.conflict(engine, settings, catalogue.offer(engine).levers)
     if reason:
@@ -78,8 +78,6 @@ def refuse_conflict(engine: str, settings: Mapping[str, Any]) -> None:
 
 def remote_settings(engines: tuple[str, ...] | None, base_url: str | None) -> dict[str, str] | None:
     """Of the server that `--base-url` names, which `--engines` may leave out."""
-    from pennyweight.serve import catalogue
-
     asked = engines is not None and catalogue.REMOTE in engines
     if base_url is None:
         if asked:

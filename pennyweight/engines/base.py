@@ -87,6 +87,7 @@ class Engine:
     tested: ClassVar[tuple[str, str]] = ("0", "")  # versions from the first up to, and without, the second
     words: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be said, of settings that are one of a few words
     recipe: ClassVar[Recipe | None] = None  # of an environment of its own
+    path_settings: ClassVar[tuple[str, ...]] = ()  # settings that name a file or a directory
     levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what can be pulled: settings that pull it
     follows_schemas: ClassVar[bool] = False  # JSON schemas, in its answers
     # "module:class" of the `Runtime` or the `Backend`, imported only in the process that runs it

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pennyweight.engines.base import Runtime
-from pennyweight.engines.batching.rows import Lengths, RowRuntime
+from pennyweight.engines.batching.draft import Lengths
+from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.batching.settings import RowEngine
 from pennyweight.hardware import Hardware, available_cores

@@ -30,6 +30,7 @@ class Speculating(Engine):
     draft_model: str = ""
 
     draft_file: ClassVar[str] = "model.gguf"
+    path_settings: ClassVar[tuple[str, ...]] = ("draft_model",)
     methods: ClassVar[tuple[str, ...]] = ("ngram", "draft_model")
 
     def __post_init__(self) -> None:

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pennyweight.checkpoint import cache_directory, locked
+from pennyweight.checkpoint import locked
 from pennyweight.errors import EngineError, StorageError, UsageError
 from pennyweight.model import canonical_hash
+from pennyweight.paths import engines_directory
 
 PYTHON = sys.executable
 LOG_LINES = 6
@@ -59,7 +60,7 @@ class Recipe:
 
 def home(name: str) -> Path:
     """Under `PENNYWEIGHT_ENGINES`, else in the cache."""
-    return Path(os.environ.get("PENNYWEIGHT_ENGINES", cache_directory() / "engines")).expanduser() / name
+    return engines_directory() / name
 
 
 def installed(name: str) -> Mapping[str, Any] | None:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pennyweight.checkpoint import cache_directory
 from pennyweight.hardware import Hardware, detect
+from pennyweight.paths import cache_directory
 
 READ_BYTES = 512 << 20  # far beyond any cache
 SIDE = 1024  # of the square matrices

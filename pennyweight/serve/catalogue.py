@@ -14,6 +14,7 @@ from pennyweight.export.targets import EXPORTS, NOT_RUN, export
 from pennyweight.hardware import Hardware
 from pennyweight.install import environments
 from pennyweight.model import Model
+from pennyweight.paths import absolute
 
 __all__ = [
     "EXPORTS",
@@ -112,6 +113,12 @@ def settings_to_search(engine: str, hardware: Hardware, streams: int, longest: i
     if hardware.cores > 2:
         choices["num_threads"] = (0, hardware.cores - 1)  # a core left for HTTP
     return {**choices, **engines.engine_class(engine)().search_settings(hardware, streams, longest)}
+
+
+def with_absolute_paths(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a user gave them, those that are paths made absolute: the engine's process runs elsewhere."""
+    names = engines.engine_class(engine).path_settings
+    return {name: str(absolute(value)) if name in names else value for name, value in settings.items()}
 
 
 def check(engine: str, settings: Mapping[str, Any]) -> None:

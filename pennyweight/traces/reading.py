@@ -6,6 +6,7 @@ from importlib import import_module, resources
 from pathlib import Path
 
 from pennyweight.errors import UsageError, WorkloadError
+from pennyweight.paths import absolute
 from pennyweight.workload import Workload
 
 BUILTIN = ("chat", "extract", "tasks")
@@ -18,7 +19,7 @@ def load(name_or_path: str, trace_format: str | None = None) -> Workload:
     if name_or_path in BUILTIN:
         with resources.as_file(resources.files("pennyweight.traces") / "builtin" / f"{name_or_path}.jsonl") as path:
             return import_module("pennyweight.traces.pennyweight_jsonl").read(path, name=name_or_path)  # type: ignore[no-any-return]
-    path = Path(name_or_path).expanduser()
+    path = absolute(name_or_path)
     if not path.exists():
         raise WorkloadError(
             f"Workload {name_or_path!r} is neither a file nor built in: use {', '.join(BUILTIN)} or a path."

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pennyweight import checkpoint, engines, techniques, traces
+from pennyweight import checkpoint, engines, paths, techniques, traces
 from pennyweight.errors import ModelError, StorageError, UsageError
 from pennyweight.model import LINEAGE_FILE, Model
 from pennyweight.techniques.dequantize import Dequantize
@@ -109,7 +109,7 @@ def test_a_gguf_file_comes_back_as_the_weights_it_holds(model: Model) -> None:
 @pytest.mark.slow
 def test_a_changed_artifact_is_refused(model: Model) -> None:
     made = techniques.apply(technique("F16"), model)
-    copy = checkpoint.cache_directory() / "damaged"
+    copy = paths.cache_directory() / "damaged"
     copy.mkdir(parents=True)
     for file in made.path.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
@@ -131,7 +131,7 @@ def test_a_failing_job_says_why_and_leaves_nothing(tiny_checkpoint: Path, tmp_pa
     with pytest.raises(ModelError, match="Nobody"):
         techniques.apply(Quantize("F16"), odd)
     lineage = odd.lineage.then(Quantize("F16").step())
-    assert not (checkpoint.cache_directory() / "models" / lineage.id).exists()
+    assert not (paths.cache_directory() / "models" / lineage.id).exists()
 
 
 @pytest.mark.slow

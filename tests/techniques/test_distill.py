@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pennyweight import checkpoint, techniques, traces
+from pennyweight import checkpoint, paths, techniques, traces
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.techniques import continuations, training
@@ -308,7 +308,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(teacher: Model, tmp_pat
         "1",
     ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ.copy(), start_new_session=True)
-    models = checkpoint.cache_directory() / "models"
+    models = paths.cache_directory() / "models"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(models.glob("continuations/*.jsonl")):
         time.sleep(0.2)

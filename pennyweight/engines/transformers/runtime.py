@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from pennyweight.engines.batching.rows import Lengths, RowRuntime
+from pennyweight.engines.batching.draft import Lengths
+from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.transformers.settings import Transformers
 from pennyweight.hardware import available_cores
