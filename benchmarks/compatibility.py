@@ -1,5 +1,5 @@
-"""Every pair of levers of every installed engine, once, on a small model: tokens against the engine without levers,
-speed against each lever alone. Writes pennyweight/search/compatibility.json and docs/compatibility.md.
+"""Every pair of presets of every installed engine, once, on a small model: tokens against the engine without presets,
+speed against each preset alone. Writes pennyweight/search/compatibility.json and docs/compatibility.md.
 
     python benchmarks/compatibility.py [ENGINE …]
 """
@@ -24,8 +24,7 @@ from pennyweight.model import Model
 from pennyweight.search import compatibility
 from pennyweight.search.compatibility import Pair
 from pennyweight.search.trials import build_scheme
-from pennyweight.serve import catalogue
-from pennyweight.serve.opening import serve
+from pennyweight.serve import catalogue, open_engine
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
@@ -35,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 SCHEMES = {"gguf": "Q8_0", "onnx": "FP32"}  # else the model's own
 PROMPTS, TOKENS, LONGEST_PROMPT = 16, 32, 300
 DRAFT_BLOCKS = 10
-LESS = 0.15  # of agreement than either lever alone, twice: broken. One early near-tie costs 0.06
+LESS = 0.15  # of agreement than either preset alone, twice: broken. One early near-tie costs 0.06
 SLOWER = 0.85  # of the faster one alone, twice: no gain
 
 
@@ -50,7 +49,7 @@ class Bench:
         prompts = [tokenizer.encode(text, add_special_tokens=False) for text in rendered]
         self.prompts = [prompt[-LONGEST_PROMPT:] for prompt in prompts[:: len(prompts) // PROMPTS]][:PROMPTS]
         self.draft = ""
-        if any("draft_model" in lever for lever in offer.levers.values()):
+        if any("draft_model" in preset for preset in offer.presets.values()):
             calibration = tuple(texts(traces.load("chat").requests))
             small = techniques.apply(Depth(DRAFT_BLOCKS, "influence", calibration), model)
             self.draft = str(build_scheme(small, engine, self.scheme, 0, (), techniques.unwatched).path)
@@ -66,7 +65,10 @@ class Bench:
         """Answers in tokens, and tokens/s at one stream."""
         settings = {"max_num_seqs": 4, **settings, **({"draft_model": self.draft} if "draft_model" in settings else {})}
         deployment = Deployment(self.engine, str(self.model.path), self.model.id, self.model.scheme, settings)
-        with tempfile.TemporaryDirectory() as directory, serve(deployment, log=Path(directory) / "log") as endpoint:
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            open_engine(deployment, log=Path(directory) / "log") as endpoint,
+        ):
             ask(endpoint.base_url, self.prompts[0])
             began = time.perf_counter()
             answers = [ask(endpoint.base_url, prompt) for prompt in self.prompts]
@@ -91,24 +93,24 @@ def agreement(ours: list[list[int]], theirs: list[list[int]]) -> float:
     return mean(same(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def matrix(bench: Bench, levers: Mapping[str, Mapping[str, Any]]) -> list[Pair]:
+def matrix(bench: Bench, presets: Mapping[str, Mapping[str, Any]]) -> list[Pair]:
     plain, speed = bench.run({})
-    print(f"{bench.engine}: {speed:.0f} tokens/s without levers", flush=True)
+    print(f"{bench.engine}: {speed:.0f} tokens/s without presets", flush=True)
     alone: dict[str, tuple[float, float]] = {}
     faults: dict[str, str] = {}
-    for name, lever in levers.items():
-        answers, fast, faults[name] = bench.attempt(lever)
+    for name, preset in presets.items():
+        answers, fast, faults[name] = bench.attempt(preset)
         alone[name] = agreement(answers, plain) if answers else 0.0, fast
         print(f"  {name}: {alone[name][0]:.2f}, {fast / speed:.2f} times as fast {faults[name]}", flush=True)
     made = []
-    for first, second in compatibility.combinable(levers):
+    for first, second in compatibility.combinable(presets):
         fault = faults[first] or faults[second]
         if fault:
             pair = Pair(bench.engine, first, second, "broken", 0.0, 0.0, f"one of them fails alone: {fault}")
         else:
-            pair = judged(bench, plain, alone, first, second, {**levers[first], **levers[second]})
+            pair = judged(bench, plain, alone, first, second, {**presets[first], **presets[second]})
             if pair.verdict != "works":  # one run is no verdict
-                again = judged(bench, plain, alone, first, second, {**levers[first], **levers[second]})
+                again = judged(bench, plain, alone, first, second, {**presets[first], **presets[second]})
                 pair = max(pair, again, key=lambda p: (p.verdict != "broken", p.speed))
         made.append(pair)
         print(f"  {first} + {second}: {pair.verdict}, {pair.agreement:.2f}, {pair.speed:.2f} {pair.why}", flush=True)
@@ -128,14 +130,14 @@ def judged(
         return Pair(bench.engine, first, second, "broken", 0.0, 0.0, fault)
     agreed, ratio = agreement(answers, plain), fast / max(alone[first][1], alone[second][1])
     least = min(alone[first][0], alone[second][0]) - LESS
-    why = f"it agrees {agreed:.2f}, the levers alone at least {least + LESS:.2f}" if agreed < least else ""
+    why = f"it agrees {agreed:.2f}, the presets alone at least {least + LESS:.2f}" if agreed < least else ""
     verdict = "broken" if why else "no gain" if ratio < SLOWER else "works"
     return Pair(bench.engine, first, second, verdict, round(agreed, 3), round(ratio, 3), why)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("engines", nargs="*", help="by default all that are installed and have levers")
+    parser.add_argument("engines", nargs="*", help="by default all that are installed and have presets")
     asked = parser.parse_args().engines
     model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
     table = ROOT / "pennyweight" / "search" / compatibility.TABLE_FILE
@@ -144,9 +146,9 @@ def main() -> None:
     machine = hardware.detect()
     for engine in asked or catalogue.names():
         offer = catalogue.offer(engine)
-        if offer.missing or not compatibility.combinable(offer.levers):
+        if offer.missing or not compatibility.combinable(offer.presets):
             continue
-        fresh = [asdict(pair) for pair in matrix(Bench(model, engine), offer.levers)]
+        fresh = [asdict(pair) for pair in matrix(Bench(model, engine), offer.presets)]
         kept = [row for row in kept if row["engine"] != engine] + fresh
         told[engine] = f"{offer.version}, {machine.cpu}, {machine.cores} cores, {time.strftime('%Y-%m-%d')}"
         table.write_text(json.dumps({"measured_on": told, "pairs": kept}, indent=1) + "\n")

@@ -37,8 +37,7 @@ from pennyweight.model import Model
 from pennyweight.plan import cost
 from pennyweight.plan.machine import measured_hardware
 from pennyweight.search.trials import build_scheme
-from pennyweight.serve import catalogue
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, catalogue, open_engine
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
@@ -153,7 +152,7 @@ def table(model: Model, cells: Sequence[Cell], rounds: int, only: Sequence[str] 
         order = deployments if number % 2 == 0 else deployments[::-1]
         for deployment in order:
             try:
-                with serve(deployment) as endpoint:
+                with open_engine(deployment) as endpoint:
                     for cell in cells:
                         made = run(endpoint, cell, cell.load(tokens).variant(number))
                         speeds.setdefault((deployment.id, cell), []).append(made)
@@ -268,15 +267,15 @@ def speculation(model: Model, rounds: int, only: Sequence[str]) -> None:
     """One stream on repetitive work, with guesses and without; and whether the answers are the same."""
     for load in (editing(), traces.load("extract").take(12, 0)):
         for engine in only or catalogue.names():
-            levers = catalogue.offer(engine).levers
-            if catalogue.offer(engine).missing or "n-gram guesses" not in levers:
+            presets = catalogue.offer(engine).presets
+            if catalogue.offer(engine).missing or "n-gram speculation" not in presets:
                 continue
             scheme = CONVERTED.get(catalogue.offer(engine).model_format, model.scheme)
             made = build_scheme(model, engine, scheme, 0, (), techniques.unwatched)
             settings = {"max_num_seqs": 1, **PRECISE.get(engine, {})}
             plain = Deployment(engine, str(made.path), made.id, scheme, settings)
             for guesses in GUESSES:
-                more = {**levers["n-gram guesses"], "num_speculative_tokens": guesses}
+                more = {**presets["n-gram speculation"], "num_speculative_tokens": guesses}
                 try:
                     guessed_and_plain(replace(plain, settings={**settings, **more}), plain, load, rounds)
                 except PennyweightError as error:

@@ -20,7 +20,7 @@ from pennyweight.engines.base import make
 from pennyweight.generation import Generation
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
-from pennyweight.serve.opening import serve
+from pennyweight.serve import open_engine
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.workload import Arrivals, Request, Workload
@@ -50,7 +50,7 @@ def direct(directory: str, streams: int) -> float:
 def through_face(model: Path, model_id: str, streams: int) -> float:
     requests = tuple(Request(str(i), str(i), OUTPUT, prompt_tokens=tuple(p)) for i, p in enumerate(prompts(REQUESTS)))
     deployment = Deployment("openvino", str(model), model_id, "Q8_0", {"max_num_seqs": streams})
-    with serve(deployment) as endpoint:
+    with open_engine(deployment) as endpoint:
         arrivals = Arrivals("closed", max_concurrency=streams)
         run = measure_speed(endpoint, Workload("fixed", requests), arrivals, Sampling(ignore_eos=True))
         return run["output_throughput"]

@@ -29,6 +29,7 @@ from typing import Any
 
 import aiohttp
 import psutil
+from pennyweight.serve.gateway.cache import Entry, SQLiteStore, key_of
 
 from pennyweight import checkpoint, techniques
 from pennyweight.deployment import Deployment
@@ -37,8 +38,7 @@ from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.processes import free_port
-from pennyweight.serve.gateway.cache import Entry, SQLiteStore, key_of
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, open_engine
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.workload import Arrivals, Request, Workload
 
@@ -137,7 +137,7 @@ def in_turns(
 def latency(rounds: int) -> None:
     """First token at 50 requests/s, directly and through the gateway."""
     deployment, load = scripted(step_ms=5.0), requests(600, 8)
-    with serve(deployment) as direct, gateway(deployment) as (through, _):
+    with open_engine(deployment) as direct, gateway(deployment) as (through, _):
         rows = in_turns([direct, through], rounds, lambda e: speed(e, load, Arrivals("poisson", request_rate=RATE)))
     for name in ("ttft_p50_ms", "ttft_p99_ms"):
         added = [after[name] - before[name] for before, after in rows]
@@ -153,7 +153,7 @@ def latency(rounds: int) -> None:
 def throughput(rounds: int) -> None:
     """32 streams of an engine that takes 20 ms a step, as a real one of 1,600 tokens/s would."""
     deployment, load = scripted(step_ms=20.0, max_num_seqs=32), requests(192, 64)
-    with serve(deployment) as direct, gateway(deployment) as (through, _):
+    with open_engine(deployment) as direct, gateway(deployment) as (through, _):
         rows = in_turns([direct, through], rounds, lambda e: speed(e, load, Arrivals("closed", max_concurrency=32)))
     ratios = [after["output_throughput"] / before["output_throughput"] for before, after in rows]
     say(
@@ -169,7 +169,7 @@ def rival(rounds: int, place: Path) -> None:
     deployment = scripted()
     few, many = requests(200, 4), requests(400, 4)
     with ExitStack() as stack:
-        direct = stack.enter_context(serve(deployment))
+        direct = stack.enter_context(open_engine(deployment))
         ours, _ = stack.enter_context(gateway(deployment))
         theirs = stack.enter_context(litellm(place, direct.base_url))
         slow = in_turns([direct, ours, theirs], rounds, lambda e: speed(e, few, Arrivals("closed", max_concurrency=1)))

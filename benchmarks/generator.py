@@ -16,7 +16,7 @@ from pennyweight.checkpoint import open_model
 from pennyweight.deployment import Deployment
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
-from pennyweight.serve.opening import serve
+from pennyweight.serve import open_engine
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.jobs import apply
 from pennyweight.workload import Arrivals, Request, Workload
@@ -33,9 +33,9 @@ def main() -> None:
     requests = tuple(Request(str(i), str(i), arguments.tokens, prompt="Once upon a time") for i in range(count))
     deployment = Deployment("scripted", str(model.path), model.id, "BF16", {"max_num_seqs": 4096})
     cores = sorted(os.sched_getaffinity(0))
-    with serve(deployment) as endpoint:
-        assert endpoint.engine is not None
-        tree = psutil.Process(endpoint.engine.process.pid)
+    with open_engine(deployment) as endpoint:
+        assert endpoint.process is not None
+        tree = psutil.Process(endpoint.process.process.pid)
         for process in [tree, *tree.children(recursive=True)]:
             process.cpu_affinity([cores[-1]])
         os.sched_setaffinity(0, {cores[0]})

@@ -28,8 +28,7 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.hardware import available_cores
 from pennyweight.search.trials import build_scheme
-from pennyweight.serve import process
-from pennyweight.serve.opening import Endpoint
+from pennyweight.serve import Endpoint, process
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts

@@ -15,7 +15,7 @@ from pennyweight import traces
 from pennyweight.deployment import Deployment
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
-from pennyweight.serve.opening import serve
+from pennyweight.serve import open_engine
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
 
@@ -30,7 +30,7 @@ def main() -> None:
     chosen = Deployment.read(arguments.deployment)
     text = "\n".join(texts(traces.load("extract").requests[:2]))
     prompt = tuple(Tokenizer(Path(chosen.model_path)).encode(text)[:PROMPT])
-    with serve(chosen) as endpoint:
+    with open_engine(chosen) as endpoint:
         for streams in (1, 16, 32):
             requests = tuple(Request(str(i), str(i), OUTPUT, prompt_tokens=prompt) for i in range(4 * streams))
             arrivals = Arrivals("closed", max_concurrency=streams)

@@ -18,7 +18,6 @@ from pennyweight.deployment import Deployment
 from pennyweight.measure import compare as comparing
 from pennyweight.search.trials import build_scheme
 from pennyweight.search.verify import read_evidence
-from pennyweight.serve.opening import serve
 from pennyweight.techniques.base import unwatched
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.jobs import apply

@@ -30,8 +30,7 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.deployment import Deployment
 from pennyweight.measure import compare as comparing
 from pennyweight.model import Model
-from pennyweight.serve import catalogue
-from pennyweight.serve.opening import serve
+from pennyweight.serve import catalogue, open_engine
 from pennyweight.techniques.base import Technique
 from pennyweight.techniques.continuations import Text, continue_texts, pad
 from pennyweight.techniques.depth import Depth
@@ -287,7 +286,7 @@ def against_whole(part: str, what: str, changed: Model, whole: Model, streams: i
         settings = {"max_num_seqs": streams, **length}
         with ExitStack() as kept:
             ours, theirs = (
-                comparing.opened_once(lambda d=deployment: serve(d), kept)  # type: ignore[misc]
+                comparing.opened_once(lambda d=deployment: open_engine(d), kept)  # type: ignore[misc]
                 for deployment in (Deployment(engine, str(m.path), m.id, scheme, settings) for m in made)
             )
             found = comparing.compare(ours, theirs, requests, arrivals, rounds=rounds, ignore_eos=True)

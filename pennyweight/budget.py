@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from pennyweight.errors import UsageError
 from pennyweight.measurement import Measurement
@@ -50,15 +49,6 @@ class LimitVerdict:
     outcome: Outcome
     reason: str
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "quantity": self.limit.quantity,
-            "bound": self.limit.bound,
-            "value": self.value,
-            "outcome": str(self.outcome),
-            "reason": self.reason,
-        }
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -78,9 +68,6 @@ class Verdict:
     def reason(self) -> str:
         """Why it is not accepted; empty when it is."""
         return "; ".join(v.reason for v in self.limits if v.outcome is not Outcome.ACCEPT)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"outcome": str(self.outcome), "limits": [v.as_json() for v in self.limits]}
 
 
 @dataclass(frozen=True)
@@ -161,31 +148,20 @@ class Budget:
             return float("-inf")
         return quantity.value if quantity.better == "higher" else -quantity.value
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "objective": self.objective,
-            "max_added_nats": self.max_added_nats,
-            "max_degradation": self.max_degradation,
-            "slo": dict(self.slo),
-            "max_memory_bytes": self.max_memory_bytes,
-            "max_dollars_per_million_tokens": self.max_dollars_per_million_tokens,
-            "price_per_hour": self.price_per_hour,
-            "confidence": self.confidence,
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Budget:
-        return Budget(**value)
-
 
 def _judge(limit: Limit, measurement: Measurement) -> LimitVerdict:
-    quantity = measurement.quantities.get(limit.quantity)
+    quantity, note = measurement.quantities.get(limit.quantity), ""
+    if quantity is None and limit.quantity.endswith("_p99_ms"):  # of fewer than a hundred values there is no p99
+        quantity, note = (
+            measurement.quantities.get(limit.quantity.replace("_p99_", "_max_")),
+            " (the maximum: too few for a p99)",
+        )
     if quantity is None:
         return LimitVerdict(limit, None, Outcome.REJECT, f"{limit.quantity} was not measured")
     value, interval = quantity.value, quantity.interval
     if interval is None:
         held = limit.margin(value) >= 0
-        reason = f"{limit.quantity} is {value:.4g} where {limit.bound:.4g} {quantity.unit} is the limit"
+        reason = f"{limit.quantity} is {value:.4g}{note} where {limit.bound:.4g} {quantity.unit} is the limit"
         return LimitVerdict(limit, value, Outcome.ACCEPT if held else Outcome.REJECT, reason)
     if any(math.isnan(end) for end in interval):
         return LimitVerdict(limit, value, Outcome.INCONCLUSIVE, f"{limit.quantity} has no interval yet")

@@ -21,6 +21,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from pennyweight import codec
 from pennyweight.errors import ModelError, StorageError
 from pennyweight.model import LINEAGE_FILE, Lineage, Model
 from pennyweight.paths import absolute, cache_directory
@@ -273,9 +274,11 @@ def read_artifact(directory: Path, *, verify: bool = True) -> Model:
     """An artifact of ours; every checksum is held against its file unless it was made a moment ago."""
     value = _read_json(directory / LINEAGE_FILE, "build it again")
     try:
-        model = Model(directory, value["format"], value["scheme"], Lineage.from_json(value["lineage"]))
+        lineage = {name: found for name, found in value["lineage"].items() if name != "id"}
+        where = str(directory / LINEAGE_FILE)
+        model = Model(directory, value["format"], value["scheme"], codec.value_of(Lineage, lineage, where))
         files: dict[str, str] = value["files"]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise StorageError(f"{directory / LINEAGE_FILE} is not of our making: build the artifact again.") from None
     if verify:
         for name, checksum in files.items():
@@ -287,7 +290,12 @@ def read_artifact(directory: Path, *, verify: bool = True) -> Model:
 
 def _seal(directory: Path, lineage: Lineage, model_format: str, scheme: str) -> None:
     files = {f.name: file_checksum(f) for f in sorted(directory.iterdir()) if f.is_file()}
-    value = {"format": model_format, "scheme": scheme, "files": files, "lineage": lineage.as_json()}
+    value = {
+        "format": model_format,
+        "scheme": scheme,
+        "files": files,
+        "lineage": {"id": lineage.id, **codec.plain(lineage)},
+    }
     path = directory / LINEAGE_FILE
     with path.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2)

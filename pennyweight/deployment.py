@@ -1,32 +1,42 @@
-"""Deployment: one JSON value that says what is served and how."""
+"""Deployment: one engine, one model, its settings."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pennyweight.errors import StorageError
 from pennyweight.model import canonical_hash
 
-DEPLOYMENT_FILE = "deployment.json"
+Group = tuple[str, str, str]  # engine, scheme, name of the recipe
+SHORT = {
+    "enable_prefix_caching": "prefix caching",
+    "kv_cache_dtype": "KV cache {}",
+    "max_num_seqs": "{} sequences",
+    "num_threads": "{} threads",
+    "max_model_len": "{} tokens",
+    "inference_precision": "{} arithmetic",
+    "allow_spinning": "spinning threads",
+    "flash_attention": "flash attention {}",
+    "speculative_method": "speculation by {}",
+}
+UNSET = (False, 0, "", "auto", -1)  # values that say: as the engine does by itself
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """`model_path` is a directory (relative to the file that holds this value, when it was read from one)."""
+    """`model_path` is a directory; in a file it may be relative to the file. `recipe` names the techniques that changed
+    the model before it was quantized. `speculation_pays_up_to` is the number of streams up to which speculative
+    decoding was measured to be faster, 0 where it was not: advice, and no part of what is served."""
 
     engine: str
     model_path: str
     model_id: str
     scheme: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    served_name: str = "model"
-    recipe: str = ""  # the techniques that changed the model before it was quantized
-    # Streams up to which guessing ahead was faster when it was measured: told, and no part of what is served.
-    guesses_pay_up_to: int = field(default=0, compare=False)
+    recipe: str = ""
+    model_name: str = field(default="", compare=False)
+    speculation_pays_up_to: int = field(default=0, compare=False)
 
     @property
     def id(self) -> str:
@@ -37,7 +47,7 @@ class Deployment:
         )
 
     @property
-    def group(self) -> tuple[str, str, str]:
+    def group(self) -> Group:
         """Engine, scheme and recipe: what deployments share that differ in settings only."""
         return (self.engine, self.scheme, self.recipe)
 
@@ -47,41 +57,16 @@ class Deployment:
         flags = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
         return " ".join(filter(None, (self.engine, self.scheme, self.recipe, flags)))
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "engine": self.engine,
-            "model_path": self.model_path,
-            "model_id": self.model_id,
-            "scheme": self.scheme,
-            "settings": dict(self.settings),
-            "served_name": self.served_name,
-            "recipe": self.recipe,
-            "guesses_pay_up_to": self.guesses_pay_up_to,
-        }
+    @property
+    def short_label(self) -> str:
+        """For people: only what is switched on or set, in short names."""
+        parts = [_short(name, value) for name, value in sorted(self.settings.items())]
+        flags = ", ".join(part for part in parts if part)
+        return " ".join(filter(None, (self.engine, self.scheme, self.recipe))) + (f" ({flags})" if flags else "")
 
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Deployment:
-        return Deployment(**value)
 
-    def write(self, directory: Path) -> Path:
-        path = directory / DEPLOYMENT_FILE
-        path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
-        return path
-
-    @staticmethod
-    def read(path: Path) -> Deployment:
-        """From a deployment file or the directory that holds one."""
-        file = path / DEPLOYMENT_FILE if path.is_dir() else path
-        try:
-            value = json.loads(file.read_text())
-            deployment = Deployment.from_json(value)
-            if not (isinstance(deployment.model_path, str) and isinstance(deployment.settings, dict)):
-                raise TypeError("model_path must be text and settings an object")
-        except FileNotFoundError:
-            raise StorageError(f"{file} does not exist: give the directory that `pw optimize -o` wrote.") from None
-        except (ValueError, TypeError) as error:
-            raise StorageError(f"{file} is no deployment ({error}): write it again with `pw optimize`.") from None
-        model_path = Path(deployment.model_path)
-        if not model_path.is_absolute():
-            model_path = (file.parent / model_path).resolve()
-        return Deployment.from_json({**deployment.as_json(), "model_path": str(model_path)})
+def _short(name: str, value: Any) -> str:
+    if value in UNSET:
+        return ""
+    form = SHORT.get(name, name if value is True else f"{name}={{}}")
+    return form.format(value)

@@ -21,6 +21,7 @@ class PennyweightError(Exception):
     """The root of everything that pennyweight raises on purpose."""
 
     exit_code = 1
+    reported = False  # set where a verb has put it into its own line of JSON already
 
 
 class UsageError(PennyweightError):
@@ -46,7 +47,7 @@ class EngineMissing(EngineError):
 
 
 class EngineRefused(EngineError):
-    """The engine was asked for a lever, a scheme or a size that it does not have."""
+    """The engine was asked for a preset, a scheme or a size that it does not have."""
 
 
 class EndpointError(PennyweightError):

@@ -7,9 +7,8 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 # Flags that decide which low-precision kernels exist.
 INTERESTING_FLAGS = (
@@ -44,14 +43,7 @@ class Hardware:
     gpus: tuple[str, ...] = ()
     gpu_free_bytes: tuple[int, ...] = ()
     numa_nodes: int = 1
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Hardware:
-        lists = {name: tuple(found) for name, found in value.items() if isinstance(found, list)}
-        return Hardware(**{**value, **lists})
+    busy_cores: float = 0.0  # that others used while the rates were measured: they are too low then
 
     @property
     def measured(self) -> bool:
@@ -128,3 +120,16 @@ def _read(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares of a machine's limits that an engine reaches, and what each layer of a step costs it besides.
+    `arithmetic` is by number type: an engine whose integer kernels gain little over its float ones has a low share."""
+
+    memory: float
+    arithmetic: Mapping[str, float]
+    layer_seconds: float
+
+
+UNKNOWN_EFFICIENCY = Efficiency(0.5, {"f32": 0.5, "bf16": 0.25, "int8": 0.2}, layer_seconds=0.0003)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+UNBOUNDED = 20.0  # times the ratio: an interval wider than this says nothing
 Better = Literal["lower", "higher"]
 
 
@@ -23,16 +25,6 @@ class Quantity:
     raw: tuple[float, ...] = ()
     interval: tuple[float, float] | None = None  # confidence interval of `value`
     predicted: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = {"value": self.value, "unit": self.unit, "better": self.better}
-        if self.raw:
-            value["raw"] = list(self.raw)
-        if self.interval is not None:
-            value["interval"] = list(self.interval)
-        if self.predicted:
-            value["predicted"] = True
-        return value
 
 
 @dataclass(frozen=True)
@@ -59,29 +51,33 @@ class Measurement:
             self.subject, {**self.quantities, **other.quantities}, {**self.conditions, **other.conditions}
         )
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "subject": self.subject,
-            "conditions": dict(self.conditions),
-            "quantities": {name: q.as_json() for name, q in self.quantities.items()},
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Measurement:
-        quantities = {
-            name: Quantity(
-                name,
-                q["value"],
-                q["unit"],
-                q["better"],
-                tuple(q.get("raw", ())),
-                tuple(q["interval"]) if "interval" in q else None,
-                q.get("predicted", False),
-            )
-            for name, q in value["quantities"].items()
-        }
-        return Measurement(value["subject"], quantities, value["conditions"])
-
 
 def collect(subject: str, quantities: Iterable[Quantity], conditions: Mapping[str, Any] | None = None) -> Measurement:
     return Measurement(subject, {q.name: q for q in quantities}, conditions or {})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`ratio` is A's output throughput over B's, above 1 when A is faster. An interval that holds 1 is noise."""
+
+    ratio: float
+    interval: tuple[float, float]
+    a_tokens_per_s: tuple[float, ...]
+    b_tokens_per_s: tuple[float, ...]
+
+    def in_other_tokens(self, ratio: float) -> Comparison:
+        """With A's throughput in B's tokens, of which each takes `ratio` of A's."""
+        low, high = self.interval
+        a = tuple(speed / ratio for speed in self.a_tokens_per_s)
+        return Comparison(self.ratio / ratio, (low / ratio, high / ratio), a, self.b_tokens_per_s)
+
+    def interval_in_words(self) -> str:
+        """Few rounds can leave the interval without any bound worth printing."""
+        low, high = self.interval
+        if not (math.isfinite(high) and high < UNBOUNDED * self.ratio):
+            return "no interval: too few rounds"
+        return f"95% confidence {low:.2f} to {high:.2f}"
+
+    @property
+    def within_noise(self) -> bool:
+        return self.interval[0] <= 1.0 <= self.interval[1]

@@ -14,13 +14,6 @@ from pennyweight.paths import absolute
 LINEAGE_FILE = "lineage.json"
 
 
-def cache_values_per_token(config: Mapping[str, Any]) -> int:
-    """How many numbers a decoder with this config.json keeps of every token: keys and values of all layers."""
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
-    return int(2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * width)
-
-
 def canonical_hash(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of a JSON value, the same on every machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -35,9 +28,6 @@ class Step:
     settings: Mapping[str, Any]
     made_with: Mapping[str, str] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
-        return {"technique": self.technique, "settings": dict(self.settings), "made_with": dict(self.made_with)}
-
 
 @dataclass(frozen=True)
 class Lineage:
@@ -50,23 +40,14 @@ class Lineage:
     @property
     def id(self) -> str:
         """Equal recipes have equal ids; the name is for people and takes no part."""
-        return canonical_hash({"source": dict(self.source_files), "steps": [step.as_json() for step in self.steps]})
+        steps = [
+            {"technique": step.technique, "settings": dict(step.settings), "made_with": dict(step.made_with)}
+            for step in self.steps
+        ]
+        return canonical_hash({"source": dict(self.source_files), "steps": steps})
 
     def then(self, step: Step) -> Lineage:
         return Lineage(self.name, self.source_files, (*self.steps, step))
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "id": self.id,
-            "source_files": dict(self.source_files),
-            "steps": [step.as_json() for step in self.steps],
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Lineage:
-        steps = tuple(Step(s["technique"], s["settings"], s["made_with"]) for s in value["steps"])
-        return Lineage(value["name"], value["source_files"], steps)
 
 
 @dataclass(frozen=True)

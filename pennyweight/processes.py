@@ -4,11 +4,15 @@ free."""
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
+import threading
+import time
 
 from pennyweight.errors import EngineError
 
+LOOK_SECONDS, GRACE_SECONDS = 0.5, 10.0
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
@@ -38,3 +42,16 @@ def exit_in_words(code: int | None) -> str:
     if code is None or code >= 0:
         return f" with exit code {code}"
     return f", killed by signal {-code}" + (" (often: out of memory)" if code == -9 else "")
+
+
+def end_with(parent: int) -> None:
+    """End this process, and its whole group, when `parent` has ended: a killed `pw` leaves no engine behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os.killpg(os.getpgid(0), signal.SIGKILL)  # a driver too, which may be inside its library
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -149,8 +149,8 @@ def translation(source: Path, target: Path) -> Translation | None:
     return None if before.backend.get_vocab() == after.backend.get_vocab() else Translation(before, after)
 
 
-def growth(before: Path, after: Path, texts: Iterable[str]) -> float:
-    """How many tokens of `after` the texts take for each of `before`."""
+def tokens_per_baseline_token(before: Path, after: Path, texts: Iterable[str]) -> float:
+    """How many tokens of the tokenizer in `after` the texts take for each token of the one in `before`."""
     old, new = Tokenizer(before), Tokenizer(after)
     counts = [(len(old.encode(t)), len(new.encode(t))) for t in texts]
     total = sum(count for count, _ in counts)

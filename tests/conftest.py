@@ -11,10 +11,9 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from pennyweight import traces
+from pennyweight import paths, traces
 from pennyweight.deployment import Deployment
-from pennyweight.install import environments
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, open_engine
 from pennyweight.workload import texts
 
 TEMPLATE = (
@@ -23,7 +22,7 @@ TEMPLATE = (
 )
 CONTEXT = 256
 VOCABULARY = 512
-ENGINES = environments.home("")  # the user's, before any test changes the cache
+ENGINES = paths.engines_directory()  # the user's, before any test changes the cache
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +58,7 @@ def tokenizer_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_directory: Path) -> Path:
-    """A random two-layer Llama in the Hugging Face layout, float32."""
+    """A random two-layer Llama in the Hugging Face shape, float32."""
     return tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama", tokenizer_directory, head_dim=16)
 
 
@@ -109,5 +108,7 @@ def scripted(tokenizer_directory: Path) -> Callable[..., Deployment]:
 @pytest.fixture(scope="module")
 def scripted_endpoint(tokenizer_directory: Path) -> Iterator[Endpoint]:
     """One running scripted engine for a module's tests."""
-    with serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"max_num_seqs": 64})) as endpoint:
+    with open_engine(
+        Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"max_num_seqs": 64})
+    ) as endpoint:
         yield endpoint

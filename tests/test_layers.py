@@ -39,7 +39,6 @@ HEAVY = {
     "onnxruntime_genai",
     "auto_round",
     "gguf",
-    "plotly",
     "scipy",
     "huggingface_hub",
     "onnx",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pennyweight.cli import options
 from pennyweight.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -26,15 +25,16 @@ def refuse_output(output: Path | None) -> None:
 
 def tuning_texts(model: Model, workload: str, trace_format: str | None, seed: int) -> tuple[str, ...]:
     """The tuning half's prompts as the model reads them, ready to be continued."""
+    from pennyweight.inputs import read_workload
     from pennyweight.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(model.path)
-    tuning, _ = options.workload(workload, trace_format, None, seed, model.path).split(seed)
+    tuning, _ = read_workload(workload, trace_format, seed=seed, tokenizer=model.path).split(seed)
     return tuple(tokenizer.prompt_text(request) for request in tuning.requests)
 
 
 def hand_over(before: Model, made: Model, output: Path | None, *, as_json: bool, **facts: Any) -> None:
-    """Say what became of the model, and where it is."""
+    """Say how large the model is now, and where it is."""
     import shutil
 
     from pennyweight.weights import Weights

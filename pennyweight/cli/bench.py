@@ -1,4 +1,4 @@
-"""`pw bench`: replay a workload against a deployment or a URL."""
+"""`pw bench`: replay a workload against a service, a deployment or a URL."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pennyweight.cli import options
 
 
 def bench(
-    target: Annotated[str, typer.Argument(help="A deployment's directory or file, a URL, or with --engine a model.")],
+    target: Annotated[str, typer.Argument(help="A service's directory or file, a URL, or with --engine a model.")],
     workload: options.WorkloadName = "chat",
     engine: Annotated[str | None, typer.Option(help="Serve the model directory TARGET with this engine.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="An engine setting, name=value.")] = None,
     speculative_config: options.SpeculativeConfig = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Ask the engine itself, without the gateway.")] = False,
     model: Annotated[str | None, typer.Option(help="The model's name at a URL that serves several.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Directory of the tokenizer, for length-only traces.")] = None,
     max_concurrency: options.MaxConcurrency = options.CONCURRENCY,
@@ -30,29 +31,37 @@ def bench(
     goodput: Annotated[
         str | None, typer.Option(help="SLOs of good requests in ms: ttft:500 tpot:60 (also e2el).")
     ] = None,
-    price_per_hour: Annotated[float | None, typer.Option(help="What the machine costs, in dollars.")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(help="Price of the machine, in dollars.")] = None,
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the measurement here as JSON.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure latency, throughput, goodput and resources of TARGET under a workload."""
+    """Measure latency, throughput and memory under a workload."""
     from contextlib import ExitStack
 
-    from pennyweight.cli.console import Live
-    from pennyweight.cli.targets import parse
+    from pennyweight import codec
+    from pennyweight.console import Live
+    from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure.client import Sampling
+    from pennyweight.measure.resources import look_for_others
     from pennyweight.measure.speed import measure_speed, summary_rows
 
-    times = options.arrivals(max_concurrency, request_rate, burstiness, as_recorded, time_scale)
+    times = options.arrivals(max_concurrency, request_rate, burstiness, recorded=as_recorded, time_scale=time_scale)
     slos = options.pairs(goodput, "--goodput")
-    parsed = parse(target, engine, {**options.settings(setting), **options.speculation(speculative_config)})
-    requests = options.workload(workload, trace_format, num_prompts, seed, tokenizer or parsed.tokenizer)
+    settings = {**options.settings(setting), **options.speculation(speculative_config)}
     api_key = os.environ.get("OPENAI_API_KEY")
     with Live() as live, ExitStack() as stack:
+        parsed = read_target(target, engine=engine, settings=settings, progress=live.progress)
+        requests = read_workload(
+            workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer or parsed.tokenizer
+        )
+        busy = look_for_others()
+        if busy.matters:
+            live.line(str(busy))
         live.stage(f"Starting {parsed.label}")
-        endpoint = parsed.open(stack, model, api_key)
+        endpoint = parsed.open(stack, model=model, api_key=api_key, direct=direct)
         live.stage(f"Replaying {requests.name}: {len(requests.requests)} requests")
         synthetic = any(request.prompt_tokens for request in requests.requests)
         measurement = measure_speed(
@@ -69,6 +78,6 @@ def bench(
     for name, unit, value in summary_rows(measurement):
         typer.echo(f"{name:<28}{value:>16,.3f} {unit}")
     if output is not None:
-        output.write_text(json.dumps(measurement.as_json(), indent=1) + "\n")
+        output.write_text(json.dumps(codec.plain(measurement), indent=1) + "\n")
     if as_json:
         print(json.dumps({name: value for name, _, value in summary_rows(measurement)}))

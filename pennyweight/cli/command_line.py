@@ -1,20 +1,24 @@
-"""The command line: one module a verb, found by its name. Nothing heavy is imported before a verb runs."""
+"""The command line put together: one file a verb, found by its name. Nothing heavy is imported before a verb runs.
+
+Whatever goes wrong ends as one sentence and an exit code; with --json also as one last line of JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import pkgutil
 import re
 import sys
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from pennyweight.errors import PennyweightError
 
-SHARED = ("artifacts", "command_line", "console", "options", "targets")  # files here that are no verbs
+SHARED = ("artifacts", "command_line", "config", "options")  # files here that are no verbs
 VERBS = sorted(
     module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name not in SHARED
 )
@@ -24,40 +28,65 @@ STOPPED = "Interrupted. What a search has measured is kept: `pw optimize … --r
 
 app = typer.Typer(
     name="pw",
-    no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="A model, a workload and a budget go in; the cheapest deployment proven to hold the budget comes out, and is "
-    "served. Exit codes: 0 proven, 1 error, 2 usage, 3 infeasible, 4 quality gate failed.",
+    help="Find, prove and serve the cheapest service for a model, a workload and a budget.",
+    epilog="Exit codes: 0 proven, 1 error, 2 usage, 3 infeasible, 4 quality gate failed.",
 )
-
 for _module in VERBS:
     app.command(name=_module.replace("_", "-"))(getattr(import_module(f"pennyweight.cli.{_module}"), _module))
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pennyweight {metadata.version('pennyweight')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find, prove and serve the cheapest service for a model, a workload and a budget."""
+    del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 def main() -> None:
-    """Run the command line; whatever goes wrong ends as one sentence and an exit code."""
+    """Run the command line."""
+    arguments = spread_pairs(sys.argv[1:])
+    as_json = "--json" in arguments
     code: object = 0
     try:
-        code = app(args=spread_pairs(sys.argv[1:]), standalone_mode=False)
+        code = app(args=arguments, prog_name="pw", standalone_mode=False)
     except PennyweightError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, type(error).__name__, as_json=as_json and not error.reported)
     except KeyboardInterrupt:
-        _fail(STOPPED, INTERRUPTED)
+        _fail(STOPPED, INTERRUPTED, "Interrupted", as_json=as_json)
     except typer.Exit as leaving:
         code = leaving.exit_code
+    except BrokenPipeError:  # `pw … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}. Check the path, its rights and the free space.", 1)
+        sentence = f"{place}{error.strerror or error}. Check the path, its rights and the free space."
+        _fail(sentence, 1, "StorageError", as_json=as_json)
     except Exception as error:
         if hasattr(error, "format_message"):  # the argument parser's own: unknown option, missing argument
-            _fail(f"{error.format_message()} See `pw --help`.", 2)
+            _fail(f"{error.format_message()} See `pw --help`.", 2, "UsageError", as_json=as_json)
         if os.environ.get("PENNYWEIGHT_DEBUG"):
             raise
-        _fail(f"Internal error ({type(error).__name__}: {error}): set PENNYWEIGHT_DEBUG=1 for where, and report it.", 1)
+        sentence = (
+            f"Internal error ({type(error).__name__}: {error}): set PENNYWEIGHT_DEBUG=1 for where, and report it."
+        )
+        _fail(sentence, 1, "InternalError", as_json=as_json)
     if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
-        _fail(STOPPED, INTERRUPTED)
+        _fail(STOPPED, INTERRUPTED, "Interrupted", as_json=as_json)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -73,6 +102,8 @@ def spread_pairs(arguments: list[str]) -> list[str]:
     return spread
 
 
-def _fail(sentence: str, code: int) -> None:
+def _fail(sentence: str, code: int, kind: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": {"kind": kind, "message": sentence}}), flush=True)
     print(f"pw: {sentence}", file=sys.stderr)
     sys.exit(code)

@@ -12,7 +12,7 @@ from pennyweight.errors import UsageError
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A deployment's directory or file, or a URL.")],
+    a: Annotated[str, typer.Argument(help="A service's directory or file, or a URL.")],
     b: Annotated[str, typer.Argument(help="Likewise.")],
     workload: options.WorkloadName = "chat",
     max_concurrency: options.MaxConcurrency = options.CONCURRENCY,
@@ -22,28 +22,37 @@ def compare(
     trace_format: options.TraceFormat = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Ratio of A's output throughput to B's from interleaved runs, with its 95% confidence interval. Where A's
-    vocabulary is another, its tokens are counted as B's."""
-    from pennyweight.cli.console import Live
-    from pennyweight.cli.targets import parse
+    """Ratio of A's throughput to B's, with its interval.
+
+    Runs of both are interleaved. Where A's vocabulary is another, its tokens are counted as B's.
+    """
+    from pennyweight import codec
+    from pennyweight.console import Live
+    from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure import compare as comparing
-    from pennyweight.tokenizer import growth
+    from pennyweight.measure.resources import look_for_others
+    from pennyweight.tokenizer import tokens_per_baseline_token
     from pennyweight.workload import Arrivals, texts
 
     if rounds < 2:
         raise UsageError(f"--rounds {rounds} gives no confidence interval: use 2 or more.")
-    first, second = parse(a), parse(b)
-    requests = options.workload(workload, trace_format, num_prompts, seed, first.tokenizer or second.tokenizer)
     arrivals = Arrivals("closed", max_concurrency=max_concurrency)
     with Live() as live:
+        first, second = read_target(a, progress=live.progress), read_target(b, progress=live.progress)
+        tokenizer = first.tokenizer or second.tokenizer
+        requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer)
+        busy = look_for_others()
+        if busy.matters:
+            live.line(str(busy))
         live.stage(f"{first.label} against {second.label}")
         result = comparing.compare(
             first.open, second.open, requests, arrivals, rounds=rounds, seed=seed, progress=live.progress
         )
     if first.tokenizer and second.tokenizer:
-        result = result.in_other_tokens(growth(second.tokenizer, first.tokenizer, texts(requests.requests)))
-    low, high = result.interval
+        ratio = tokens_per_baseline_token(second.tokenizer, first.tokenizer, texts(requests.requests))
+        result = result.in_other_tokens(ratio)
     noise = ", within noise" if result.within_noise else ""
-    typer.echo(f"{result.ratio:.2f} times as fast (95% confidence {low:.2f} to {high:.2f}{noise})")
+    typer.echo(f"{result.ratio:.2f} times as fast ({result.interval_in_words()}{noise})")
     if as_json:
-        print(json.dumps({"a": first.label, "b": second.label, **result.as_json()}))
+        row = {"a": first.label, "b": second.label, "ci95": list(result.interval), "within_noise": result.within_noise}
+        print(json.dumps({**row, **codec.plain(result)}))

@@ -37,34 +37,35 @@ def distill(
     """Train STUDENT on the teacher's distribution over texts that the teacher wrote after the workload's prompts. A run
     that was cut goes on where it was when the same command is given again."""
     from pennyweight import techniques
-    from pennyweight.cli.console import Live
+    from pennyweight.console import Live
+    from pennyweight.inputs import open_model
     from pennyweight.techniques.distill import Distill
 
     artifacts.refuse_output(output)
     with Live() as live:
         live.stage(f"Opening {student}")
-        learner = options.open_model(student, live.progress)
-        model = options.open_model(teacher, live.progress)
+        learner = open_model(student, live.progress)
+        model = open_model(teacher, live.progress)
         texts = artifacts.tuning_texts(model, workload, trace_format, seed)
         technique = Distill(
             str(model.path),
             model.id,
             texts,
-            continuations,
-            temperature,
-            length,
-            steps,
-            batch,
-            accumulate,
-            learning_rate,
-            divergence,
-            hidden,
-            on_policy,
-            round_to,
-            train_embeddings,
-            mixed_precision,
-            gradient_checkpointing,
-            seed,
+            continuations=continuations,
+            temperature=temperature,
+            length=length,
+            steps=steps,
+            batch=batch,
+            accumulate=accumulate,
+            learning_rate=learning_rate,
+            divergence=divergence,
+            hidden=hidden,
+            on_policy=on_policy,
+            round_to=round_to,
+            train_embeddings=train_embeddings,
+            mixed_precision=mixed_precision,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
         )
         live.stage(f"Distilling {model.name} into {learner.name}")
         made = techniques.apply(technique, learner, live.progress)

@@ -12,7 +12,8 @@ from pennyweight.cli import options
 
 def doctor(as_json: options.AsJson = False) -> None:
     """Show the hardware with its measured rates, the engines, and the command that mends what is missing."""
-    from pennyweight.cli.console import Live
+    from pennyweight import codec
+    from pennyweight.console import Live
     from pennyweight.paths import cache_directory
     from pennyweight.plan.machine import measured_hardware
     from pennyweight.serve import catalogue
@@ -42,4 +43,6 @@ def doctor(as_json: options.AsJson = False) -> None:
         typer.echo(f"{offer.engine:<13}{state}")
     if as_json:
         engines = {o.engine: {"version": o.version, "missing": o.missing, "schemes": o.schemes} for o in offers}
-        print(json.dumps({"hardware": hardware.as_json(), "engines": engines, "cache": str(cache), "free_bytes": free}))
+        print(
+            json.dumps({"hardware": codec.plain(hardware), "engines": engines, "cache": str(cache), "free_bytes": free})
+        )

@@ -25,17 +25,18 @@ def draft(
 ) -> None:
     """Make a draft of MODEL for speculative decoding, and measure on the held-out half how far it guesses ahead and
     what that is worth at 1 and 16 streams."""
-    from pennyweight.cli.console import Live
+    from pennyweight.console import Live
+    from pennyweight.inputs import open_model, read_workload
     from pennyweight.search.drafting import Drafting
     from pennyweight.search.drafting import draft as make
-    from pennyweight.techniques.layout import Layout
+    from pennyweight.techniques.layout import changeable
 
     artifacts.refuse_output(output)
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = options.open_model(model, live.progress)
-        requests = options.workload(workload, trace_format, None, seed, opened.path)
-        kept = layers or max(1, Layout.of(opened.config).layers // 5)
+        opened = open_model(model, live.progress)
+        requests = read_workload(workload, trace_format, seed=seed, tokenizer=opened.path)
+        kept = layers or max(1, changeable(opened.config).layers // 5)
         asked = Drafting(opened, requests, kept, steps, num_speculative_tokens, rounds=rounds, seed=seed)
         made = make(asked, live)
     if output is not None:

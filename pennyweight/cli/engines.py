@@ -16,7 +16,7 @@ def engines(
     name: Annotated[str, typer.Argument(help="The engine to install or remove.")] = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the engines: state, version, place, formats and levers; install or remove one that lives by itself."""
+    """List the engines: state, version, place, formats and presets; install or remove one that lives by itself."""
     from pennyweight.errors import UsageError
 
     if action not in ("list", "install", "remove"):
@@ -36,7 +36,7 @@ def show(name: str, *, as_json: bool) -> None:
     for offer in offers:
         typer.echo(f"{offer.engine:<13}{offer.missing or f'{offer.version}, in {offer.where}'}")
         typer.echo(f"{'':<13}takes {offer.model_format}: {', '.join(offer.schemes)}")
-        typer.echo(f"{'':<13}levers: {', '.join(offer.levers) or 'none'}; settings: {', '.join(offer.settings)}")
+        typer.echo(f"{'':<13}presets: {', '.join(offer.presets) or 'none'}; settings: {', '.join(offer.settings)}")
         if offer.warning:
             typer.echo(f"{'':<13}warning: {offer.warning}")
         typer.echo(f"{'':<13}install: {offer.install}")
@@ -50,7 +50,7 @@ def show(name: str, *, as_json: bool) -> None:
 
 
 def change(action: Literal["install", "remove"], name: str, *, as_json: bool) -> None:
-    from pennyweight.cli.console import Live
+    from pennyweight.console import Live
     from pennyweight.serve import catalogue
 
     if action == "remove":

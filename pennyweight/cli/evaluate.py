@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from pennyweight.errors import GateFailed, UsageError
 
 
 def evaluate(
-    candidate: Annotated[str, typer.Argument(help="A deployment's directory or file, or a URL.")],
+    candidate: Annotated[str, typer.Argument(help="A service's directory or file, or a URL.")],
     against: Annotated[str, typer.Option(help="The baseline: likewise.")],
     workload: options.WorkloadName = "chat",
     max_added_nats: Annotated[
@@ -29,13 +29,10 @@ def evaluate(
     trace_format: options.TraceFormat = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Task score and fidelity of CANDIDATE against a baseline, paired: ACCEPT, REJECT or INCONCLUSIVE."""
-    from contextlib import ExitStack
-
-    from pennyweight.cli.console import Live, figures
-    from pennyweight.cli.targets import parse
-    from pennyweight.measure import quality
-    from pennyweight.tokenizer import translation
+    """Hold answers against a baseline's: ACCEPT, REJECT, INCONCLUSIVE."""
+    from pennyweight import codec, verbs
+    from pennyweight.console import Live, figures
+    from pennyweight.inputs import read_target, read_workload
 
     budget = Budget(
         max_added_nats=max_added_nats or None,
@@ -44,29 +41,23 @@ def evaluate(
     )
     if not budget.quality_limits:
         raise UsageError("There is no gate to hold: give --max-added-nats or --max-degradation.")
-    a, b = parse(candidate), parse(against)
-    requests = options.workload(workload, trace_format, num_prompts, seed, a.tokenizer or b.tokenizer)
+    a, b = read_target(candidate), read_target(against)
+    tokenizer = a.tokenizer or b.tokenizer
+    requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer)
     if budget.max_degradation is not None and not requests.labelled:
         raise UsageError(f"--max-degradation needs labelled requests and {requests.name!r} has none.")
-    half = requests.split(seed)[1] if held_out else requests
     with Live() as live:
-        with ExitStack() as stack:
-            live.stage(f"Baseline: {b.label}")
-            made = quality.references(b.open(stack), half.requests, live.progress)
-        with ExitStack() as stack:
-            live.stage(f"Candidate: {a.label}")
-            translate = translation(b.tokenizer, a.tokenizer) if a.tokenizer and b.tokenizer else None
-            held_against = {r.request_id: r.translated(translate) if translate else r for r in made}
-            result = quality.evaluate(a.open(stack), half, held_against, budget, progress=live.progress)
+        result = verbs.evaluate(candidate, against, requests, budget, seed=seed, held_out=held_out, listener=live)
     looked_at = result.measurement.conditions["requests"]
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}, {looked_at} requests")
     for limit in result.verdict.limits:
         typer.echo(f"  {limit.reason}: {limit.outcome}")
+    accepted = result.verdict.outcome is Outcome.ACCEPT
+    error = GateFailed(f"{a.label} is not proven to hold the margin: {result.verdict.reason}.")
     if as_json:
-        print(json.dumps(_row(result.verdict.as_json(), result.measurement.as_json())))
-    if result.verdict.outcome is not Outcome.ACCEPT:
-        raise GateFailed(f"{a.label} is not proven to hold the margin: {result.verdict.reason}.")
-
-
-def _row(verdict: dict[str, Any], measurement: dict[str, Any]) -> dict[str, Any]:
-    return {"verdict": verdict["outcome"], "limits": verdict["limits"], **measurement}
+        verdict = {"verdict": result.verdict.outcome, **codec.plain(result.verdict)}
+        fault = {} if accepted else {"error": {"kind": type(error).__name__, "message": str(error)}}
+        print(json.dumps({**verdict, **codec.plain(result.measurement), **fault}))
+    if not accepted:
+        error.reported = as_json
+        raise error

@@ -19,13 +19,14 @@ def export(
     as_json: options.AsJson = False,
 ) -> None:
     """Write a checkpoint of MODEL and the command that serves it with an engine that does not run here."""
-    from pennyweight.cli.console import Live
+    from pennyweight.console import Live
+    from pennyweight.inputs import open_model
     from pennyweight.serve import catalogue
 
     artifacts.refuse_output(output)
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = options.open_model(model, live.progress)
+        opened = open_model(model, live.progress)
         live.stage(f"Writing for {engine}")
         made = catalogue.export(opened, engine, output, port)
     typer.echo(f"{made.path}: {made.state}.")

@@ -19,7 +19,8 @@ def keys(
     priority: Annotated[int, typer.Option(help="0 is served first.")] = 0,
 ) -> None:
     """API keys of a gateway. A new key is printed once; the file holds its hash only."""
-    from pennyweight.serve.gateway.keys import Tenant, add, read, remove
+    from pennyweight.serve.gateway.keys import add, read, remove
+    from pennyweight.serve.gateway.tenant import Tenant
 
     if action not in ("list", "add", "remove"):
         raise UsageError(f"pw keys knows no {action!r}: use list, add NAME or remove NAME.")

@@ -3,55 +3,57 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pennyweight.budget import Budget
+from pennyweight.cli import config as configs
 from pennyweight.cli import options
-from pennyweight.errors import Infeasible, StorageError, UsageError
+from pennyweight.errors import EngineError, Infeasible, PennyweightError, UsageError
 
 if TYPE_CHECKING:
-    from pennyweight.cli.console import Live
+    from pennyweight.console import Live
+    from pennyweight.evidence import Evidence
     from pennyweight.hardware import Hardware
-    from pennyweight.search.question import Answer, Question
+    from pennyweight.search import Question
 
 
 def optimize(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A Hub id, a Hugging Face directory, a .gguf file, or `demo`.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", is_eager=True, callback=configs.read_config, help="Options from a YAML file."),
+    ] = None,
     workload: options.WorkloadName = "chat",
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the result.")] = Path("pennyweight-out"),
     objective: Annotated[str, typer.Option(help="throughput, latency, ttft, memory or cost.")] = "throughput",
     max_added_nats: Annotated[
-        float,
-        typer.Option(help="Cross-entropy per token that may be added over the baseline's answers; 0: no such gate."),
+        float, typer.Option(help="Cross-entropy per token that may be added to the baseline's; 0: no such gate.")
     ] = 0.02,
     max_degradation: Annotated[
         str | None, typer.Option(help="Share of the baseline's task score that may be lost, as 1%.")
     ] = None,
     slo: Annotated[str | None, typer.Option(help="Latency limits in ms: ttft:1500 tpot:60 (also itl, e2el).")] = None,
     percentile: Annotated[int, typer.Option(help="The percentile that --slo speaks of.")] = 95,
-    max_memory: Annotated[str | None, typer.Option(help="Peak memory of the engine, as 2GiB.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Peak memory of the service, as 2GiB.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Dollars per million output tokens.")] = None,
-    price_per_hour: Annotated[float | None, typer.Option(help="What the machine costs, in dollars.")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(help="Price of the machine, in dollars.")] = None,
     confidence: Annotated[float, typer.Option(help="Of the quality gates.")] = 0.95,
     max_concurrency: options.MaxConcurrency = options.CONCURRENCY,
     engines: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     schemes: Annotated[str | None, typer.Option(help="Only these besides the unmodified model.")] = None,
-    iterations: Annotated[int, typer.Option(help="Tuning iterations of the 4-bit GGUF schemes.")] = 0,
+    iterations: Annotated[int, typer.Option(help="Tuning iterations of the schemes that can be tuned.")] = 0,
     techniques: Annotated[
         str | None,
         typer.Option(
-            help="Also try these, with amounts: prune:10%,vocabulary,distill:200 (and neurons, "
-            "kv-heads, sparsity), alone and together."
+            help="Also try these, with amounts: prune:10%,vocabulary,distill:200 (and neurons, kv-heads, sparsity)."
         ),
     ] = None,
-    speculate: Annotated[bool, typer.Option(help="Find the load up to which guessing ahead pays, and use it.")] = False,
-    base_url: Annotated[
-        str | None, typer.Option(help="A server that joins the search as it is (--engines remote,… or with all).")
-    ] = None,
+    speculate: Annotated[bool, typer.Option(help="Find the load up to which speculative decoding pays.")] = False,
+    base_url: Annotated[str | None, typer.Option(help="A server that joins the search as it is.")] = None,
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
@@ -60,9 +62,11 @@ def optimize(
     dry_run: Annotated[bool, typer.Option(help="List what would be tried and how long it would take.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the search in the output directory.")] = False,
     start_timeout: Annotated[float, typer.Option(help="Seconds that an engine may take to get ready.")] = 300.0,
+    write_config: Annotated[Path | None, typer.Option(help="Write these options as YAML, and end.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Find the cheapest deployment of MODEL that is proven to hold the budget."""
+    """Find the cheapest deployment that is proven to hold a budget."""
+    del config
     budget = Budget(
         objective=objective,
         max_added_nats=max_added_nats or None,
@@ -77,124 +81,101 @@ def optimize(
         raise UsageError(f"--iterations {iterations} is not possible: use 0 (no tuning) or more.")
     if rounds < 1 or max_concurrency < 1:
         raise UsageError("--rounds and --max-concurrency must be 1 or more.")
-    from pennyweight.cli.console import Live
-    from pennyweight.cli.targets import remote_settings
+    if write_config is not None:
+        configs.write_config(context, write_config)
+        typer.echo(f"Wrote {write_config}: `pw optimize -c {write_config}`.")
+        return
+    from pennyweight import verbs
+    from pennyweight.console import Live
+    from pennyweight.inputs import open_model, read_workload, remote_settings
+    from pennyweight.measure.resources import look_for_others
+    from pennyweight.paths import absolute
+    from pennyweight.plan.machine import measured_hardware
+    from pennyweight.search import Question, recipes
+    from pennyweight.serve import catalogue
 
-    remote = remote_settings(_names(engines), base_url)
+    wanted = _names(engines)
+    remote = remote_settings(wanted, base_url)
+    catalogue.require([engine for engine in wanted or () if engine != catalogue.REMOTE])
+    amounts, place = recipes.parse(techniques), absolute(output)
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = options.open_model(model, live.progress)
-        requests = options.workload(workload, trace_format, num_prompts, seed, opened.path)
-        from pennyweight.plan.machine import measured_hardware
-        from pennyweight.search import recipes
-        from pennyweight.search.loop import Search
-        from pennyweight.search.question import Question, refuse_model
-
+        opened = open_model(model, live.progress)
+        requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=opened.path)
+        busy = look_for_others()
+        if busy.matters:
+            live.line(str(busy))
         live.stage("Measuring this machine")
         hardware = measured_hardware()
         question = Question(
             opened,
             requests,
             budget,
-            max_concurrency,
-            seed,
-            _names(engines),
-            _names(schemes),
-            iterations,
-            exhaustive,
-            rounds,
-            start_timeout,
-            recipes.parse(techniques),
-            speculate,
-            remote,
+            streams=max_concurrency,
+            seed=seed,
+            engines=wanted,
+            schemes=_names(schemes),
+            iterations=iterations,
+            exhaustive=exhaustive,
+            rounds=rounds,
+            start_timeout=start_timeout,
+            techniques=amounts,
+            speculate=speculate,
+            remote=remote,
         )
-        refuse_model(opened)
-        check_workload(question)
         if dry_run:
-            _list_candidates(question, hardware, live)
+            _list_candidates(question, hardware, live, as_json=as_json)
             return
-        _prepare(output, resume=resume)
-        search = Search(question, output, hardware, live, resume=resume)
-        answer = search.run()
-        live.stage("Writing the report")
-        result = _write(output, question, answer, hardware, search)
-    _tell(result, output, answer)
-    if as_json:
-        print(json.dumps(result["summary"]))
-    if answer.chosen is None:
-        raise Infeasible(_infeasible(result))
-
-
-def check_workload(question: Question) -> None:
-    """Refuse requests that cannot fit into the model's context, before anything is spent."""
-    from pennyweight.errors import WorkloadError
-    from pennyweight.tokenizer import Tokenizer
-
-    tokenizer, context = Tokenizer(question.model.path), question.model.context_length
-    if question.budget.max_degradation is not None and not question.workload.labelled:
-        raise UsageError(
-            f"--max-degradation needs labelled requests and {question.workload.name!r} has none: "
-            "use --max-added-nats, or a workload with references and scorers."
-        )
-    for request in question.workload.requests:
-        length = len(tokenizer.request_tokens(request))
-        if length + request.max_tokens > context:
-            raise WorkloadError(
-                f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the model's context is "
-                f"{context}: shorten it, or lower its max_tokens."
-            )
+        verbs.prepare_output(place, resume=resume)
+        _, evidence = verbs.run_search(question, place, hardware, live, resume=resume)
+    _show(evidence, output, as_json=as_json)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 
-def _prepare(output: Path, *, resume: bool) -> None:
-    study = output / "study.jsonl"
-    if resume:
-        if not study.exists():
-            raise StorageError(f"{output} holds no search to resume: start it without --resume.")
-    elif output.exists() and any(output.iterdir()):
-        raise StorageError(f"{output} is already there: choose another directory with -o, or go on with --resume.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{output} cannot be made ({error.strerror}): choose another directory with -o.") from None
-    if shutil.disk_usage(output).free < 1 << 28:
-        raise StorageError(f"The disk of {output} has less than 256 MiB free: free some space.")
+def _list_candidates(question: Question, hardware: Hardware, live: Live, *, as_json: bool) -> None:
+    from dataclasses import asdict
 
-
-def _list_candidates(question: Question, hardware: Hardware, live: Live) -> None:
+    from pennyweight.console import duration
     from pennyweight.search import dryrun
 
     plan = dryrun.plan(question, hardware)
     for row in plan.rows:
-        live.line(row)
-    live.line(f"Predicted: about {plan.seconds / 60:.0f} minutes. Nothing was built.")
+        live.line(str(row))
+    for label, reason in plan.refused:
+        live.line(f"refused: {label}: {reason}")
+    live.line(f"Predicted: about {duration(plan.seconds)}. Nothing was built.")
+    if as_json:
+        candidates = [asdict(row) for row in plan.rows]
+        refused = [{"candidate": label, "reason": reason} for label, reason in plan.refused]
+        print(json.dumps({"candidates": candidates, "refused": refused, "seconds": round(plan.seconds)}))
 
 
-def _write(output: Path, question: Question, answer: Answer, hardware: Hardware, search: Any) -> dict[str, Any]:
-    from pennyweight import report
-    from pennyweight.search import evidence
-
-    gathered = evidence.gather(question, answer, hardware, search.study.trials)
-    evidence.write(output, gathered, answer.chosen)
-    page = report.write(output / "report.html", gathered, search.study.trials)
-    return {"evidence": gathered, "summary": evidence.summary(gathered, page)}
-
-
-def _tell(result: dict[str, Any], output: Path, answer: Answer) -> None:
-    from pennyweight.report.page import sentences
+def _show(evidence: Evidence, output: Path, *, as_json: bool) -> None:
+    """Sentences, the line of JSON, and the exit code."""
+    from pennyweight.evidence import SearchOutcome
+    from pennyweight.report import failure_sentence, nearest_sentence, sentences
+    from pennyweight.search.result import summary
     from pennyweight.serve import catalogue
 
-    for sentence in sentences(result["evidence"]):
-        typer.echo(sentence)
-    typer.echo(f"Report: {output / 'report.html'}")
-    if answer.chosen is not None and answer.chosen.engine != catalogue.REMOTE:
+    report = output / "report.html"
+    accepted = evidence.chosen is not None
+    if accepted:
+        for sentence in sentences(evidence):
+            typer.echo(sentence)
+    typer.echo(f"Report: {report}")
+    if evidence.chosen is not None and evidence.chosen.engine != catalogue.REMOTE:
         typer.echo(f"Serve it: pw serve {output}    Verify it: pw verify {output}")
-
-
-def _infeasible(result: dict[str, Any]) -> str:
-    from pennyweight.report.page import nearest_sentence
-
-    return nearest_sentence(result["evidence"])
+    error: PennyweightError | None = None
+    if evidence.outcome is SearchOutcome.ERROR:
+        error = EngineError(f"No candidate could be measured. {failure_sentence(evidence)}")
+    elif not accepted:
+        error = Infeasible(nearest_sentence(evidence))
+    if as_json:
+        fault = {"error": {"kind": type(error).__name__, "message": str(error)}} if error else {}
+        print(json.dumps({**summary(evidence, report), **fault}))
+    if error is not None:
+        error.reported = as_json
+        raise error

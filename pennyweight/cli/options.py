@@ -1,11 +1,10 @@
-"""Words of the command line to values: pairs, shares, sizes, settings; and options that several verbs have."""
+"""Text of the command line to values: pairs, shares, sizes, settings; and options that several verbs have."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,26 +12,23 @@ import typer
 from pennyweight.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pennyweight.model import Model
-    from pennyweight.workload import Arrivals, Workload
+    from pennyweight.workload import Arrivals
 
 SIZES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 SLO_QUANTITIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e"}
 CONCURRENCY = 32
 
 WorkloadName = Annotated[
-    str, typer.Option("--workload", "-w", help="chat, extract or tasks (built in), or a workload or trace file.")
+    str, typer.Option("--workload", "-w", help="chat, extract, tasks, or a workload or trace file.")
 ]
-NumPrompts = Annotated[int | None, typer.Option(help="Use only so many requests of the workload.")]
-Seed = Annotated[int, typer.Option(help="For the split, the order, arrivals and synthetic prompts.")]
+NumPrompts = Annotated[int | None, typer.Option(help="Use only this many requests of the workload.")]
+Seed = Annotated[int, typer.Option(help="Of the split, the order and arrivals.")]
 MaxConcurrency = Annotated[int, typer.Option(help="Requests at once in a closed loop.")]
 SpeculativeConfig = Annotated[
-    str | None, typer.Option(help='Guessing ahead, as vLLM spells it: {"method": "ngram"} or {"model": "DIR"}.')
+    str | None, typer.Option(help='Speculative decoding, as vLLM spells it: {"method": "ngram"} or {"model": "DIR"}.')
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one last line of JSON, for programs.")]
-TraceFormat = Annotated[str | None, typer.Option(help="The trace's format, where it is not recognised.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON, for programs.")]
+TraceFormat = Annotated[str | None, typer.Option(help="Format of the trace, if not recognised.")]
 
 
 def pairs(text: str | None, option: str) -> dict[str, float]:
@@ -45,12 +41,12 @@ def pairs(text: str | None, option: str) -> dict[str, float]:
             if not math.isfinite(found[name]):
                 raise ValueError(value)
         except ValueError:
-            raise UsageError(f"{option} {part!r} is no name:milliseconds, as in ttft:500.") from None
+            raise UsageError(f"{option} {part!r} is no name:milliseconds: write it as ttft:500.") from None
     return found
 
 
 def slo(text: str | None, percentile: int) -> dict[str, float]:
-    """SLO words to the quantities that they limit."""
+    """SLO names to the quantities that they limit."""
     if percentile not in (50, 90, 95, 99):
         raise UsageError(f"--percentile {percentile} is not measured: use 50, 90, 95 or 99.")
     limits = {}
@@ -82,7 +78,7 @@ def size(text: str | None, option: str) -> float | None:
 
 
 def settings(words: list[str] | None) -> dict[str, Any]:
-    """`name=value` words to engine settings; true, false and numbers are taken as such."""
+    """`name=value` to engine settings; true, false and numbers are taken as such."""
     found: dict[str, Any] = {}
     for word in words or []:
         name, equals, text = word.partition("=")
@@ -135,30 +131,14 @@ def arrivals(
     return Arrivals("closed", max_concurrency=max_concurrency)
 
 
-def workload(name: str, trace_format: str | None, num_prompts: int | None, seed: int, model: Path | None) -> Workload:
-    """The workload, cut and, where it has lengths only, filled with prompts for the model's tokenizer."""
-    from pennyweight import traces
-    from pennyweight.traces.synthesize import synthesize
-
-    found = traces.load(name, trace_format).take(num_prompts, seed)
-    if any(request.shape is not None for request in found.requests):
-        if model is None:
-            raise UsageError("A length-only trace needs a tokenizer: add --tokenizer with the model's directory.")
-        from pennyweight.tokenizer import Tokenizer
-
-        encode = Tokenizer(model).encode
-        found = synthesize(found, lambda text: encode(text, add_special_tokens=False), seed)
-    return found
+ServedModelName = Annotated[
+    list[str] | None, typer.Option(help="Name that clients send as `model`; repeat for aliases. Default: its own.")
+]
 
 
-def open_model(reference: str, progress: Callable[[int, int], None]) -> Model:
-    """The user's model as a Hugging Face directory, de-quantised from GGUF where it is one."""
-    from pennyweight import checkpoint, techniques
-    from pennyweight.techniques.dequantize import Dequantize
-
-    model = checkpoint.open_model(reference)
-    if model.format == "gguf" and model.path.is_file():
-        return techniques.apply(Dequantize(), model, progress)
-    if model.format != "huggingface":
-        raise UsageError(f"{reference} is a {model.scheme} artifact: give the model that it was made from.")
-    return model
+def age(text: str, option: str) -> float:
+    """`30d` -> seconds."""
+    matched = re.fullmatch(r"(\d+)([dh])", text.strip())
+    if matched is None:
+        raise UsageError(f"{option} {text!r} is no age: write it as 30d or 12h.")
+    return int(matched[1]) * {"d": 86400.0, "h": 3600.0}[matched[2]]

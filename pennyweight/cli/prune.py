@@ -35,9 +35,10 @@ def prune(
 ) -> None:
     """Remove what costs MODEL least on the workload's tuning half; `pw distill` wins much of the loss back."""
     from pennyweight import techniques
-    from pennyweight.cli.console import Live
+    from pennyweight.console import Live
+    from pennyweight.inputs import open_model
     from pennyweight.techniques.depth import Depth, layers_for
-    from pennyweight.techniques.layout import Layout
+    from pennyweight.techniques.layout import changeable
     from pennyweight.techniques.sparsity import Sparsity
     from pennyweight.techniques.width import Width, intermediate_for
 
@@ -49,15 +50,15 @@ def prune(
         raise UsageError("--target-params contradicts --layers and --intermediate-size: use one of them.")
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = options.open_model(model, live.progress)
+        opened = open_model(model, live.progress)
         texts = artifacts.tuning_texts(opened, workload, trace_format, seed)
-        layout = Layout.of(opened.config)
-        if target and target >= layout.parameters:
-            raise UsageError(f"{opened.name} has {layout.parameters / 1e6:.1f}M parameters already: ask for fewer.")
+        shape = changeable(opened.config)
+        if target and target >= shape.parameters:
+            raise UsageError(f"{opened.name} has {shape.parameters / 1e6:.1f}M parameters already: ask for fewer.")
         if target and by == "layers":
-            layers = layers_for(layout, target)
+            layers = layers_for(shape, target)
         elif target:
-            intermediate_size = intermediate_for(layout, target)
+            intermediate_size = intermediate_for(shape, target)
         steps: list[Technique] = []
         if layers is not None:
             steps.append(Depth(layers, ranking, texts, seed))

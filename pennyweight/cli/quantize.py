@@ -31,8 +31,10 @@ def quantize(
     import shutil
 
     from pennyweight import techniques
-    from pennyweight.cli.console import Live
-    from pennyweight.techniques.quantize import CALIBRATED, Quantize
+    from pennyweight.console import Live
+    from pennyweight.inputs import open_model, read_workload
+    from pennyweight.schemes import scheme as scheme_of
+    from pennyweight.techniques.quantize import Quantize
     from pennyweight.workload import texts
 
     if output is not None and output.exists():
@@ -40,10 +42,10 @@ def quantize(
     Quantize(scheme, iterations, (), rounding)  # refuse a wrong scheme before the model is opened
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = options.open_model(model, live.progress)
+        opened = open_model(model, live.progress)
         calibration: tuple[str, ...] = ()
-        if scheme in CALIBRATED:
-            tuning, _ = options.workload(workload, trace_format, None, seed, opened.path).split(seed)
+        if scheme_of(scheme).calibrated:
+            tuning, _ = read_workload(workload, trace_format, seed=seed, tokenizer=opened.path).split(seed)
             calibration = tuple(texts(tuning.requests))
         live.stage(f"Quantizing {opened.name} to {scheme}")
         made = techniques.apply(Quantize(scheme, iterations, calibration, rounding), opened, live.progress)

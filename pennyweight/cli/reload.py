@@ -1,4 +1,4 @@
-"""`pw reload DIR`: another deployment for a gateway that is running."""
+"""`pw reload DIR`: another service for a gateway that is running."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import typer
 
 
 def reload(
-    deployment: Annotated[Path, typer.Argument(help="The new deployment's directory or file.")],
+    service: Annotated[Path, typer.Argument(help="Directory or file of the new service.")],
     port: Annotated[int, typer.Option(help="The gateway's port.")] = 8000,
 ) -> None:
-    """Swap the deployment of a running gateway without dropping a request."""
-    from pennyweight.cli.serve import evidence_of
-    from pennyweight.deployment import Deployment
+    """Swap what a running gateway serves without dropping a request."""
+    from pennyweight import formats
     from pennyweight.paths import absolute
     from pennyweight.serve import gateway
 
-    Deployment.read(deployment)
-    typer.echo(f"Serving {gateway.reload(port, absolute(deployment), evidence_of(str(deployment)))}.")
+    formats.read_service(service)  # refuse here what the gateway would refuse
+    typer.echo(f"Serving {gateway.reload(port, absolute(service))}.")

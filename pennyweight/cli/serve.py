@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,19 +14,20 @@ from pennyweight.errors import EngineError, UsageError
 
 
 def serve(
-    target: Annotated[str, typer.Argument(help="A deployment's directory or file, or with --engine a model.")],
+    target: Annotated[str, typer.Argument(help="A service's directory or file, or with --engine a model.")],
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to bind to.")] = 8000,
     engine: Annotated[str | None, typer.Option(help="Serve the model directory TARGET with this engine.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="An engine setting, name=value.")] = None,
     speculative_config: options.SpeculativeConfig = None,
-    replicas: Annotated[int, typer.Option(help="Engine processes.")] = 1,
+    served_model_name: options.ServedModelName = None,
+    replicas: Annotated[int | None, typer.Option(help="Engine processes of each member; default 1.")] = None,
     slo: Annotated[
-        str | None, typer.Option(help="ttft:MS: requests whose first token cannot come in time are told so at once.")
+        str | None, typer.Option(help="ttft:MS: refuse at once what cannot have its first token in time.")
     ] = None,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait.")] = 1024,
-    keys: Annotated[Path | None, typer.Option(help="API keys, made with `pw keys`; else anybody may ask.")] = None,
-    cache: Annotated[str, typer.Option(help="Answers given before: a file, or redis://….")] = "",
+    keys: Annotated[Path | None, typer.Option(help="API keys, made with `pw keys`; without, anybody may ask.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Keep answers to equal requests: a file, or redis://….")] = None,
     cache_ttl: Annotated[float, typer.Option(help="Seconds that an answer is kept.")] = 3600.0,
     cache_size: Annotated[str, typer.Option(help="Of the cache's file, as 1GiB.")] = "1GiB",
     state: Annotated[Path | None, typer.Option(help="Directory for the batch API's files and queue.")] = None,
@@ -38,27 +39,32 @@ def serve(
     log: Annotated[Path | None, typer.Option(help="Directory for the engines' logs.")] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write requests' texts into the log.")] = False,
 ) -> None:
-    """Serve a deployment with the OpenAI API: engines, and a gateway in front of them."""
+    """Serve with the OpenAI API: engines behind a gateway."""
     import logging
     import tempfile
 
-    from pennyweight.cli.targets import parse
+    from pennyweight import formats
+    from pennyweight.inputs import read_target
     from pennyweight.paths import absolute
     from pennyweight.serve import catalogue, gateway
+    from pennyweight.service import CachePolicy
 
-    parsed = parse(target, engine, {**options.settings(setting), **options.speculation(speculative_config)})
-    if parsed.deployment is None or parsed.deployment.engine == catalogue.REMOTE:
+    settings = {**options.settings(setting), **options.speculation(speculative_config)}
+    service = read_target(target, engine=engine, settings=settings, names=served_model_name or ()).service
+    if service is None or (service.only and service.only.engine == catalogue.REMOTE):
         raise EngineError(f"{target} is served already: give a deployment.")
-    settings = gateway.GatewaySettings(
+    if replicas is not None:
+        service = replace(service, replicas=dict.fromkeys(service.members, replicas))
+    if cache is not None:
+        place = cache if "://" in cache else str(absolute(cache))
+        size = int(options.size(cache_size, "--cache-size") or 0)
+        service = replace(service, cache=CachePolicy(place, cache_ttl, size))
+    gateway_settings = gateway.GatewaySettings(
         host=host,
         port=port,
-        replicas=replicas,
         max_queue=max_queue,
         slo_ttft_ms=longest_wait(slo),
         keys=keys,
-        cache=cache if "://" in cache or not cache else str(absolute(cache)),
-        cache_ttl_seconds=cache_ttl,
-        cache_bytes=int(options.size(cache_size, "--cache-size") or 0),
         stall_seconds=stall_timeout,
         start_seconds=start_timeout,
         drain_seconds=drain_timeout,
@@ -68,14 +74,16 @@ def serve(
         log_requests=log_requests,
     )
     logging.basicConfig(level=logging.INFO if log_requests else logging.WARNING, format="%(asctime)s %(message)s")
-    served = parsed.deployment.served_name
+    names = ", ".join(repr(name) for name in service.names)
+    label = service.only.short_label if service.only else service.label
 
     def ready(base_url: str) -> None:
-        typer.echo(f"{parsed.label} at {base_url}/v1, model {served!r}; {base_url}/ to look at. Ctrl-C stops it.")
+        typer.echo(f"{label} at {base_url}/v1, model {names}; {base_url}/ to look at. Ctrl-C stops it.")
 
+    evidence = None if engine else formats.evidence_beside(absolute(target))
     with ExitStack() as stack:
-        place = log or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pennyweight-")))
-        gateway.run(parsed.deployment, settings, place, evidence_of(target), ready)
+        place_of_logs = log or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pennyweight-")))
+        gateway.run(service, gateway_settings, place_of_logs, evidence, ready)
     typer.echo("Stopped.")
 
 
@@ -85,12 +93,3 @@ def longest_wait(slo: str | None) -> float:
     if found.keys() - {"ttft"}:
         raise UsageError("--slo of a gateway takes ttft:MS: it can promise when an answer begins, and nothing else.")
     return found.get("ttft", 0.0)
-
-
-def evidence_of(target: str) -> dict[str, Any]:
-    """What `pw optimize` left beside the deployment."""
-    try:
-        found: dict[str, Any] = json.loads((Path(target) / "evidence.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found

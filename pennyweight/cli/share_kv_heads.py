@@ -17,15 +17,17 @@ def share_kv_heads(
 ) -> None:
     """Average neighbouring key-value heads of MODEL into one. Costs much quality until `pw distill` wins it back."""
     from pennyweight import techniques
-    from pennyweight.cli.console import Live
+    from pennyweight.console import Live
+    from pennyweight.inputs import open_model
+    from pennyweight.shape import ModelShape
     from pennyweight.techniques.key_value_heads import KeyValueHeads
 
     artifacts.refuse_output(output)
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = options.open_model(model, live.progress)
+        opened = open_model(model, live.progress)
         live.stage(f"Sharing the key-value heads of {opened.name}")
         made = techniques.apply(KeyValueHeads(heads), opened, live.progress)
-    before = opened.config.get("num_key_value_heads") or opened.config["num_attention_heads"]
+    before = ModelShape.of(opened.config).num_key_value_heads
     typer.echo(f"{heads} key-value heads of {before}: {before / heads:.3g} times fewer cache bytes per token")
     artifacts.hand_over(opened, made, output, as_json=as_json, heads=heads)

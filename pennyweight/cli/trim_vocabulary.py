@@ -24,7 +24,9 @@ def trim_vocabulary(
     """Keep the tokens that the workload's tuning half and --corpus use, then the most common ones. Any text still
     round-trips; inside the kept vocabulary the greedy answers stay the same."""
     from pennyweight import techniques
-    from pennyweight.cli.console import Live
+    from pennyweight.console import Live
+    from pennyweight.inputs import open_model
+    from pennyweight.shape import ModelShape
     from pennyweight.techniques.vocabulary import Vocabulary
 
     artifacts.refuse_output(output)
@@ -36,9 +38,10 @@ def trim_vocabulary(
             raise UsageError(f"--corpus {file} cannot be read ({error}): give a UTF-8 text file.") from None
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = options.open_model(model, live.progress)
+        opened = open_model(model, live.progress)
         texts = (*artifacts.tuning_texts(opened, workload, trace_format, seed), *read)
         live.stage(f"Trimming the vocabulary of {opened.name}")
         made = techniques.apply(Vocabulary(tokens, texts), opened, live.progress)
-    typer.echo(f"{made.config['vocab_size']} tokens of {opened.config['vocab_size']}")
-    artifacts.hand_over(opened, made, output, as_json=as_json, tokens=made.config["vocab_size"])
+    kept = ModelShape.of(made.config).vocabulary
+    typer.echo(f"{kept} tokens of {ModelShape.of(opened.config).vocabulary}")
+    artifacts.hand_over(opened, made, output, as_json=as_json, tokens=kept)

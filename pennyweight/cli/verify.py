@@ -14,8 +14,9 @@ from pennyweight.cli import options
 def verify(
     directory: Annotated[Path, typer.Argument(help="What `pw optimize -o` wrote.")], as_json: options.AsJson = False
 ) -> None:
-    """Check the artifact's checksums and run every gate of DIRECTORY again."""
-    from pennyweight.cli.console import Live, figures
+    """Check the artifact's checksums and run every gate again."""
+    from pennyweight import codec
+    from pennyweight.console import Live, figures
     from pennyweight.search.verify import verify as run
 
     with Live() as live:
@@ -26,5 +27,5 @@ def verify(
     if result.skipped:
         typer.echo(f"  Not held here, since this is another machine: {', '.join(result.skipped)}")
     if as_json:
-        row = {**result.verdict.as_json(), **result.measurement.as_json(), "skipped": list(result.skipped)}
-        print(json.dumps(row))
+        verdict = {"outcome": result.verdict.outcome, **codec.plain(result.verdict)}
+        print(json.dumps({**verdict, **codec.plain(result.measurement), "skipped": list(result.skipped)}))

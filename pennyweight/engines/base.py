@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.generation import Event, Generation, Score
-from pennyweight.hardware import Hardware
+from pennyweight.hardware import UNKNOWN_EFFICIENCY, Efficiency, Hardware
 
 if TYPE_CHECKING:
     from pennyweight.install.environments import Recipe
@@ -85,10 +85,13 @@ class Engine:
     architectures: ClassVar[tuple[str, ...]]  # `model_type` values; empty means all that transformers knows
     max_top_logprobs: ClassVar[int] = 1
     tested: ClassVar[tuple[str, str]] = ("0", "")  # versions from the first up to, and without, the second
-    words: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be said, of settings that are one of a few words
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be said, of settings that are one of a few words
     recipe: ClassVar[Recipe | None] = None  # of an environment of its own
     path_settings: ClassVar[tuple[str, ...]] = ()  # settings that name a file or a directory
-    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what can be pulled: settings that pull it
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what can be pulled: settings that pull it
+    # What it reaches of a machine's limits, by scheme; "" is for those that are not named. Measured: docs/log.md.
+    efficiency: ClassVar[Mapping[str, Efficiency]] = {"": UNKNOWN_EFFICIENCY}
+    colour: ClassVar[str] = "#4a3aa7"  # in the report
     follows_schemas: ClassVar[bool] = False  # JSON schemas, in its answers
     # "module:class" of the `Runtime` or the `Backend`, imported only in the process that runs it
     runtime: ClassVar[str] = ""
@@ -99,7 +102,7 @@ class Engine:
             raise EngineRefused(f"{self.name}: max_num_seqs={self.max_num_seqs} is not possible: use 1 to 4096.")
         if not 0 <= self.num_threads <= 1024:
             raise EngineRefused(f"{self.name}: num_threads={self.num_threads} is not possible: use 0 (all) to 1024.")
-        for setting, known in self.words.items():
+        for setting, known in self.choices.items():
             value = getattr(self, setting)
             if value not in known:
                 raise EngineRefused(f"{self.name}: {setting}={value!r} is unknown: use one of {', '.join(known)}.")
@@ -118,9 +121,9 @@ class Engine:
         made: Backend = _named(self.server)(directory, self)
         return made
 
-    def launch(self, directory: Path, host: str, port: int, served_name: str) -> Launch | None:
+    def launch(self, directory: Path, host: str, port: int, names: Sequence[str]) -> Launch | None:
         """How to start an engine that is a server with the OpenAI API itself; None for one that our worker hosts."""
-        del directory, host, port, served_name
+        del directory, host, port, names
         return None
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
@@ -151,7 +154,7 @@ class Engine:
         return metadata.version(cls.wheels()[0]) if cls.packages else "built in"
 
     @classmethod
-    def lives(cls) -> str:
+    def install_path(cls) -> str:
         """Where it was found."""
         found = util.find_spec(cls.packages[0]) if cls.packages else None
         return str(Path(found.origin).parent) if found and found.origin else "built in"

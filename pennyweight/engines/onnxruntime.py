@@ -23,7 +23,7 @@ from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.batching.settings import RowEngine
-from pennyweight.hardware import Hardware, available_cores
+from pennyweight.hardware import Efficiency, Hardware, available_cores
 
 FIRST_CAPACITY = 512  # positions a row can hold before the store grows
 POSITIONS = "pennyweight_positions"
@@ -41,13 +41,18 @@ class ONNXRuntime(RowEngine):
     name: ClassVar[str] = "onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime_genai")
     model_format: ClassVar[str] = "onnx"
+    efficiency: ClassVar[Mapping[str, Efficiency]] = {
+        "": Efficiency(0.5, {"f32": 0.60, "int8": 0.18}, layer_seconds=0.00015),
+        "INT8_STATIC": Efficiency(0.5, {"f32": 0.60, "int8": 0.40}, layer_seconds=0.00015),
+    }
+    colour: ClassVar[str] = "#eb6834"
     schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT8_STATIC", "INT4")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2")
     max_top_logprobs: ClassVar[int] = 20
     draft_file: ClassVar[str] = "genai_config.json"
-    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "spinning threads": {"allow_spinning": True},
-        **RowEngine.levers,
+        **RowEngine.presets,
     }
     tested: ClassVar[tuple[str, str]] = ("1.31", "1.33")
 

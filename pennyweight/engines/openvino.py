@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pennyweight.engines.base import Runtime
-from pennyweight.engines.speculation import GUESSING, Speculating
+from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
 from pennyweight.errors import EngineRefused
 from pennyweight.generation import Event, Generation, Score, derived_seed
-from pennyweight.hardware import Hardware, available_cores
+from pennyweight.hardware import Efficiency, Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
 FEW_STREAMS = 4  # up to so many, memory sets the pace and float32 arithmetic costs nothing (it gained 1.2x at 1)
@@ -41,17 +41,21 @@ class OpenVINO(Speculating):
     name: ClassVar[str] = "openvino"
     packages: ClassVar[tuple[str, ...]] = ("openvino_genai", "openvino")
     model_format: ClassVar[str] = "gguf"
+    efficiency: ClassVar[Mapping[str, Efficiency]] = {
+        "": Efficiency(0.55, {"f32": 0.5, "bf16": 0.40, "int8": 0.40}, layer_seconds=0.00015)
+    }
+    colour: ClassVar[str] = "#2a78d6"
     schemes: ClassVar[tuple[str, ...]] = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
-    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "bf16 cache": {"kv_cache_dtype": "bf16"},
         "float32 arithmetic": {"inference_precision": "f32"},
         "small steps": {"max_num_batched_tokens": 64},
-        **GUESSING,
+        **SPECULATION_PRESETS,
     }
     tested: ClassVar[tuple[str, str]] = ("2026.4", "2027")
-    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "kv_cache_dtype": KV_CACHE_DTYPES,
         "inference_precision": PRECISIONS,
     }

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from pennyweight.engines.base import Engine
 from pennyweight.errors import EngineRefused
 
-A_DRAFT = "<a draft>"  # stands for a directory where levers are listed
-GUESSING: Mapping[str, Mapping[str, Any]] = {
-    "n-gram guesses": {"speculative_method": "ngram"},
+A_DRAFT = "<a draft>"  # stands for a directory where presets are listed
+SPECULATION_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "n-gram speculation": {"speculative_method": "ngram"},
     "draft model": {"speculative_method": "draft_model", "draft_model": A_DRAFT},
 }
 MOST_GUESSES = 64

@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pennyweight.engines.base import Launch
-from pennyweight.engines.speculation import GUESSING, Speculating
+from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.hardware import Hardware, available_cores, free_memory, has_cuda
+from pennyweight.hardware import Efficiency, Hardware, available_cores, free_memory, has_cuda
 from pennyweight.install import environments
 from pennyweight.install.environments import Command, Recipe
-from pennyweight.model import cache_values_per_token
+from pennyweight.shape import ModelShape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 RUNNERS = ("generate", "pooling")  # the second gives embeddings and nothing else
@@ -68,9 +68,13 @@ class VLLM(Speculating):
     name: ClassVar[str] = "vllm"
     packages: ClassVar[tuple[str, ...]] = ()
     model_format: ClassVar[str] = "huggingface"
+    efficiency: ClassVar[Mapping[str, Efficiency]] = {
+        "": Efficiency(0.5, {"f32": 0.5, "bf16": 0.5, "int8": 0.5}, layer_seconds=0.0004)
+    }
+    colour: ClassVar[str] = "#b8860b"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16", "W8A8", "W4A16")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
-    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "kv_cache_dtype": KV_CACHE_DTYPES,
         "dtype": DTYPES,
         "runner": RUNNERS,
@@ -79,11 +83,11 @@ class VLLM(Speculating):
     follows_schemas: ClassVar[bool] = True
     tested: ClassVar[tuple[str, str]] = ("0.32", "0.34")
     draft_file: ClassVar[str] = "config.json"
-    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "small steps": {"max_num_batched_tokens": 256},
         "eager": {"enforce_eager": True},
-        **GUESSING,
+        **SPECULATION_PRESETS,
     }
     recipe: ClassVar[Recipe | None] = Recipe(
         f"{CPU_VERSION} on CPUs, {CUDA_VERSION} on CUDA", _commands, minutes=5, disk_bytes=5 * 10**9
@@ -112,7 +116,7 @@ class VLLM(Speculating):
     @classmethod
     def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
         super().refuse_early(config, scheme)
-        width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        width = ModelShape.of(config).head_width
         if not has_cuda() and width not in CPU_HEADS:
             known = ", ".join(map(str, CPU_HEADS))
             raise EngineRefused(f"vllm on a CPU has no attention for heads of {width}: it has {known}.")
@@ -137,7 +141,7 @@ class VLLM(Speculating):
         return found[0].name.removesuffix(".dist-info").split("-")[1] if found else "unknown"
 
     @classmethod
-    def lives(cls) -> str:
+    def install_path(cls) -> str:
         return str(environments.home(cls.name))
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
@@ -148,7 +152,7 @@ class VLLM(Speculating):
         whole = super().context_length(config)
         return min(whole, self.max_model_len or whole)
 
-    def launch(self, directory: Path, host: str, port: int, served_name: str) -> Launch:
+    def launch(self, directory: Path, host: str, port: int, names: Sequence[str]) -> Launch:
         program = self.program()
         config = json.loads((directory / "config.json").read_text())
         length = self.context_length(config)
@@ -163,7 +167,7 @@ class VLLM(Speculating):
             "--port",
             str(port),
             "--served-model-name",
-            served_name,
+            *names,
             "--max-num-seqs",
             str(self.max_num_seqs),
             "--max-model-len",
@@ -216,7 +220,7 @@ class VLLM(Speculating):
     def _cache_gib(self, config: Mapping[str, Any], length: int, free: float) -> int:
         """All streams at their full length, if that fits; never less than one of them."""
         wide = self.dtype == "float32" or (self.dtype == "auto" and str(config.get("dtype", "")).endswith("float32"))
-        each = cache_values_per_token(config) * (4 if wide else 2) * length
+        each = ModelShape.of(config).cache_values_per_token * (4 if wide else 2) * length
         if each > free:
             raise EngineRefused(
                 f"vllm: one request of {length} tokens needs {each / GIB:.1f} GiB of cache and {free / GIB:.1f} GiB "

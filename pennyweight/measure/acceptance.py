@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pennyweight.evidence import Reference
 from pennyweight.measure import quality
-from pennyweight.measure.quality import Reference
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.serve.opening import Endpoint

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.speed import measure_speed
+from pennyweight.measurement import Comparison
 from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
@@ -30,40 +29,6 @@ def opened_once(start: Callable[[], AbstractContextManager[Endpoint]], kept: Exi
         return running[0]
 
     return keep
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """`ratio` is A's output throughput over B's, above 1 when A is faster. An interval that holds 1 is noise."""
-
-    ratio: float
-    interval: tuple[float, float]
-    a_tokens_per_s: tuple[float, ...]
-    b_tokens_per_s: tuple[float, ...]
-
-    def in_other_tokens(self, growth: float) -> Comparison:
-        """With A's throughput in B's tokens, of which each takes `growth` of A's."""
-        low, high = self.interval
-        a = tuple(speed / growth for speed in self.a_tokens_per_s)
-        return Comparison(self.ratio / growth, (low / growth, high / growth), a, self.b_tokens_per_s)
-
-    @property
-    def within_noise(self) -> bool:
-        return self.interval[0] <= 1.0 <= self.interval[1]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "ratio": self.ratio,
-            "ci95": list(self.interval),
-            "within_noise": self.within_noise,
-            "a_tokens_per_s": list(self.a_tokens_per_s),
-            "b_tokens_per_s": list(self.b_tokens_per_s),
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Comparison:
-        low, high = value["ci95"]
-        return Comparison(value["ratio"], (low, high), tuple(value["a_tokens_per_s"]), tuple(value["b_tokens_per_s"]))
 
 
 def compare(

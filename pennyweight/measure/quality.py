@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pennyweight.budget import Budget, Limit, Outcome, Verdict
 from pennyweight.errors import EndpointError, PennyweightError, WorkloadError
+from pennyweight.evidence import Reference
 from pennyweight.measure.client import Client, Sampling, body_of, connect
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.scorers import is_right
 from pennyweight.measure.statistics import by_session, lost_share, mean_interval
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.serve.opening import Endpoint
-from pennyweight.tokenizer import Translation
 from pennyweight.workload import Request, Workload
 
 GREEDY = Sampling(temperature=0.0)
@@ -34,47 +34,6 @@ FEWEST_SESSIONS = 8  # below this a bootstrap interval says nothing
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The baseline's greedy answer to one request: token ids, log-probability of each answer token under the baseline
-    itself, and whether each was its own first choice."""
-
-    request_id: str
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-    text: str
-    logprobs: tuple[float, ...]
-    agreed: tuple[bool, ...]
-    right: bool | None = None
-    spelled: tuple[int, ...] = ()  # tokens that each answer token takes in the candidate's vocabulary; none: one each
-
-    def translated(self, translate: Translation) -> Reference:
-        """The same in the tokens of a candidate whose vocabulary was trimmed."""
-        pieces = [translate(token) for token in self.answer]
-        return replace(
-            self,
-            prompt=tuple(t for token in self.prompt for t in translate(token)),
-            answer=tuple(t for piece in pieces for t in piece),
-            spelled=tuple(len(piece) for piece in pieces),
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "logprobs": [round(p, 6) for p in self.logprobs]}
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Reference:
-        return Reference(
-            value["request_id"],
-            tuple(value["prompt"]),
-            tuple(value["answer"]),
-            value["text"],
-            tuple(value["logprobs"]),
-            tuple(value["agreed"]),
-            value["right"],
-            tuple(value.get("spelled", ())),
-        )
 
 
 @dataclass(frozen=True)
@@ -97,8 +56,15 @@ class Evaluation:
     verdict: Verdict
 
 
-def references(endpoint: Endpoint, requests: Sequence[Request], progress: Progress = unwatched) -> list[Reference]:
-    """Let the baseline answer, then score its own answers: what candidates are held against."""
+def references(
+    endpoint: Endpoint,
+    requests: Sequence[Request],
+    progress: Progress = unwatched,
+    *,
+    keep: Callable[[Reference], None] = lambda _: None,
+) -> list[Reference]:
+    """Let the baseline answer, then score its own answers: what candidates are held against. `keep` gets each as soon
+    as it is there, so that nothing answered is lost to an interruption."""
 
     async def run() -> list[Reference]:
         async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
@@ -107,7 +73,9 @@ def references(endpoint: Endpoint, requests: Sequence[Request], progress: Progre
                 prompt, answer, text = await _answer(client, request)
                 logprobs, agreed = await _score(client, prompt, answer)
                 right = is_right(text, request) if request.labelled else None
-                return Reference(request.id, prompt, answer, text, logprobs, agreed, right)
+                made = Reference(request.id, prompt, answer, text, logprobs, agreed, right)
+                keep(made)
+                return made
 
             return await _gather(requests, one, ANSWER_CONCURRENCY, progress)
 

@@ -48,12 +48,19 @@ class Replay:
         lags = [record.lag for record in self.records if record.sent]
         return max(percentile(values, 99) for values in (lags, self.heartbeats) if values)
 
-    def refuse_if_spoiled(self) -> None:
-        """Raise when nothing came back, or when the generator rather than the server set the pace."""
+    @property
+    def is_late(self) -> bool:
+        """Did the generator rather than the server set the pace?"""
+        return self.lag_p99 > LONGEST_LAG
+
+    def refuse_if_empty(self) -> None:
+        """Raise when nothing came back."""
         if not self.succeeded:
             first = next((r.error for r in self.records if r.error), "no request was sent")
             raise MeasurementVoid(f"All {len(self.records)} requests failed, the first with: {first}.")
-        if self.lag_p99 > LONGEST_LAG:
+
+    def refuse_if_late(self) -> None:
+        if self.is_late:
             raise MeasurementVoid(
                 f"The load generator was late (p99 {1000 * self.lag_p99:.1f} ms, limit {1000 * LONGEST_LAG:.0f} ms): "
                 "lower the rate or the engine's threads, or run the generator on another machine."

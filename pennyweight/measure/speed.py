@@ -19,6 +19,7 @@ from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
 SLO_NAMES = ("ttft", "tpot", "e2el")
+FEWEST_FOR_P99 = 100  # values: of fewer, the 99th percentile is little else than the maximum
 
 
 def measure_speed(
@@ -32,23 +33,29 @@ def measure_speed(
     price_per_hour: float | None = None,
     warm_with: Workload | None = None,
     api_key: str | None = None,
+    accept_late: bool = False,
     progress: Progress = unwatched,
 ) -> Measurement:
-    """Warm up, replay, and refuse a run that the generator spoiled. `goodput` is in milliseconds by SLO name."""
+    """Warm up, replay, and refuse a run that the generator spoiled (with `accept_late`, mark it instead: the condition
+    `late_generator_ms`). `goodput` is in milliseconds by SLO name.
+
+    Raises `MeasurementVoid`, and `EndpointError` where a server of ours failed a request."""
 
     async def run() -> tuple[Replay, Usage, int]:
         async with connect(endpoint.base_url, endpoint.model, api_key=api_key or endpoint.api_key) as client:
             warmed = await warm_up(client, warm_with or workload, sampling)
-            with resources.watch(endpoint.engine) as usage:
+            with resources.watch(endpoint.process) as usage:
                 return await replay(client, workload, arrivals, sampling, seed=seed, progress=progress), usage, warmed
 
     for name in goodput or {}:
         if name not in SLO_NAMES:
             raise UsageError(f"--goodput knows no {name!r}: use {', '.join(SLO_NAMES)} as name:milliseconds.")
     run_of_requests, usage, warmed = asyncio.run(run())
-    run_of_requests.refuse_if_spoiled()
+    run_of_requests.refuse_if_empty()
+    if not accept_late:
+        run_of_requests.refuse_if_late()
     failed = [record for record in run_of_requests.records if record.error]
-    if failed and endpoint.engine is not None:  # our own engine may not lose a request; a foreign server's are counted
+    if failed and endpoint.process is not None:  # our own engine may not lose a request; a foreign server's are counted
         raise EndpointError(f"{len(failed)} of {len(run_of_requests.records)} requests failed: {failed[0].error}.")
     conditions = {
         "workload": workload.name,
@@ -60,6 +67,8 @@ def measure_speed(
         "warm_up_requests": warmed,
         "warm_up_settled": warmed < WARM_UP_LIMIT,
     }
+    if run_of_requests.is_late:
+        conditions["late_generator_ms"] = round(1000 * run_of_requests.lag_p99, 1)
     quantities = [
         *_latencies(run_of_requests.succeeded),
         *_throughputs(run_of_requests, goodput),
@@ -82,7 +91,12 @@ def _latencies(records: Sequence[Record]) -> list[Quantity]:
             continue  # single-token answers have neither TPOT nor ITL
         rounded = tuple(round(value, 2) for value in values)
         found.append(Quantity(f"{name}_mean_ms", sum(values) / len(values), "ms", "lower", raw=rounded))
-        found.extend(Quantity(f"{name}_p{p}_ms", percentile(values, p), "ms", "lower") for p in PERCENTILES)
+        found.extend(
+            Quantity(f"{name}_p{p}_ms", percentile(values, p), "ms", "lower")
+            for p in PERCENTILES
+            if p < 99 or len(values) >= FEWEST_FOR_P99
+        )
+        found.append(Quantity(f"{name}_max_ms", max(values), "ms", "lower"))
     return found
 
 
@@ -136,23 +150,24 @@ PER_TOKEN = re.compile(r"(?:tpot|itl)_.*|.*_per_1k_tokens|dollars_per_million_to
 TOKENS_PER_SECOND = ("output_throughput", "total_throughput", "output_tokens")
 
 
-def in_other_tokens(measurement: Measurement, growth: float) -> Measurement:
-    """As if the tokens were those of another vocabulary, of which each takes `growth` of these: a smaller vocabulary
+def in_other_tokens(measurement: Measurement, ratio: float) -> Measurement:
+    """As if the tokens were those of another vocabulary, of which each takes `ratio` of these: a smaller vocabulary
     makes more tokens of the same text, and more tokens are not more text."""
-    if growth == 1.0:
+    if ratio == 1.0:
         return measurement
     changed = {}
     for name, quantity in measurement.quantities.items():
-        factor = 1 / growth if name in TOKENS_PER_SECOND else growth if PER_TOKEN.fullmatch(name) else 1.0
+        factor = 1 / ratio if name in TOKENS_PER_SECOND else ratio if PER_TOKEN.fullmatch(name) else 1.0
         changed[name] = replace(
             quantity, value=quantity.value * factor, raw=tuple(round(v * factor, 4) for v in quantity.raw)
         )
-    return Measurement(measurement.subject, changed, {**measurement.conditions, "token_growth": growth})
+    return Measurement(measurement.subject, changed, {**measurement.conditions, "tokens_per_baseline_token": ratio})
 
 
 def summary_rows(measurement: Measurement) -> list[tuple[str, str, Any]]:
     """(name, unit, value) of what a person wants to read first, in reading order."""
-    order = [f"{name}_p{p}_ms" for name in ("ttft", "tpot", "itl", "e2e") for p in PERCENTILES]
+    points = [*(f"p{p}" for p in PERCENTILES), "max"]
+    order = [f"{name}_{point}_ms" for name in ("ttft", "tpot", "itl", "e2e") for point in points]
     order += [
         "request_throughput",
         "output_throughput",

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pennyweight import codec
+from pennyweight.errors import StorageError
 from pennyweight.hardware import Hardware, detect
 from pennyweight.paths import cache_directory
 
@@ -40,7 +42,7 @@ def measured_hardware(*, fresh: bool = False) -> Hardware:
     rates = json.loads(output)
     found = replace(here, memory_bandwidth=rates["memory_bandwidth"], arithmetic_rate=rates["arithmetic_rate"])
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found.as_json(), indent=2))
+    file.write_text(json.dumps(codec.plain(found), indent=2))
     return found
 
 
@@ -48,8 +50,8 @@ def _known(file: Path) -> Hardware | None:
     try:
         if time.time() - file.stat().st_mtime > REMEASURE_AFTER:
             return None
-        return Hardware.from_json(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError, KeyError):
+        return codec.value_of(Hardware, json.loads(file.read_text()), str(file))
+    except (OSError, ValueError, StorageError):
         return None
 
 

@@ -1,4 +1,5 @@
-"""Study and evidence -> one self-contained page that works offline."""
+"""Study and evidence -> one self-contained page that works offline, for every outcome; it says only what is true of
+its own."""
 
 from __future__ import annotations
 
@@ -6,38 +7,44 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pennyweight.report import plots
-from pennyweight.report.words import label, nearest_sentence, sentences, sparsity_sentences
-from pennyweight.study import Trial
+from pennyweight.evidence import Evidence, SearchOutcome, TechniqueGain
+from pennyweight.report import plots, words
+from pennyweight.study import Stage, Trial
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+SERVE = """<pre>pw serve DIR      # DIR is the directory of this page
+pw verify DIR     # checks the artifact and runs every gate again; exit code 4 if one fails</pre>"""
+NOT_SERVED = {
+    SearchOutcome.INFEASIBLE: "<p>Nothing was accepted, so there is nothing to serve. Allow more, or add engines, "
+    "schemes or techniques, and search again into another directory.</p>",
+    SearchOutcome.ERROR: "<p>Nothing could be measured, so there is nothing to serve. Mend what failed (see "
+    "<em>Failures</em>), then go on with <code>pw optimize … --resume</code>.</p>",
+}
 
-__all__ = ["nearest_sentence", "sentences", "write"]
 
-
-def write(path: Path, evidence: Mapping[str, Any], trials: Sequence[Trial]) -> Path:
+def write(path: Path, evidence: Evidence, trials: Sequence[Trial], *, colours: Mapping[str, str]) -> Path:
     """Write the page; nothing in it is fetched when it is opened."""
     template = (resources.files("pennyweight.report") / "page.html").read_text(encoding="utf-8")
-    limit = evidence["question"]["budget"]["max_added_nats"]
-    accepted = evidence["chosen"]
-    chosen = (accepted["engine"], accepted["scheme"], accepted.get("recipe", "")) if accepted else None
+    screened = any(t.measurement for t in trials if t.stage is Stage.SCREEN)
     parts = {
-        "title": escape(f"{evidence['model']['name']}: {evidence['workload']['name']}"),
-        "verdict": escape(evidence["verdict"]),
-        "sentences": "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(evidence)),
-        "pareto": _html(plots.pareto(trials, chosen, limit), with_library=True),
-        "margins": _html(plots.margins(evidence)) if evidence["chosen"] else "<p>Nothing was accepted.</p>",
+        "title": escape(f"{evidence.model_name}: {evidence.workload_name}"),
+        "outcome": evidence.outcome.lower(),
+        "verdict": escape(evidence.outcome),
+        "sentences": "".join(f"<p>{escape(sentence)}</p>" for sentence in words.sentences(evidence)),
+        "quality": _quality(trials, evidence, colours) if screened else "<p>No candidate was measured.</p>",
+        "load": plots.load(trials, evidence) or "<p>No other load than the one asked for was measured.</p>",
+        "margins": plots.margins(evidence) if evidence.chosen else "<p>Nothing was accepted.</p>",
         "limits": _limits(evidence),
         "speedup": _speedup(evidence),
-        "predictions": _html(plots.predictions(trials)),
-        "techniques": _techniques(evidence.get("techniques", ())),
+        "predictions": plots.predictions(trials, colours=colours) if screened else "<p>Nothing to compare.</p>",
+        "techniques": _techniques(evidence.techniques),
         "trials": _trials(trials),
-        "refused": _table(("candidate", "why"), evidence["refused"]) if evidence["refused"] else "<p>None.</p>",
+        "failures": _table(("candidate", "why"), evidence.failures) if evidence.failures else "<p>None.</p>",
+        "refused": _table(("candidate", "why"), evidence.refused) if evidence.refused else "<p>None.</p>",
         "machine": _machine(evidence),
         "lineage": _lineage(evidence),
+        "serve": SERVE if evidence.chosen else NOT_SERVED[evidence.outcome],
     }
     for name, part in parts.items():
         template = template.replace(f"{{{{{name}}}}}", part)
@@ -45,81 +52,87 @@ def write(path: Path, evidence: Mapping[str, Any], trials: Sequence[Trial]) -> P
     return path
 
 
-def _html(figure: Figure, *, with_library: bool = False) -> str:
-    from plotly import io
-
-    html: str = io.to_html(
-        figure, include_plotlyjs=with_library, full_html=False, config={"displayModeBar": False, "responsive": True}
+def _quality(trials: Sequence[Trial], evidence: Evidence, colours: Mapping[str, str]) -> str:
+    engines = sorted({t.deployment.engine for t in trials if t.measurement})
+    legend = "".join(
+        f'<li><span style="background:{colours.get(name, plots.OTHER_COLOUR)}"></span>{escape(name)}</li>'
+        for name in engines
     )
-    return html
+    pictures = [
+        plots.quality(trials, evidence, against, colours=colours)
+        for against in ("output_throughput", "ttft_p95_ms", "peak_memory_bytes")
+    ]
+    return f'<ul class="legend">{legend}</ul>' + "".join(pictures)
 
 
-def _limits(evidence: Mapping[str, Any]) -> str:
-    rows = [(r["quantity"], r["outcome"], r["reason"]) for r in evidence["limits"]["limits"]]
-    return _table(("limit", "outcome", "measured"), rows)
+def _limits(evidence: Evidence) -> str:
+    rows = [
+        (
+            words.name_of(row.limit.quantity),
+            words.with_unit(row.limit.quantity, row.value) if row.value is not None else "not measured",
+            words.with_unit(row.limit.quantity, row.limit.bound),
+            str(row.outcome),
+            row.reason,
+        )
+        for row in evidence.limits.limits
+    ]
+    return _table(("limit", "measured", "bound", "outcome", "in full"), rows)
 
 
-def _speedup(evidence: Mapping[str, Any]) -> str:
+def _speedup(evidence: Evidence) -> str:
     rows = []
-    for name, what in (("baseline", "unmodified baseline"), ("fastest_unmodified", "fastest unmodified engine")):
-        c = evidence["speedup"][name]
-        if c is not None:
-            runs = " / ".join(
-                f"{a:.0f} : {b:.0f}" for a, b in zip(c["a_tokens_per_s"], c["b_tokens_per_s"], strict=True)
-            )
-            interval = f"{c['ci95'][0]:.2f} to {c['ci95'][1]:.2f}" + (" (within noise)" if c["within_noise"] else "")
-            rows.append((f"{what}: {c['against']}", f"{c['ratio']:.2f}", interval, runs))
+    for what, speedup in (
+        ("unmodified baseline", evidence.against_baseline),
+        ("fastest unmodified engine", evidence.against_unmodified),
+    ):
+        if speedup is not None:
+            c = speedup.comparison
+            runs = " / ".join(f"{a:.0f} : {b:.0f}" for a, b in zip(c.a_tokens_per_s, c.b_tokens_per_s, strict=True))
+            noise = " (within noise)" if c.within_noise else ""
+            rows.append((f"{what}: {speedup.against}", f"{c.ratio:.2f}", c.interval_in_words() + noise, runs))
     if not rows:
         return "<p>There is nothing to compare with: the baseline itself was chosen, or nothing was.</p>"
-    return _table(("against", "times as fast", "95% confidence", "tokens/s of each interleaved pair"), rows)
+    return _table(("against", "times as fast", "interval", "tokens/s of each interleaved pair"), rows)
 
 
-def _techniques(rows: Sequence[Mapping[str, Any]]) -> str:
+def _techniques(rows: Sequence[TechniqueGain]) -> str:
     """What each recipe gave against the same engine and scheme without it, alone and together."""
     if not rows:
         return "<p>None were asked for (--techniques).</p>"
     head = ("techniques", "engine", "scheme", "times as fast", "of its parts alone", "of the memory", "added nats more")
     cells = [
         (
-            r["recipe"],
-            r["engine"],
-            r["scheme"],
-            f"{r['speed']:.2f}",
-            f"{r['alone']:.2f}" if r["alone"] else "",
-            f"{r['memory']:.2f}" if r["memory"] else "",
-            f"{r['added_nats']:+.4f}",
+            r.recipe,
+            r.engine,
+            r.scheme,
+            f"{r.speed:.2f}",
+            f"{r.alone:.2f}" if r.alone else "",
+            f"{r.memory:.2f}" if r.memory else "",
+            f"{r.added_nats:+.4f}",
         )
         for r in rows
     ]
-    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sparsity_sentences(rows))
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in words.sparsity_sentences(rows))
     return said + _table(head, cells)
 
 
 def _trials(trials: Sequence[Trial]) -> str:
+    columns = ("output_throughput", "ttft_p95_ms", "added_nats", "peak_memory_bytes")
     rows = []
     for trial in trials:
         m = trial.measurement
-        cells = ["", "", "", ""]
-        if m is not None:
-            cells = [
-                f"{m[name] / scale:.{digits}f}" if name in m else ""
-                for name, scale, digits in (
-                    ("output_throughput", 1, 0),
-                    ("ttft_p95_ms", 1, 0),
-                    ("added_nats", 1, 4),
-                    ("peak_memory_bytes", 2**20, 0),
-                )
-            ]
+        cells = [words.with_unit(name, m[name]) if m is not None and name in m else "" for name in columns]
         promise = f"{trial.predicted['output_throughput']:.0f}" if trial.predicted else ""
-        what = trial.failure or (f"ratio {trial.notes['ratio']:.2f}" if "ratio" in trial.notes else "")
-        rows.append((trial.stage, label(trial.deployment.as_json()), *cells, promise, f"{trial.seconds:.0f}", what))
+        what = trial.failure or (f"ratio {trial.comparison.ratio:.2f}" if trial.comparison else "")
+        seconds = f"{trial.seconds:.0f}"
+        rows.append((str(trial.stage), trial.deployment.short_label, *cells, promise, seconds, what))
     head = (
         "stage",
         "deployment",
         "tokens/s",
-        "TTFT p95 ms",
+        "TTFT p95",
         "added nats",
-        "MiB",
+        "memory",
         "predicted tokens/s",
         "seconds",
         "note",
@@ -127,26 +140,25 @@ def _trials(trials: Sequence[Trial]) -> str:
     return _table(head, rows)
 
 
-def _machine(evidence: Mapping[str, Any]) -> str:
-    hardware = evidence["hardware"]
+def _machine(evidence: Evidence) -> str:
+    hardware = evidence.hardware
+    memory = f"{hardware.memory_bytes / 2**30:.1f} GiB, read at {hardware.memory_bandwidth / 2**30:.1f} GiB/s"
+    busy = f" (measured while others used {hardware.busy_cores:.1f} cores)" if hardware.busy_cores else ""
     rows = [
-        ("CPU", f"{hardware['cpu']}, {hardware['cores']} cores"),
-        ("instructions", " ".join(hardware["flags"])),
-        (
-            "memory",
-            f"{hardware['memory_bytes'] / 2**30:.1f} GiB, read at {hardware['memory_bandwidth'] / 2**30:.1f} GiB/s",
-        ),
-        ("arithmetic", ", ".join(f"{n} {r / 1e9:.0f} G/s" for n, r in hardware["arithmetic_rate"].items())),
-        ("kernels of the chosen", "; ".join(evidence.get("kernels", ())) or "not told by this engine"),
-        *evidence["versions"].items(),
+        ("CPU", f"{hardware.cpu}, {hardware.cores} cores"),
+        ("instructions", " ".join(hardware.flags)),
+        ("memory", memory + busy),
+        ("arithmetic", ", ".join(f"{n} {r / 1e9:.0f} G/s" for n, r in hardware.arithmetic_rate.items()) + busy),
+        ("kernels of the chosen", "; ".join(evidence.kernels) or "not reported by this engine"),
+        *evidence.versions.items(),
     ]
     return _table(("", ""), rows)
 
 
-def _lineage(evidence: Mapping[str, Any]) -> str:
-    lineage = evidence["model"]["lineage"]
-    rows = [("file", name, checksum[:16]) for name, checksum in lineage["source_files"].items()]
-    rows += [("step", step["technique"], str(step["settings"])) for step in lineage["steps"]]
+def _lineage(evidence: Evidence) -> str:
+    lineage = evidence.lineage
+    rows = [("file", name, checksum[:16]) for name, checksum in lineage.source_files.items()]
+    rows += [("step", step.technique, str(dict(step.settings))) for step in lineage.steps]
     return _table(("", "what", "checksum or settings"), rows)
 
 

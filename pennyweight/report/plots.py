@@ -1,201 +1,155 @@
-"""The page's plots, as Plotly figures: each takes trials or evidence and answers one question."""
+"""The page's plots: each takes trials or evidence and answers one question."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
+from pennyweight.budget import Limit, Outcome
+from pennyweight.deployment import Group
+from pennyweight.evidence import Evidence
+from pennyweight.measurement import Measurement, Quantity, collect
+from pennyweight.report import svg, words
 from pennyweight.report.pareto import front
-from pennyweight.report.words import label, limits_of
-from pennyweight.study import Trial
+from pennyweight.report.svg import Line, Point
+from pennyweight.study import Stage, Trial
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-COLOURS = {"openvino": "#2a78d6", "onnxruntime": "#eb6834", "transformers": "#1baf7a"}
-OTHER_COLOUR = "#4a3aa7"
-MUTED, GRID = "#898781", "#e1e0d9"
+OTHER_COLOUR = "#8a63d2"
 AXES = {
     "added_nats": "added nats per token",
     "output_throughput": "output tokens/s",
     "ttft_p95_ms": "TTFT p95 (ms)",
     "peak_memory_bytes": "peak memory (MiB)",
 }
+SHOWN = ("output_throughput", "ttft_p95_ms", "tpot_p95_ms", "added_nats", "agreement", "peak_memory_bytes")
+
+Colours = Mapping[str, str]
 
 
-def pareto(trials: Sequence[Trial], chosen: tuple[str, str, str] | None, limit: float | None) -> Figure:
-    """Quality against throughput of every screened candidate; size is memory, buttons change the lower axis."""
-    from plotly import graph_objects as go
+def quality(trials: Sequence[Trial], evidence: Evidence, against: str, *, colours: Colours) -> str:
+    """Quality against speed, latency or memory (`against`) of every screened candidate. What breaks a limit of quality
+    is hollow; the line joins those that no other beats in both."""
+    runs = [
+        t for t in trials if t.measurement and t.stage in (Stage.SCREEN, Stage.BASELINE) and against in t.measurement
+    ]
+    chosen = evidence.chosen.group if evidence.chosen else None
+    points = [
+        _point(trial, against, chosen=chosen, evidence=evidence, colour=colours.get(trial.deployment.engine))
+        for trial in runs
+    ]
+    lines = [Line(across=limit.bound, name=f"limit {limit.bound:g}") for limit in _nats_limit(evidence)]
+    better = "higher" if against == "output_throughput" else "lower"
+    sound = [p for p in points if not p.rejected]
+    best = front([_as_measurement(p, against) for p in sound], {against: better, "added_nats": "lower"})
+    edge = sorted((sound[i].x, sound[i].y) for i in best)
+    if len(edge) > 1:
+        lines.append(Line(edge, name="no other candidate is better in both"))
+    name = f"Added nats per token against {AXES[against]}, one point per engine and scheme"
+    return svg.scatter(points, lines, x=AXES[against], y=AXES["added_nats"], name=name)
 
-    figure = go.Figure()
-    runs = [t for t in trials if t.measurement and t.stage in ("screen", "baseline")]
-    for engine in sorted({t.deployment.engine for t in runs}):
-        own = [t for t in runs if t.deployment.engine == engine]
-        figure.add_scatter(
-            x=[_shown(t, "output_throughput") for t in own],
-            y=[_shown(t, "added_nats") for t in own],
-            mode="markers+text",
-            name=engine,
-            text=[_name(t, chosen) for t in own],
-            textposition="top center",
-            textfont={"size": 11, "color": "#52514e"},
-            hovertext=[_hover(t) for t in own],
-            hoverinfo="text",
-            marker={
-                "size": [_size(t) for t in own],
-                "color": COLOURS.get(engine, OTHER_COLOUR),
-                "opacity": 1,
-                "line": {"width": [3 if t.deployment.group == chosen else 0 for t in own], "color": "#0b0b0b"},
-            },
+
+def load(trials: Sequence[Trial], evidence: Evidence) -> str:
+    """Throughput against latency of the chosen deployment, by streams; the knee is where throughput over latency is
+    highest (power: Kleinrock 1979)."""
+    runs = [
+        (int(t.notes["streams"]), t.measurement)
+        for t in trials
+        if t.stage is Stage.SWEEP and t.measurement and evidence.chosen and t.deployment.id == evidence.chosen.id
+    ]
+    if len(runs) < 2:
+        return ""
+    ordered = sorted(runs, key=lambda run: run[0])
+    knee = max(ordered, key=lambda run: run[1]["output_throughput"] / run[1]["e2e_p50_ms"])[0]
+    points = [
+        Point(
+            m["output_throughput"],
+            m["e2e_p50_ms"],
+            f"{streams} streams" + (", the knee" if streams == knee else ""),
+            f"{streams} streams: {m['output_throughput']:.0f} tokens/s, whole answer p50 {m['e2e_p50_ms']:.0f} ms",
+            chosen=streams == knee,
         )
-    best = front([t.measurement for t in runs if t.measurement], {"output_throughput": "higher", "added_nats": "lower"})
-    edge = sorted((_shown(runs[i], "output_throughput") or 0, _shown(runs[i], "added_nats") or 0) for i in best)
-    figure.add_scatter(
-        x=[x for x, _ in edge],
-        y=[y for _, y in edge],
-        mode="lines",
-        name="not beaten in both",
-        line={"color": MUTED, "width": 1.5, "shape": "hv"},
-        hoverinfo="skip",
+        for streams, m in ordered
+    ]
+    lines = [Line([(point.x, point.y) for point in points], name="as the load grows")]
+    return svg.scatter(
+        points, lines, x=AXES["output_throughput"], y="whole answer p50 (ms)", height=300, name="Latency by throughput"
     )
-    if limit is not None:
-        figure.add_hline(y=limit, line={"color": MUTED, "dash": "dot", "width": 1.5})
-        figure.add_annotation(
-            x=0,
-            xref="paper",
-            y=limit,
-            text=f"margin {limit:g}",
-            showarrow=False,
-            yanchor="bottom",
-            xanchor="left",
-            font={"size": 11, "color": MUTED},
-        )
-    engines = sorted({t.deployment.engine for t in runs})
-    buttons = []
-    for name in ("output_throughput", "ttft_p95_ms", "peak_memory_bytes"):
-        columns = [[_shown(t, name) for t in runs if t.deployment.engine == engine] for engine in engines]
-        columns.append([x for x, _ in edge] if name == "output_throughput" else [])
-        buttons.append(
-            {"label": AXES[name], "method": "update", "args": [{"x": columns}, {"xaxis.title.text": AXES[name]}]}
-        )
-    figure.update_layout(
-        updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "top", "showactive": True}]
-    )
-    return _styled(figure, AXES["output_throughput"], AXES["added_nats"], 430)
 
 
-def margins(evidence: Mapping[str, Any]) -> Figure:
+def margins(evidence: Evidence) -> str:
     """How much of each limit the chosen deployment uses; for quality, at the upper end of the interval."""
-    from plotly import graph_objects as go
-
-    names, used, texts = [], [], []
-    quantities = {}
-    for part in ("quality", "speed"):
-        if evidence[part]:
-            quantities.update(evidence[part]["quantities"])
-    for name, bound in limits_of(evidence["question"]["budget"]).items():
-        if name not in quantities:
+    rows = []
+    measured = {**(evidence.quality.quantities if evidence.quality else {})}
+    measured |= evidence.speed.quantities if evidence.speed else {}
+    for limit in words.limits_of(evidence.budget):
+        if limit.quantity not in measured:
             continue
-        value = quantities[name].get("interval", [None, quantities[name]["value"]])[1]
-        names.append(name)
-        used.append(max(0.0, 100 * value / bound))
-        texts.append(f"{_number(name, value)} of {_number(name, bound)}")
-    figure = go.Figure()
-    bar = {"color": COLOURS["openvino"]}
-    figure.add_bar(y=names, x=used, orientation="h", text=texts, textposition="auto", marker=bar, hovertext=texts)
-    figure.add_vline(x=100, line={"color": "#d03b3b", "width": 2})
-    return _styled(figure, "% of the limit used", "", 120 + 46 * len(names))
+        quantity = measured[limit.quantity]
+        value = quantity.interval[1] if quantity.interval else quantity.value
+        text = f"{words.with_unit(limit.quantity, value)} of {words.with_unit(limit.quantity, limit.bound)}"
+        rows.append((words.name_of(limit.quantity), max(0.0, 100 * value / limit.bound), text))
+    return svg.bars(rows, x="% of the limit used", limit=100.0, name="Share of each limit that is used")
 
 
-def predictions(trials: Sequence[Trial]) -> Figure:
+def predictions(trials: Sequence[Trial], *, colours: Colours) -> str:
     """Predicted against measured throughput of every screened candidate; the line is where they would be equal."""
-    from plotly import graph_objects as go
-
-    runs = [t for t in trials if t.measurement and t.predicted and t.stage == "screen"]
-    figure = go.Figure()
-    longest = max((_pair(t)[1] for t in runs), default=1.0) * 1.15
-    figure.add_scatter(
-        x=[0, longest],
-        y=[0, longest],
-        mode="lines",
-        line={"color": MUTED, "width": 1, "dash": "dot"},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    for engine in sorted({t.deployment.engine for t in runs}):
-        own = [t for t in runs if t.deployment.engine == engine]
-        figure.add_scatter(
-            x=[_pair(t)[0] for t in own],
-            y=[_pair(t)[1] for t in own],
-            mode="markers+text",
-            name=engine,
-            text=[t.deployment.scheme for t in own],
-            textposition="top center",
-            hovertext=[_hover(t) for t in own],
-            hoverinfo="text",
-            marker={"size": 11, "color": COLOURS.get(engine, OTHER_COLOUR)},
+    points = [
+        Point(
+            t.predicted["output_throughput"],
+            t.measurement["output_throughput"],
+            t.deployment.scheme,
+            hover(t),
+            colours.get(t.deployment.engine, OTHER_COLOUR),
         )
-    return _styled(figure, "predicted output tokens/s", "measured output tokens/s", 360)
-
-
-def _name(trial: Trial, chosen: tuple[str, str, str] | None) -> str:
-    scheme = trial.deployment.scheme
-    return f"<b>{scheme}, chosen</b>" if trial.deployment.group == chosen else scheme
-
-
-def _pair(trial: Trial) -> tuple[float, float]:
-    assert trial.predicted and trial.measurement
-    return trial.predicted["output_throughput"], trial.measurement["output_throughput"]
-
-
-def _shown(trial: Trial, name: str) -> float | None:
-    assert trial.measurement
-    value = trial.measurement.get(name)
-    if name == "added_nats" and trial.stage == "baseline":
-        return 0.0
-    return value / 2**20 if value is not None and name == "peak_memory_bytes" else value
-
-
-def _size(trial: Trial) -> float:
-    """Area grows with memory: 12 points at 500 MiB."""
-    assert trial.measurement
-    return float(max(9.0, 12 * (trial.measurement.get("peak_memory_bytes") or 5e8) ** 0.5 / 5e8**0.5))
-
-
-def _hover(trial: Trial) -> str:
-    assert trial.measurement
-    m = trial.measurement
-    rows = [f"<b>{label(trial.deployment.as_json())}</b>"]
-    for name, form in (
-        ("output_throughput", "{:.0f} tokens/s"),
-        ("ttft_p95_ms", "TTFT p95 {:.0f} ms"),
-        ("tpot_p95_ms", "TPOT p95 {:.1f} ms"),
-        ("added_nats", "{:+.4f} nats/token"),
-        ("agreement", "agreement {:.3f}"),
-    ):
-        if name in m:
-            rows.append(form.format(m[name]))
-    if "peak_memory_bytes" in m:
-        rows.append(f"{m['peak_memory_bytes'] / 2**20:.0f} MiB")
-    return "<br>".join(rows)
-
-
-def _number(name: str, value: float) -> str:
-    return f"{value / 2**20:.0f} MiB" if name == "peak_memory_bytes" else f"{value:.4g}"
-
-
-def _styled(figure: Figure, x: str, y: str, height: int) -> Figure:
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 70, "r": 24, "t": 44, "b": 56},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": "#0b0b0b"},
-        legend={"orientation": "h", "y": 1.1, "x": 0},
-        hoverlabel={"align": "left"},
+        for t in trials
+        if t.measurement and t.predicted and t.stage is Stage.SCREEN
+    ]
+    longest = max((min(p.x, p.y) for p in points), default=1.0) * 1.15
+    equal = Line([(0, 0), (longest, longest)], name="predicted and measured would be equal")
+    return svg.scatter(
+        points, [equal], x="predicted output tokens/s", y="measured output tokens/s", name="Predicted and measured"
     )
-    axis = {"gridcolor": GRID, "linecolor": "#c3c2b7", "zerolinecolor": "#c3c2b7", "automargin": True}
-    figure.update_xaxes(title_text=x, **axis)
-    figure.update_yaxes(title_text=y, **axis)
-    return figure
+
+
+def hover(trial: Trial) -> str:
+    """All that a point has to say."""
+    assert trial.measurement
+    shown = [
+        f"{words.name_of(name)} {words.with_unit(name, trial.measurement[name])}"
+        for name in SHOWN
+        if name in trial.measurement
+    ]
+    return "\n".join([trial.deployment.short_label, *shown])
+
+
+def _point(trial: Trial, against: str, *, chosen: Group | None, evidence: Evidence, colour: str | None) -> Point:
+    assert trial.measurement
+    nats = trial.measurement.quantities.get("added_nats")
+    baseline = trial.stage is Stage.BASELINE
+    low, high = nats.interval if nats and nats.interval else (None, None)
+    is_chosen = not baseline and trial.deployment.group == chosen
+    scale = 2**20 if against.endswith("_bytes") else 1
+    rejected = not baseline and any(
+        limit.outcome is Outcome.REJECT
+        for limit in evidence.budget.judge_limits(trial.measurement, evidence.budget.quality_limits).limits
+    )
+    name = f"{trial.deployment.scheme} (baseline)" if baseline else trial.deployment.scheme
+    return Point(
+        trial.measurement[against] / scale,
+        0.0 if baseline or nats is None else nats.value,
+        f"{name}, chosen" if is_chosen else f"{name}, rejected" if rejected else name,
+        hover(trial),
+        colour or OTHER_COLOUR,
+        low=low,
+        high=high,
+        chosen=is_chosen,
+        rejected=rejected,
+    )
+
+
+def _nats_limit(evidence: Evidence) -> list[Limit]:
+    return [limit for limit in evidence.budget.quality_limits if limit.quantity == "added_nats"]
+
+
+def _as_measurement(point: Point, against: str) -> Measurement:
+    values = ((against, point.x), ("added_nats", point.y))
+    return collect("", [Quantity(name, value, "", "lower") for name, value in values])

@@ -1,122 +1,193 @@
-"""What a search found, in sentences. The same words stand on the terminal and on the page."""
+"""What a search found, in sentences, and numbers with the units that people say. The same words stand on the terminal
+and on the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
 
-Evidence = Mapping[str, Any]
+from pennyweight.budget import Budget, Limit
+from pennyweight.evidence import Evidence, SearchOutcome, Speedup, TechniqueGain
+from pennyweight.measurement import Measurement, Quantity
+
+NAMES = {
+    "added_nats": "added nats per token",
+    "agreement": "first choices that agree",
+    "self_agreement": "generated tokens that are its own first choice",
+    "degradation": "lost share of the task score",
+    "task_score": "task score",
+    "output_throughput": "output tokens/s",
+    "peak_memory_bytes": "peak memory",
+    "dollars_per_million_tokens": "dollars per million output tokens",
+}
+LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "time between chunks", "e2e": "whole answer"}
+MOST_REASONS = 3
 
 
 def sentences(evidence: Evidence) -> list[str]:
-    """What was chosen, how much faster it is, at what loss."""
-    if evidence["chosen"] is None:
-        return [f"No candidate meets the budget for {evidence['model']['name']}.", nearest_sentence(evidence)]
-    return [_choice(evidence), _speed(evidence), _loss(evidence), *_guessing(evidence.get("speculation") or [])]
+    """What was chosen, how much faster it is, at what loss; or why nothing was."""
+    if evidence.outcome is SearchOutcome.ERROR:
+        return [f"No candidate for {evidence.model_name} could be measured.", failure_sentence(evidence)]
+    if evidence.chosen is None:
+        return [f"No candidate meets the budget for {evidence.model_name}.", nearest_sentence(evidence)]
+    return [_choice(evidence), _speed(evidence), _loss(evidence), *_speculation(evidence), *_marks(evidence)]
+
+
+def failure_sentence(evidence: Evidence) -> str:
+    """Why nothing was measured: the first reasons, each once."""
+    reasons = list(dict.fromkeys(reason for _, reason in evidence.failures))
+    if not reasons:
+        return "Nothing was tried: every candidate was refused (see the report)."
+    more = f" ({len(reasons) - MOST_REASONS} more in the report)" if len(reasons) > MOST_REASONS else ""
+    return " ".join(reasons[:MOST_REASONS]) + more
 
 
 def _choice(evidence: Evidence) -> str:
-    chosen = label(evidence["chosen"])
-    if evidence["unmodified_wins"]:
+    assert evidence.chosen is not None and evidence.speed is not None
+    chosen, objective = evidence.chosen.short_label, evidence.budget.objective
+    if evidence.unmodified_wins:
         return (
-            f"The unmodified model wins: {chosen} has the best {evidence['question']['budget']['objective']} "
-            f"of what holds the budget, so no weight was changed."
+            f"The unmodified model wins: {chosen} has the best {objective} of what holds the budget, so no weight was "
+            "changed."
         )
-    value = evidence["speed"]["quantities"]["output_throughput"]["value"]
     return (
-        f"Chosen: {chosen}, the best {evidence['question']['budget']['objective']} of what holds every limit, "
-        f"at {value:.0f} output tokens/s with {evidence['question']['streams']} streams on the held-out half."
+        f"Chosen: {chosen}, the best {objective} of what holds every limit, at "
+        f"{evidence.speed['output_throughput']:.0f} output tokens/s with {evidence.streams} streams on the held-out "
+        "half."
     )
 
 
 def _speed(evidence: Evidence) -> str:
     parts = []
-    for name in ("baseline", "fastest_unmodified"):
-        comparison = evidence["speedup"][name]
-        if comparison is None:
-            continue
-        low, high = comparison["ci95"]
-        noise = ", which is within noise" if comparison["within_noise"] else ""
-        what = "the unmodified baseline" if name == "baseline" else "the fastest unmodified engine"
-        parts.append(
-            f"{comparison['ratio']:.2f} times as fast as {what}, {' '.join(comparison['against'].split()[:2])} "
-            f"(95% confidence {low:.2f} to {high:.2f}{noise})"
-        )
-    memory = evidence["peak_memory_bytes"]
-    if evidence["speedup"]["fastest_unmodified"] and memory["chosen"] and memory["fastest_unmodified"]:
+    for what, speedup in (
+        ("the unmodified baseline", evidence.against_baseline),
+        ("the fastest unmodified engine", evidence.against_unmodified),
+    ):
+        if speedup is not None:
+            parts.append(_times(speedup, what))
+    memory = evidence.peak_memory_bytes
+    if evidence.against_unmodified and {"chosen", "fastest_unmodified"} <= memory.keys():
         share = memory["chosen"] / memory["fastest_unmodified"]
         parts[-1] += f", in {share:.2f} of its memory ({memory['chosen'] / 2**20:.0f} MiB)"
     return f"It is {' and '.join(parts)}." if parts else "It is the baseline itself, so there is no speed-up to report."
 
 
+def _times(speedup: Speedup, what: str) -> str:
+    noise = ", which is within noise" if speedup.comparison.within_noise else ""
+    engine = " ".join(speedup.against.split()[:2])
+    interval = speedup.comparison.interval_in_words()
+    return f"{speedup.comparison.ratio:.2f} times as fast as {what}, {engine} ({interval}{noise})"
+
+
 def _loss(evidence: Evidence) -> str:
-    quality = evidence["quality"]["quantities"]
-    nats = quality["added_nats"]
-    low, high = nats["interval"]
+    assert evidence.quality is not None
+    quality = evidence.quality
+    nats = quality.quantities["added_nats"]
     text = (
-        f"Measured loss over {evidence['quality']['conditions']['requests']} held-out requests: "
-        f"{nats['value']:+.4f} nats per token "
-        f"(interval {low:+.4f} to {high:+.4f}), {quality['agreement']['value']:.1%} of first choices agree"
+        f"Measured loss over {quality.conditions['requests']} held-out requests: {nats.value:+.4f} nats per token "
+        f"({interval(nats)}), {quality['agreement']:.1%} of first choices agree"
     )
     if "degradation" in quality:
         text += (
-            f", task score {quality['task_score']['value']:.3f} against {quality['baseline_task_score']['value']:.3f} "
-            f"({-quality['degradation']['value']:+.1%})"
+            f", task score {quality['task_score']:.3f} against {quality['baseline_task_score']:.3f} "
+            f"({-quality['degradation']:+.1%})"
         )
     return text + "."
 
 
-def _guessing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    told = [f"{row['ratio']:.2f} times as fast at {row['streams']}" for row in rows if "ratio" in row]
-    return [f"Guessing ahead, by streams: {', '.join(told)}."] if told else []
+def _speculation(evidence: Evidence) -> list[str]:
+    gains = [
+        f"{trial.comparison.ratio:.2f} times as fast at {trial.notes['streams']}"
+        for trial in evidence.speculation
+        if trial.comparison
+    ]
+    return [f"Speculative decoding, by streams: {', '.join(gains)}."] if gains else []
+
+
+def _marks(evidence: Evidence) -> list[str]:
+    """What makes the numbers less certain than they look."""
+    late = evidence.speed.conditions.get("late_generator_ms") if evidence.speed else None
+    if late is None:
+        return []
+    return [
+        f"The machine was busy while the speed was proven (the load generator was {late} ms late): measure it again on "
+        "an idle one before you rely on it."
+    ]
 
 
 def nearest_sentence(evidence: Evidence) -> str:
     """Which limits nothing met, and the nearest point that was measured."""
-    nearest = evidence["nearest"]
-    if nearest is None:
-        return "No candidate could be measured: see the failures in the report."
-    quantities = nearest["measurement"]["quantities"]
-    missed, held = [], []
-    for name, bound in limits_of(evidence["question"]["budget"]).items():
-        value = quantities[name]["value"] if name in quantities else None
-        if value is None:
-            missed.append(f"{name} was not measured")
-        elif value > bound:
-            missed.append(f"{name} is {value:.4g} where {bound:.4g} is the limit")
-        elif "interval" in quantities[name] and quantities[name]["interval"][1] > bound:
-            proven = quantities[name]["interval"][1]
-            missed.append(f"{name} is {value:.4g}, but only {proven:.4g} is proven of the limit {bound:.4g}")
-        else:
-            held.append(name)
+    nearest = evidence.nearest
+    if nearest is None or nearest.measurement is None:
+        return failure_sentence(evidence)
+    missed = [text for limit in limits_of(evidence.budget) if (text := _missed(limit, nearest.measurement))]
     what = "; ".join(missed) or "its limits hold here, but not on the held-out half"
-    place = label(nearest["deployment"])
-    return f"Nearest to the budget is {place}: {what}. A budget that allows this is the nearest to try."
+    return (
+        f"Nearest to the budget is {nearest.deployment.short_label}: {what}. A budget that allows this is the nearest "
+        "to try."
+    )
 
 
-def sparsity_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _missed(limit: Limit, measurement: Measurement) -> str:
+    quantity = measurement.quantities.get(limit.quantity)
+    name, bound = name_of(limit.quantity), with_unit(limit.quantity, limit.bound)
+    if quantity is None:
+        return f"{name} was not measured"
+    if quantity.value > limit.bound:
+        return f"{name} is {with_unit(limit.quantity, quantity.value)} where {bound} is the limit"
+    if quantity.interval is not None and quantity.interval[1] > limit.bound:
+        if not math.isfinite(quantity.interval[1]):
+            return f"{name} has no interval: too few requests to prove the limit of {bound}"
+        proven = with_unit(limit.quantity, quantity.interval[1])
+        value = with_unit(limit.quantity, quantity.value)
+        return f"{name} is {value}, but only {proven} is proven of the limit of {bound}"
+    return ""
+
+
+def sparsity_sentences(rows: Sequence[TechniqueGain]) -> list[str]:
     """Zeros that no engine skips must not look like a gain."""
     return [
-        f"No engine here gets faster from single zeros: {row['engine']} {row['scheme']} multiplies by them, and ran at "
-        f"{row['speed']:.2f} times the speed of the dense model."
+        f"No engine here gets faster from single zeros: {row.engine} {row.scheme} multiplies by them, and ran at "
+        f"{row.speed:.2f} times the speed of the dense model."
         for row in rows
-        if row["recipe"].split(":")[0] == "sparsity"
+        if row.recipe.split(":")[0] == "sparsity"
     ]
 
 
-def limits_of(budget: Mapping[str, Any]) -> dict[str, float]:
-    """Quantity -> bound of every limit that is set."""
-    limits = {
-        "added_nats": budget["max_added_nats"],
-        "degradation": budget["max_degradation"],
-        **budget["slo"],
-        "peak_memory_bytes": budget["max_memory_bytes"],
-        "dollars_per_million_tokens": budget["max_dollars_per_million_tokens"],
-    }
-    return {name: bound for name, bound in limits.items() if bound is not None}
+def limits_of(budget: Budget) -> tuple[Limit, ...]:
+    return (*budget.quality_limits, *budget.speed_limits)
 
 
-def label(deployment: Mapping[str, Any]) -> str:
-    settings = " ".join(f"{name}={value}" for name, value in sorted(deployment["settings"].items()))
-    words = filter(None, (deployment["engine"], deployment["scheme"], deployment.get("recipe")))
-    return " ".join(words) + (f" ({settings})" if settings else "")
+def name_of(quantity: str) -> str:
+    """`ttft_p95_ms` -> TTFT p95."""
+    kind, _, rest = quantity.partition("_")
+    if kind in LATENCIES and rest.endswith("_ms"):
+        return f"{LATENCIES[kind]} {rest.removesuffix('_ms')}"
+    return NAMES.get(quantity, quantity.replace("_", " "))
+
+
+def with_unit(quantity: str, value: float) -> str:
+    """As people say it: 250 MiB, 412 ms, 0.90, +0.0088."""
+    if not math.isfinite(value):
+        return "unknown"
+    if quantity.endswith("_bytes"):
+        return f"{value / 2**20:.0f} MiB"
+    if quantity.endswith("_ms"):
+        return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+    if quantity == "added_nats":
+        return f"{value:+.4f}"
+    if quantity in ("agreement", "self_agreement", "task_score", "degradation"):
+        return f"{value:.3f}" if value < 0.995 else f"{value:.2f}"
+    if quantity.startswith("dollars"):
+        return f"${value:.3g}"
+    return f"{value:.4g}"
+
+
+def interval(quantity: Quantity) -> str:
+    """Nothing is claimed where too few values leave the ends open."""
+    if quantity.interval is None:
+        return "no interval"
+    low, high = quantity.interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "too few requests for an interval"
+    return f"interval {with_unit(quantity.name, low)} to {with_unit(quantity.name, high)}"

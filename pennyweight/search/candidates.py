@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pennyweight import schemes as schemes_table
+from pennyweight.deployment import Deployment, Group
 from pennyweight.errors import EngineRefused, UsageError
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Measurement
@@ -15,12 +17,6 @@ from pennyweight.plan import cost
 from pennyweight.search import compatibility
 from pennyweight.search.recipes import UNCHANGED, Recipe, compose
 from pennyweight.serve import catalogue
-
-# Schemes that change no weight beyond its last bits: "the unmodified model".
-UNMODIFIED = ("F32", "FP32", "BF16", "F16")
-Group = tuple[str, str, str]  # engine, scheme, name of the recipe
-# Per family, from the finest to the coarsest: what a finer scheme loses already, a coarser one loses too.
-LADDERS = (("F16", "Q8_0", "Q4_K_M", "Q4_0"), ("FP32", "INT8", "INT4"), ("FP32", "INT8_STATIC"), ("W8A8", "W4A16"))
 
 
 @dataclass(frozen=True)
@@ -36,9 +32,16 @@ class Candidate:
     def group(self) -> Group:
         return (self.engine, self.scheme, self.recipe.name)
 
+    def deployment(self, model: Model | None = None) -> Deployment:
+        """Of this model; without one, what identifies it whatever it is made of."""
+        path, model_id, name = (str(model.path), model.id, model.name) if model else ("", "", "")
+        return Deployment(
+            self.engine, path, model_id, self.scheme, self.settings, recipe=self.recipe.name, model_name=name
+        )
+
     @property
     def kernels(self) -> str:
-        return cost.kernels(self.engine, self.scheme)
+        return catalogue.kernels(self.engine, self.scheme)
 
     @property
     def label(self) -> str:
@@ -64,6 +67,7 @@ def propose(
     streams: int,
     engines: Sequence[str] | None,
     schemes: Sequence[str] | None,
+    *,
     wanted: Mapping[str, str] | None = None,
     longest: int = 2048,
     remote: Mapping[str, str] | None = None,
@@ -83,13 +87,14 @@ def propose(
     for scheme in schemes or ():
         if scheme not in known:
             raise UsageError(f"Scheme {scheme!r} is unknown: use some of {', '.join(sorted(known))}.")
+    catalogue.require([engine for engine in engines or () if engine != catalogue.REMOTE])
     for engine in engines or catalogue.names():
         if engine == catalogue.REMOTE:
             continue  # it comes last, as it is
         offer = catalogue.offer(engine)
         offered = catalogue.schemes_of(engine, model)
         for scheme in offered:
-            if schemes and scheme not in schemes and scheme not in UNMODIFIED:
+            if schemes and scheme not in schemes and not unmodified(scheme):
                 continue
             choices = catalogue.settings_to_search(engine, hardware, streams, longest)
             for recipe, config in possible:
@@ -101,7 +106,7 @@ def propose(
                 groups[(engine, scheme, recipe.name)] = tuple(
                     Candidate(engine, scheme, settings, recipe)
                     for settings in all_settings
-                    if _possible(engine, settings) and not compatibility.conflict(engine, settings, offer.levers)
+                    if _possible(engine, settings) and not compatibility.conflict(engine, settings, offer.presets)
                 )
     if remote:
         (scheme,) = catalogue.offer(catalogue.REMOTE).schemes
@@ -129,15 +134,17 @@ def neighbours(candidate: Candidate, group: Sequence[Candidate]) -> list[Candida
 
 def is_unmodified(group: Group) -> bool:
     """Neither scheme nor recipe changes what the model says."""
-    return group[1] in UNMODIFIED and not group[2]
+    return unmodified(group[1]) and not group[2]
+
+
+def unmodified(scheme: str) -> bool:
+    """Does it change no weight beyond its last bits?"""
+    return schemes_table.scheme(scheme).unmodified
 
 
 def finer_than(scheme: str) -> tuple[str, ...]:
-    """The schemes of its family that lose less."""
-    for ladder in LADDERS:
-        if scheme in ladder:
-            return ladder[: ladder.index(scheme)]
-    return ()
+    """The schemes of its family that lose less, the finest first."""
+    return schemes_table.scheme(scheme).finer
 
 
 def predicted(
@@ -145,4 +152,7 @@ def predicted(
 ) -> Measurement:
     correction = corrections.get(candidate.kernels, 1.0)
     config = candidate.recipe.config(model.config)
-    return cost.predict(candidate.label, config, candidate.scheme, candidate.engine, hardware, load, correction)
+    efficiency = catalogue.efficiency(candidate.engine, candidate.scheme)
+    return cost.predict(
+        candidate.label, config, candidate.scheme, efficiency, hardware, load=load, correction=correction
+    )

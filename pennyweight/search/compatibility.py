@@ -1,4 +1,4 @@
-"""What works together: techniques by the test that shows it, levers of an engine by a measurement of each pair.
+"""What works together: techniques by the test that shows it, presets of an engine by a measurement of each pair.
 
 `compatibility.json` and docs/compatibility.md are written by benchmarks/compatibility.py.
 """
@@ -52,8 +52,8 @@ LOSSLESS = ("vocabulary",)
 
 @dataclass(frozen=True)
 class Pair:
-    """Two levers of one engine, as measured. `agreement` is the share of greedy tokens up to the first that differs
-    from the engine's own without levers; `speed` is against the faster of the two alone."""
+    """Two presets of one engine, as measured. `agreement` is the share of greedy tokens up to the first that differs
+    from the engine's own without presets; `speed` is against the faster of the two alone."""
 
     engine: str
     first: str
@@ -94,11 +94,11 @@ def refusal(techniques: Sequence[str]) -> str | None:
 def conflict(
     engine: str,
     settings: Mapping[str, Any],
-    levers: Mapping[str, Mapping[str, Any]],
+    presets: Mapping[str, Mapping[str, Any]],
     known: Sequence[Pair] | None = None,
 ) -> str | None:
-    """Why these settings of an engine are refused: two of its levers that break each other."""
-    pulled = [name for name, lever in levers.items() if is_pulled(lever, settings)]
+    """Why these settings of an engine are refused: two of its presets that break each other."""
+    pulled = [name for name, preset in presets.items() if is_pulled(preset, settings)]
     for pair in pairs() if known is None else known:
         if pair.engine == engine and pair.verdict == "broken" and {pair.first, pair.second} <= set(pulled):
             return (
@@ -108,16 +108,16 @@ def conflict(
     return None
 
 
-def is_pulled(lever: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """A lever's own placeholder, <…>, stands for any value."""
+def is_pulled(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """A preset's own placeholder, <…>, stands for any value."""
     return all(
-        name in settings and (settings[name] == value or str(value).startswith("<")) for name, value in lever.items()
+        name in settings and (settings[name] == value or str(value).startswith("<")) for name, value in preset.items()
     )
 
 
-def combinable(levers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Pairs of levers that do not set the same thing."""
-    return [(a, b) for a, b in combinations(levers, 2) if not levers[a].keys() & levers[b].keys()]
+def combinable(presets: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Pairs of presets that do not set the same thing."""
+    return [(a, b) for a, b in combinations(presets, 2) if not presets[a].keys() & presets[b].keys()]
 
 
 def as_markdown() -> str:
@@ -125,10 +125,10 @@ def as_markdown() -> str:
     lines = [
         "# What works together",
         "",
-        "Written by `python benchmarks/compatibility.py`; do not edit. Each pair of levers of each engine ran once on "
+        "Written by `python benchmarks/compatibility.py`; do not edit. Each pair of presets of each engine ran once on "
         "SmolLM2-135M-Instruct, ends of prompts of `extract`.",
         "",
-        "*Agreement*: share of greedy tokens up to the first that differs from the engine without levers. *Speed*: "
+        "*Agreement*: share of greedy tokens up to the first that differs from the engine without presets. *Speed*: "
         "against the faster of the two alone, at one stream. *broken*: it fails, or agrees clearly less than either "
         "alone, twice; refused. *no gain*: slower than the faster of the two alone, twice.",
         "",
@@ -136,7 +136,7 @@ def as_markdown() -> str:
         "",
         "Of an engine that is not listed nothing was measured, and nothing is refused.",
         "",
-        "| engine | lever | lever | verdict | agreement | speed | |",
+        "| engine | preset | preset | verdict | agreement | speed | |",
         "|---|---|---|---|---|---|---|",
     ]
     for pair in pairs():

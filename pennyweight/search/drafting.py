@@ -7,22 +7,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from pennyweight import techniques
+from pennyweight import codec, techniques
 from pennyweight.deployment import Deployment
 from pennyweight.errors import UsageError
+from pennyweight.evidence import Reference
 from pennyweight.measure import compare as comparing
 from pennyweight.measure import quality
 from pennyweight.measure.acceptance import measure_acceptance
-from pennyweight.measure.compare import Comparison
-from pennyweight.measure.quality import Reference
-from pennyweight.measurement import Measurement
+from pennyweight.measurement import Comparison, Measurement
 from pennyweight.model import Model
 from pennyweight.search.question import Listener
-from pennyweight.serve import catalogue
-from pennyweight.serve.opening import serve
+from pennyweight.serve import catalogue, open_service
+from pennyweight.service import Service
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.distill import Distill
-from pennyweight.techniques.layout import Layout
+from pennyweight.techniques.layout import changeable
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Workload
@@ -63,7 +62,7 @@ class Draft:
             "path": str(self.model.path),
             "before": {name: self.before[name] for name in ("acceptance_length", "acceptance_rate")},
             "after": {name: self.after[name] for name in ("acceptance_length", "acceptance_rate")},
-            "speedups": {str(streams): c.as_json() for streams, c in self.speedups.items()},
+            "speedups": {str(streams): codec.plain(c) for streams, c in self.speedups.items()},
         }
 
 
@@ -71,9 +70,9 @@ def draft(asked: Drafting, listener: Listener) -> Draft:
     tuning, held_out = asked.workload.split(asked.seed)
     if len(held_out.requests) < FEWEST_REQUESTS:
         raise UsageError(f"{len(held_out.requests)} held-out requests are too few to measure on: {FEWEST_REQUESTS}.")
-    layout = Layout.of(asked.target.config)
-    if not 1 <= asked.layers < layout.layers:
-        raise UsageError(f"--layers {asked.layers} makes no draft: {asked.target.name} has {layout.layers}.")
+    shape = changeable(asked.target.config)
+    if not 1 <= asked.layers < shape.layers:
+        raise UsageError(f"--layers {asked.layers} makes no draft: {asked.target.name} has {shape.layers}.")
     catalogue.check(ENGINE, {"num_speculative_tokens": asked.guesses})
     if asked.rounds < 2:
         raise UsageError(f"--rounds {asked.rounds} gives no confidence interval: use 2 or more.")
@@ -93,9 +92,9 @@ def draft(asked: Drafting, listener: Listener) -> Draft:
     learning.result_kind(asked.target)
 
     listener.stage("Answers of the target")
-    with serve(_reference(asked.target)) as endpoint:
+    with open_service(_reference(asked.target)) as endpoint:
         made = quality.references(endpoint, held_out.requests, listener.progress)
-    listener.stage(f"Pruning to {asked.layers} of {layout.layers} blocks")
+    listener.stage(f"Pruning to {asked.layers} of {shape.layers} blocks")
     pruned = techniques.apply(Depth(asked.layers, "influence", prompts), asked.target, listener.progress)
     before = _acceptance(pruned, made, asked.guesses, listener)
     listener.stage("Distilling on the target's own words")
@@ -106,13 +105,13 @@ def draft(asked: Drafting, listener: Listener) -> Draft:
     return Draft(small, before, after, {s: _speedup(asked, held_out, large, small, s, listener) for s in asked.streams})
 
 
-def _reference(model: Model) -> Deployment:
-    return Deployment("transformers", str(model.path), model.id, model.scheme, {"max_num_seqs": 32})
+def _reference(model: Model) -> Service:
+    return Service.of(Deployment("transformers", str(model.path), model.id, model.scheme, {"max_num_seqs": 32}))
 
 
 def _acceptance(model: Model, made: list[Reference], guesses: int, listener: Listener) -> Measurement:
     listener.stage("How far it guesses ahead")
-    with serve(_reference(model)) as endpoint:
+    with open_service(_reference(model)) as endpoint:
         return measure_acceptance(endpoint, made, guesses, listener.progress)
 
 
@@ -130,7 +129,7 @@ def _speedup(
         openers = []
         for settings in (speculative, plain):
             deployment = Deployment(ENGINE, str(target.path), target.id, SCHEME, settings)
-            openers.append(comparing.opened_once(lambda d=deployment: serve(d), kept))  # type: ignore[misc]
+            openers.append(comparing.opened_once(lambda d=deployment: open_service(Service.of(d)), kept))  # type: ignore[misc]
         return comparing.compare(
             openers[0],
             openers[1],

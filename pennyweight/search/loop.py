@@ -1,11 +1,12 @@
-"""Model + workload + budget -> Study. The one loop: propose, predict, build, serve, measure, judge, record.
+"""The one loop: propose, predict, build, open, measure, judge, record.
 
-baseline   serve the unmodified model on the reference engine; its answers are what candidates are held against
+baseline   open the unmodified model on the reference engine; its answers are what candidates are held against
 screen     each engine and scheme with default settings: a short run and a first look at quality, tuning half
 tune       the settings of the best, one at a time
 final      those near the top again, interleaved, because one run cannot rank near ties
 prove      the best on the held-out half, until one is accepted
-speculate  on request: the load up to which guesses ahead pay; the same with them where they do, and proven again
+speculate  on request: the load up to which speculative decoding pays; the same with it where it does, and proven again
+sweep      the chosen at lower loads: where does its throughput stop growing
 compare    interleaved with the baseline and with the fastest unmodified engine
 """
 
@@ -14,36 +15,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pennyweight.budget import Outcome, Verdict
-from pennyweight.deployment import Deployment
+from pennyweight.deployment import Deployment, Group
+from pennyweight.evidence import SearchOutcome
 from pennyweight.measure import compare as comparing
-from pennyweight.measure import quality
-from pennyweight.measure.compare import Comparison
 from pennyweight.measure.quality import Evaluation
-from pennyweight.measurement import Measurement
-from pennyweight.search import speculating
-from pennyweight.search.candidates import UNMODIFIED, Candidate, Group, finer_than, is_unmodified, neighbours
-from pennyweight.search.question import Answer, Listener, Question, baseline_of, space_of
-from pennyweight.search.trials import TRIAL_FAULTS, Workbench
-from pennyweight.serve import catalogue
-from pennyweight.serve.opening import Endpoint
-from pennyweight.study import Trial
-
-__all__ = ["Answer", "Listener", "Question", "Search", "baseline_of", "space_of"]
+from pennyweight.measure.speed import in_other_tokens
+from pennyweight.measurement import Comparison, Measurement
+from pennyweight.search import screening, speculating, sweeping
+from pennyweight.search.baseline import BaselineAnswers
+from pennyweight.search.bench import Bench
+from pennyweight.search.candidates import Candidate, finer_than, is_unmodified, neighbours
+from pennyweight.search.faults import TRIAL_FAULTS
+from pennyweight.search.question import Answer, baseline_of
+from pennyweight.search.screening import worse
+from pennyweight.search.spelling import Spelling
+from pennyweight.search.trials import Trials
+from pennyweight.study import Stage, Trial
+from pennyweight.workload import Workload, texts
 
 SCREEN_LOOK = 32  # requests of a first look at quality
-# A candidate that promises less than this share of the best one found is not built; of an engine that was not measured
-# yet, the promise is worth less.
-HOPELESS = 0.85
-HOPELESS_UNSEEN = 0.40
-# What a coarser scheme must promise of a finer one's score to be built.
-WORTH_QUANTIZING = 0.97
-WORTH_LOSING = 1.03
+# Waves of requests in a run: in the last one streams fall idle, and one wave would measure little else.
+SCREEN_WAVES = 2
+FULL_WAVES = 3
 WORTH_TUNING = 0.95  # groups within this share of the best have their settings tuned
 WORTH_KEEPING = 1.01  # a setting must gain this much to be kept
 FINALISTS = 4  # at most, and only those within this share of the best
@@ -51,150 +50,124 @@ NEAR_THE_TOP = 0.85
 FINAL_ROUNDS = 2
 TIE = 0.97  # within this share of the best mean: the smaller weights win, then the default settings
 
+Proof = tuple[Evaluation, Measurement]
 
-@dataclass
-class Search(Workbench):
-    """The loop."""
+
+class Search:
+    """`trials` is what is known, `bench` does the work, `answers` are the baseline's."""
+
+    def __init__(self, trials: Trials, bench: Bench, answers: BaselineAnswers, spelling: Spelling) -> None:
+        self.trials, self.bench, self.answers, self.spelling = trials, bench, answers, spelling
+        self.question, self.listener, self.space = trials.question, trials.listener, trials.space
+        self.tuning, self.held_out = answers.tuning, answers.held_out
+        self.baseline = baseline_of(self.question).deployment(self.question.model)
 
     def run(self) -> Answer:
+        """Go through the stages; what the study holds already is not done again. A baseline that cannot be measured
+        ends the search with its own error, since there is nothing to hold anything against."""
         self._measure_baseline()
-        for group in self._ordered_groups():
+        for group in screening.ordered_groups(self.trials):
             self._screen(group)
         if self.question.exhaustive:
-            self._measure_everything()
+            for candidate in self.space.candidates:
+                self._measured(candidate)
         else:
             self._tune()
         self._run_finals()
-        chosen, evaluation, speed, verdict = self._prove()
-        if self.question.speculate and chosen is not None and evaluation is not None and speed is not None:
-            chosen, evaluation, speed, verdict = self._speculate(chosen, evaluation, speed, verdict)
-        against_baseline = against_unmodified = None
-        fastest = self.fastest_unmodified()
-        nearest = None if chosen else self.nearest()
+        chosen, proof, verdict = self._prove()
+        if self.question.speculate and chosen is not None and proof is not None:
+            chosen, proof, verdict = self._speculate(chosen, proof, verdict)
+        if chosen is not None:
+            ratio = self._token_ratio(chosen)
+            sweeping.sweep(self.trials, self.bench, self.tuning, chosen=chosen, ratio=ratio)
+        return self._answer(chosen, proof, verdict)
+
+    def _answer(self, chosen: Deployment | None, proof: Proof | None, verdict: Verdict) -> Answer:
+        trials = self.trials
+        fastest = trials.fastest_unmodified()
+        nearest = None if chosen else trials.nearest()
+        outcome = SearchOutcome.ACCEPT
+        if chosen is None:
+            outcome = SearchOutcome.INFEASIBLE if trials.anything_measured() else SearchOutcome.ERROR
         if nearest is not None and nearest.measurement is not None and not verdict.limits:
             verdict = self.question.budget.judge(nearest.measurement)
-        if chosen is not None:
-            against_baseline = self._compare(chosen, self.baseline)
-            if fastest is not None:
-                against_unmodified = self._compare(chosen, fastest)
+        against = [self._compare(chosen, other) if chosen and other else None for other in (self.baseline, fastest)]
+        held_against = self.answers.of("held-out")
         return Answer(
+            outcome,
             chosen,
             self.baseline,
             fastest,
-            evaluation,
-            speed,
+            proof[0] if proof else None,
+            proof[1] if proof else None,
             verdict,
-            against_baseline,
-            against_unmodified,
+            against[0],
+            against[1],
             nearest,
             self.space.refused,
+            trials.failures(),
             self.held_out,
-            self.in_its_tokens("held-out", chosen) if chosen else self.references["held-out"],
-            sum(trial.seconds for trial in self.study.trials),
+            self.spelling.spelled(held_against, chosen) if chosen else held_against,
+            sum(trial.seconds for trial in trials.study.trials),
         )
 
+    # -- baseline --
+
     def _measure_baseline(self) -> None:
-        """Speed of the baseline, and its answers to both halves. Without it there is nothing to hold anything against,
-        so its faults end the search."""
-        self.listener.stage(f"Baseline: {self.baseline.label}")
-        halves = {"tuning": self.tuning.take(SCREEN_LOOK, self.question.seed), "held-out": self.held_out}
-        self.references = {name: self.read_references(name) for name in halves}
-        done = self.study.find("baseline", self.baseline.id)
-        if done is not None and done.measurement is not None and all(self.references.values()):
-            self.correct(baseline_of(self.question), done.measurement)
+        """Speed of the baseline, then its answers to both halves, each kept as it comes."""
+        candidate = baseline_of(self.question)
+        known = self.trials.study.find(Stage.BASELINE, self.baseline.id)
+        if known is not None and known.measurement is not None:
+            self.trials.correct(candidate, known.measurement)
+        if known is not None and self.answers.complete:
             return
+        self.listener.stage(f"Baseline: {self.baseline.label}")
         started = time.perf_counter()
-        with self.serve(self.baseline) as endpoint:
-            speed = self.speed(endpoint, self.baseline, self.screen_load())
-            for name, half in halves.items():
-                self.listener.stage(f"Baseline: answers to the {name} half")
-                made = quality.references(endpoint, half.requests, self.listener.progress)
-                self.references[name] = {reference.request_id: reference for reference in made}
-                self.write_references(name)
-        usual = self.predicted(baseline_of(self.question))
-        self.correct(baseline_of(self.question), speed)
-        self.record(Trial("baseline", self.baseline, speed, usual, seconds=time.perf_counter() - started))
+        with self.bench.open(self.baseline) as running:
+            if known is None:
+                speed = self.bench.speed(running, self.screen_load())
+                usual = self.trials.predicted(candidate)
+                self.trials.correct(candidate, speed)
+                seconds = time.perf_counter() - started
+                self.trials.record(Trial(Stage.BASELINE, self.baseline, speed, usual, seconds=seconds))
+            for name in ("tuning", "held-out"):
+                missing = self.answers.missing(name)
+                if missing is not None:
+                    self.listener.stage(f"Baseline: answers to the {name} half")
+                    self.bench.references(running, missing, self.answers.keeper(name))
 
-    def _ordered_groups(self) -> list[Group]:
-        """Engine by engine from the most promising; in each, the shortest recipe and the finest scheme first, because
-        what they lose and how fast they run decides whether the others are worth building."""
-        promise = {
-            group: self.question.budget.score(self.predicted(members[0]))
-            for group, members in self.space.groups.items()
-        }
-        best_of_engine = {engine: max(p for g, p in promise.items() if g[0] == engine) for engine, *_ in promise}
-
-        def order(group: Group) -> tuple[float, int, int]:
-            steps = len(self.space.groups[group][0].recipe.steps)
-            return -best_of_engine[group[0]], steps, len(finer_than(group[1]))
-
-        return sorted(promise, key=order)
+    # -- screen and tune --
 
     def _screen(self, group: Group) -> None:
         candidate = self.space.groups[group][0]
-        if self.find("skip", candidate) is not None:
+        if self.trials.find(Stage.SKIP, candidate) is not None:
             return  # decided before this search was resumed
-        known = self.find("screen", candidate) is not None
-        hopeless = None if known or self.question.exhaustive else self._hopeless(candidate)
-        if hopeless:
-            self.record(Trial("skip", self.deployment(candidate, None), failure=hopeless))
+        known = self.trials.find(Stage.SCREEN, candidate)
+        if known is not None:
+            if known.measurement is not None:
+                self.trials.correct(candidate, known.measurement)
+            return
+        reason = None if self.question.exhaustive else screening.reason_to_skip(self.trials, candidate)
+        if reason:
+            self.trials.record(Trial(Stage.SKIP, candidate.deployment(), failure=reason))
             return
 
-        def measure(endpoint: Endpoint, deployment: Deployment) -> Measurement:
-            speed = self.speed(endpoint, deployment, self.screen_load())
-            self.correct(candidate, speed)
-            look = quality.evaluate(
-                endpoint,
-                self.tuning.take(SCREEN_LOOK, self.question.seed),
-                self.in_its_tokens("tuning", deployment),
-                self.question.budget,
-                progress=self.listener.progress,
-            )
+        def measure(running: Any, deployment: Deployment) -> Measurement:
+            speed = self._speed(running, deployment, self.screen_load())
+            self.trials.correct(candidate, speed)
+            references = self.spelling.spelled(self.answers.of("tuning"), deployment)
+            look = self.bench.quality(running, self.tuning.take(SCREEN_LOOK, self.question.seed), references)
             return speed.joined(look.measurement)
 
-        self.attempt("screen", candidate, measure)
-
-    def _hopeless(self, candidate: Candidate) -> str | None:
-        """Why this group is not worth building, from what was measured so far."""
-        if candidate.engine == catalogue.REMOTE:
-            return None  # nothing is built, and our machine's limits say nothing of it
-        for trial in self._screened_with(candidate.recipe.name):
-            engine, scheme, _ = trial.deployment.group
-            # A recipe loses on one engine what it loses on another; a scheme's loss is its engine's.
-            same = engine == candidate.engine and scheme in finer_than(candidate.scheme)
-            if trial.measurement is None or not (same or (candidate.recipe.steps and scheme in UNMODIFIED)):
-                continue
-            verdict = self.quality_verdict(trial.measurement)
-            if verdict.outcome is Outcome.REJECT:
-                return f"{trial.deployment.scheme} on {engine} loses too much already ({verdict.reason})"
-        survivors = self.survivors("screen")
-        if not survivors:
-            return None
-        share = HOPELESS if candidate.kernels in self.corrections else HOPELESS_UNSEEN
-        best = max(self.score(t) for t in survivors)
-        promised = self.question.budget.score(self.predicted(candidate))
-        for trial in survivors:
-            held, finer = self.score(trial), trial.deployment
-            if finer.engine != candidate.engine or finer.recipe != candidate.recipe.name:
-                continue
-            if finer.scheme not in finer_than(candidate.scheme):
-                continue
-            if _worse(promised, held, WORTH_QUANTIZING if finer.scheme in UNMODIFIED else WORTH_LOSING):
-                return f"promises {abs(promised):.4g}, and {finer.scheme}, which loses less, has {abs(held):.4g}"
-        if _worse(promised, best, share):
-            return f"promises {abs(promised):.4g} where {abs(best):.4g} was measured already"
-        return None
-
-    def _screened_with(self, recipe: str) -> list[Trial]:
-        return [t for t in self.study.trials if t.stage == "screen" and t.deployment.recipe == recipe]
+        self._attempt(Stage.SCREEN, candidate, measure)
 
     def _tune(self) -> None:
         """Tune the groups near the best, and the fastest unmodified one, so that nobody is compared with defaults."""
-        survivors = sorted(self.survivors("screen"), key=self.score, reverse=True)
-        unmodified = [t for t in survivors if is_unmodified(t.deployment.group)]
+        survivors = self.trials.best_first(Stage.SCREEN)
+        plain = [t for t in survivors if is_unmodified(t.deployment.group)]
         for trial in survivors:
-            near = not _worse(self.score(trial), self.score(survivors[0]), WORTH_TUNING)
-            if near or trial in unmodified[:1]:
+            near = not worse(self.trials.score(trial), self.trials.score(survivors[0]), WORTH_TUNING)
+            if near or trial in plain[:1]:
                 self._tune_group(trial.deployment.group)
 
     def _tune_group(self, group: Group) -> None:
@@ -207,26 +180,42 @@ class Search(Workbench):
             others = neighbours(current, self.space.groups[group])
             for other in [o for o in others if o.settings[name] != current.settings[name]]:
                 gained = self._measured(other)
-                if gained is not None and (held is None or _worse(held, gained, 1 / WORTH_KEEPING)):
+                if gained is not None and (held is None or worse(held, gained, 1 / WORTH_KEEPING)):
                     current, held = other, gained
 
     def _measured(self, candidate: Candidate) -> float | None:
         """Its score in a short run; None when it failed or broke a limit."""
-        trial = self.attempt("tune", candidate, lambda endpoint, own: self.speed(endpoint, own, self.screen_load()))
+        trial = self.trials.find(Stage.TUNE, candidate) or self._attempt(
+            Stage.TUNE, candidate, lambda running, own: self._speed(running, own, self.screen_load())
+        )
         if trial.measurement is None:
             return None
-        return self.score(trial) if self.speed_verdict(trial.measurement).outcome is Outcome.ACCEPT else None
+        accepted = self.trials.speed_verdict(trial.measurement).outcome is Outcome.ACCEPT
+        return self.trials.score(trial) if accepted else None
 
-    def _measure_everything(self) -> None:
-        for candidate in self.space.candidates:
-            self._measured(candidate)
+    def _attempt(self, stage: Stage, candidate: Candidate, measure: Callable[[Any, Deployment], Measurement]) -> Trial:
+        """Build, open, measure, record."""
+        self.listener.stage(f"{stage.capitalize()}: {candidate.label}")
+        started = time.perf_counter()
+        promise = self.trials.predicted(candidate)
+        deployment, measurement, failure = candidate.deployment(), None, None
+        try:
+            deployment = candidate.deployment(self.bench.build(candidate, self.calibration(), self.prompts()))
+            with self.bench.open(deployment) as running:
+                measurement = measure(running, deployment)
+        except TRIAL_FAULTS as error:
+            failure = str(error)
+        seconds = time.perf_counter() - started
+        return self.trials.record(Trial(stage, deployment, measurement, promise, failure=failure, seconds=seconds))
+
+    # -- finals and proof --
 
     def _run_finals(self) -> None:
         """Run the finalists again, in turns: single runs of one deployment differ by 10% on a shared machine."""
-        ranked = sorted(self.survivors("tune"), key=self.score, reverse=True)
-        best = self.score(ranked[0]) if ranked else 0.0
-        near = [t.deployment for t in ranked if not _worse(self.score(t), best, NEAR_THE_TOP)][:FINALISTS]
-        held = [t for t in self.study.trials if t.stage == "final"]
+        ordered = self.trials.best_first(Stage.TUNE)
+        best = self.trials.score(ordered[0]) if ordered else 0.0
+        near = [t.deployment for t in ordered if not worse(self.trials.score(t), best, NEAR_THE_TOP)][:FINALISTS]
+        held = self.trials.study.of_stage(Stage.FINAL)
         if len(near) < 2 or len(held) == len(near) * FINAL_ROUNDS:
             return
         self.listener.stage(f"Finals: {len(near)} near the top, in turns")
@@ -241,39 +230,37 @@ class Search(Workbench):
         try:
             with ExitStack() as stack:
                 load = self.screen_load().variant(number)
-                measurement = self.speed(opener(stack), deployment, load, warm_with=self.tuning)
+                measurement = self._speed(opener(stack), deployment, load, warm_with=self.tuning)
         except TRIAL_FAULTS as error:
             failure = str(error)
         seconds = time.perf_counter() - started
-        self.record(Trial("final", deployment, measurement, failure=failure, seconds=seconds, notes={"round": number}))
+        notes = {"round": number}
+        self.trials.record(Trial(Stage.FINAL, deployment, measurement, failure=failure, seconds=seconds, notes=notes))
 
     def _ranked(self) -> list[Deployment]:
         """What was tuned, best first, by the mean of all its runs; a tie goes to the smaller weights (the budget says
         what may be lost for them), then to the default settings."""
-        tuned = {trial.deployment.id: trial for trial in self.survivors("tune")}
+        tuned = {trial.deployment.id: trial for trial in self.trials.survivors(Stage.TUNE)}
         means: dict[str, float] = {}
         for key, trial in tuned.items():
-            runs = [t for t in self.study.trials if t.key == ("final", key)]
-            means[key] = float(np.mean([self.score(t) for t in [trial, *runs]]))
+            runs = [t for t in self.trials.study.trials if t.key == (Stage.FINAL, key) and t.measurement]
+            means[key] = float(np.mean([self.trials.score(t) for t in [trial, *runs]]))
 
         def preference(key: str) -> tuple[int, int]:
             deployment = tuned[key].deployment
-            return -len(finer_than(deployment.scheme)), self._place(deployment)
+            members = [c.settings for c in self.space.groups[deployment.group]]  # the defaults first
+            return -len(finer_than(deployment.scheme)), members.index(deployment.settings)
 
         return [tuned[key].deployment for key in ranked(means, preference)]
 
-    def _place(self, deployment: Deployment) -> int:
-        """Where it stands in its group, whose first member has the default settings."""
-        return [c.settings for c in self.space.groups[deployment.group]].index(deployment.settings)
-
-    def _prove(self) -> tuple[Deployment | None, Evaluation | None, Measurement | None, Verdict]:
+    def _prove(self) -> tuple[Deployment | None, Proof | None, Verdict]:
         """The best on the held-out half, the next best if it is not accepted; then the groups that were not tuned."""
         last = Verdict()
         refused: set[Group] = set()
-        for group in [None, *self._groups_by_screen()]:
-            if group is not None and (group in refused or self._tuned(group)):
-                continue
+        for group in [None, *(t.deployment.group for t in self.trials.best_first(Stage.SCREEN))]:
             if group is not None:
+                if group in refused or self.trials.find(Stage.TUNE, self.space.groups[group][0]) is not None:
+                    continue
                 self._tune_group(group)
             for deployment in self._ranked():
                 if deployment.group in refused or (group is not None and deployment.group != group):
@@ -282,108 +269,120 @@ class Search(Workbench):
                 proof = self._prove_one(deployment)
                 if proof is None:
                     continue
-                evaluation, speed = proof
-                last = self._judge_both(evaluation, speed)
+                last = self._judge(proof)
                 if last.outcome is Outcome.ACCEPT:
-                    return deployment, evaluation, speed, last
-                if evaluation.verdict.outcome is not Outcome.ACCEPT:
+                    return deployment, proof, last
+                if proof[0].verdict.outcome is not Outcome.ACCEPT:
                     refused.add(deployment.group)  # settings move its quality by far less than its scheme did
-        return None, None, None, last
+        return None, None, last
 
-    def _speculate(
-        self, chosen: Deployment, evaluation: Evaluation, speed: Measurement, verdict: Verdict
-    ) -> tuple[Deployment, Evaluation, Measurement, Verdict]:
-        """Told up to which load guesses pay; with them where they pay at ours and it is accepted so."""
-        guessed = speculating.guessing(chosen)
-        if guessed is None:
-            return chosen, evaluation, speed, verdict
-        paid = speculating.find_crossover(self, chosen, guessed)
-        chosen, guessed = replace(chosen, guesses_pay_up_to=paid), replace(guessed, guesses_pay_up_to=paid)
-        proof = self._prove_one(guessed) if paid >= self.question.streams else None
-        judged = self._judge_both(*proof) if proof else None
-        if proof and judged and judged.outcome is Outcome.ACCEPT:
-            return (guessed, *proof, judged)
-        return chosen, evaluation, speed, verdict
-
-    def _groups_by_screen(self) -> list[Group]:
-        trials = sorted(self.survivors("screen"), key=self.score, reverse=True)
-        return [t.deployment.group for t in trials]
-
-    def _tuned(self, group: Group) -> bool:
-        return self.find("tune", self.space.groups[group][0]) is not None
-
-    def _prove_one(self, deployment: Deployment) -> tuple[Evaluation, Measurement] | None:
+    def _prove_one(self, deployment: Deployment) -> Proof | None:
         """Quality and speed on the held-out half; a fault is recorded and gives None."""
-        known = self.study.find("prove", deployment.id)
+        known = self.trials.study.find(Stage.PROVE, deployment.id)
         if known is not None and known.measurement is not None:
-            return Evaluation(known.measurement, self.quality_verdict(known.measurement)), known.measurement
+            return Evaluation(known.measurement, self.trials.quality_verdict(known.measurement)), known.measurement
         started = time.perf_counter()
         try:
-            with self.serve(deployment) as endpoint:
-                speed = self.speed(endpoint, deployment, self.full_load(self.held_out), warm_with=self.tuning)
-                evaluation = quality.evaluate(
-                    endpoint,
-                    self.held_out,
-                    self.in_its_tokens("held-out", deployment),
-                    self.question.budget,
-                    progress=self.listener.progress,
-                )
-                kernels = list(endpoint.kernels())
+            with self.bench.open(deployment) as running:
+                speed = self._speed(running, deployment, self.full_load(self.held_out), warm_with=self.tuning)
+                references = self.spelling.spelled(self.answers.of("held-out"), deployment)
+                evaluation = self.bench.quality(running, self.held_out, references)
+                kernels = list(self.bench.kernels(running))
         except TRIAL_FAULTS as error:
-            self.record(Trial("prove", deployment, failure=str(error), seconds=time.perf_counter() - started))
+            seconds = time.perf_counter() - started
+            self.trials.record(Trial(Stage.PROVE, deployment, failure=str(error), seconds=seconds))
             return None
-        notes = {"verdict": self._judge_both(evaluation, speed).as_json(), "kernels": kernels}
-        measurement = speed.joined(evaluation.measurement)
-        self.record(Trial("prove", deployment, measurement, seconds=time.perf_counter() - started, notes=notes))
-        return evaluation, speed
+        proof = evaluation, speed
+        notes = {"outcome": self._judge(proof).outcome, "kernels": kernels}
+        measurement, seconds = speed.joined(evaluation.measurement), time.perf_counter() - started
+        self.trials.record(Trial(Stage.PROVE, deployment, measurement, seconds=seconds, notes=notes))
+        return proof
 
-    def _judge_both(self, evaluation: Evaluation, speed: Measurement) -> Verdict:
-        return Verdict((*evaluation.verdict.limits, *self.speed_verdict(speed).limits))
+    def _judge(self, proof: Proof) -> Verdict:
+        evaluation, speed = proof
+        return Verdict((*evaluation.verdict.limits, *self.trials.speed_verdict(speed).limits))
+
+    def _speculate(self, chosen: Deployment, proof: Proof, verdict: Verdict) -> tuple[Deployment, Proof, Verdict]:
+        """Find the load up to which speculative decoding pays; with it where it pays at ours and is accepted so."""
+        speculative = speculating.with_speculation(chosen)
+        if speculative is None:
+            return chosen, proof, verdict
+        paid = speculating.find_crossover(self.trials, self.bench, self.tuning, chosen=chosen, speculative=speculative)
+        chosen = replace(chosen, speculation_pays_up_to=paid)
+        speculative = replace(speculative, speculation_pays_up_to=paid)
+        proven = self._prove_one(speculative) if paid >= self.question.streams else None
+        judged = self._judge(proven) if proven else None
+        if proven and judged and judged.outcome is Outcome.ACCEPT:
+            return speculative, proven, judged
+        return chosen, proof, verdict
+
+    # -- comparison --
 
     def _compare(self, chosen: Deployment, other: Deployment) -> Comparison | None:
         """Interleaved on the held-out half; None when there is nothing to compare or it could not be measured."""
         if chosen == other:
             return None
-        known = self.study.find("compare", other.id)
-        if known is not None and known.notes.get("chosen") == chosen.id:
-            return Comparison.from_json(known.notes)
+        known = self.trials.study.find(Stage.COMPARE, other.id)
+        if known is not None and known.comparison is not None and known.notes.get("chosen") == chosen.id:
+            return known.comparison
         self.listener.stage(f"How much faster than {other.label}?")
         started = time.perf_counter()
+        comparison, failure = None, None
         try:
             with ExitStack() as kept:
-                comparison = comparing.compare(
-                    self._opener(chosen, kept),
-                    self._opener(other, kept),
-                    self.full_load(self.held_out),
-                    self.arrivals,
-                    rounds=self.question.rounds,
-                    seed=self.question.seed,
-                    warm_with=self.tuning,
-                    progress=self.listener.progress,
-                ).in_other_tokens(self.growth(chosen))
+                openers = [self._opener(chosen, kept), self._opener(other, kept)]
+                load, streams = self.full_load(self.held_out), self.question.streams
+                measured = self.bench.compare(openers, load, streams=streams, warm_with=self.tuning)
+                comparison = measured.in_other_tokens(self._token_ratio(chosen))
         except TRIAL_FAULTS as error:
-            self.record(Trial("compare", other, failure=str(error), seconds=time.perf_counter() - started))
-            return None
-        notes = {"chosen": chosen.id, **comparison.as_json()}
-        self.record(Trial("compare", other, seconds=time.perf_counter() - started, notes=notes))
+            failure = str(error)
+        seconds, notes = time.perf_counter() - started, {"chosen": chosen.id}
+        self.trials.record(
+            Trial(Stage.COMPARE, other, comparison=comparison, failure=failure, seconds=seconds, notes=notes)
+        )
         return comparison
 
     def _opener(self, deployment: Deployment, kept: ExitStack) -> comparing.Opener:
-        """Starts the server once for all rounds where memory holds two of them, else for each round anew."""
-        if 4 * self.question.model.weight_bytes > self.hardware.memory_bytes / 2:
-            return lambda stack: stack.enter_context(self.serve(deployment))
-        return comparing.opened_once(lambda: self.serve(deployment), kept)
+        """Opens the service once for all rounds where memory holds two of them, else for each round anew."""
+        if 4 * self.question.model.weight_bytes > self.trials.hardware.memory_bytes / 2:
+            return lambda stack: stack.enter_context(self.bench.open(deployment))
+        return comparing.opened_once(lambda: self.bench.open(deployment), kept)
+
+    # -- what runs are made of --
+
+    def _speed(
+        self, running: Any, deployment: Deployment, load: Workload, *, warm_with: Workload | None = None
+    ) -> Measurement:
+        """One run, in the baseline's tokens."""
+        made = self.bench.speed(running, load, warm_with=warm_with)
+        return in_other_tokens(made, self._token_ratio(deployment))
+
+    def _token_ratio(self, deployment: Deployment) -> float:
+        """Over the held-out answers: the vocabulary was chosen by the tuning half's."""
+        return self.spelling.tokens_per_baseline_token(deployment, self.answers.of("held-out").values())
+
+    def screen_load(self) -> Workload:
+        count = SCREEN_WAVES * self.question.streams
+        return self.tuning.take(count, self.question.seed).at_least(count)
+
+    def full_load(self, half: Workload) -> Workload:
+        return half.at_least(FULL_WAVES * self.question.streams)
+
+    def calibration(self) -> tuple[str, ...]:
+        """The tuning half's prompts, each with what the baseline answered."""
+        answers = self.answers.of("tuning")
+        pairs = ((texts([r]), answers.get(r.id)) for r in self.tuning.requests)
+        return tuple("\n\n".join([*text, answer.text if answer else ""]) for text, answer in pairs if text)
+
+    def prompts(self) -> tuple[str, ...]:
+        """The tuning half's prompts as the model reads them."""
+        return self.answers.prompts()
 
 
 def ranked(means: Mapping[str, float], preference: Callable[[str], Any]) -> list[str]:
     """Names, best score first; of those that tie with the best that is left, the one with the lowest preference."""
     left, order = sorted(means, key=lambda name: means[name], reverse=True), list[str]()
     while left:
-        order.append(min((n for n in left if not _worse(means[n], means[left[0]], TIE)), key=preference))
+        order.append(min((n for n in left if not worse(means[n], means[left[0]], TIE)), key=preference))
         left.remove(order[-1])
     return order
-
-
-def _worse(score: float, best: float, share: float) -> bool:
-    """Is a score below this share of the best? Scores of lower-is-better objectives are negative."""
-    return score < best * share if best > 0 else score < best / share

@@ -6,24 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pennyweight import codec
 from pennyweight.budget import Budget, Verdict
 from pennyweight.deployment import Deployment
-from pennyweight.errors import ModelError
+from pennyweight.errors import ModelError, UsageError, WorkloadError
+from pennyweight.evidence import Reference, SearchOutcome
 from pennyweight.hardware import Hardware
-from pennyweight.measure.compare import Comparison
-from pennyweight.measure.quality import Evaluation, Reference
-from pennyweight.measurement import Measurement
+from pennyweight.measure.quality import Evaluation
+from pennyweight.measurement import Comparison, Measurement
 from pennyweight.model import Model
-from pennyweight.search.candidates import Candidate, Space, is_unmodified, propose
+from pennyweight.plan.cost import Load
+from pennyweight.search.candidates import Candidate, Space, is_unmodified, predicted, propose
 from pennyweight.serve import catalogue
 from pennyweight.study import Trial
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Workload
 
+REFERENCE_ENGINE = "transformers"
+
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that the answer depends on. `engines` and `schemes` None mean all."""
+    """Everything that the answer depends on. `engines` and `schemes` None mean all; `techniques` are amounts by name,
+    as `recipes.parse` gives them; `remote` has base_url and served_model of a server that joins as it is."""
 
     model: Model
     workload: Workload
@@ -36,31 +41,30 @@ class Question:
     exhaustive: bool = False
     rounds: int = 3
     start_timeout: float = 300.0
-    techniques: Mapping[str, str] = field(default_factory=dict)  # amount by name, as `recipes.parse` gives them
-    speculate: bool = False  # look for the load up to which guessing ahead pays
-    remote: Mapping[str, str] | None = None  # base_url and served_model of a server that joins as it is
+    techniques: Mapping[str, str] = field(default_factory=dict)
+    speculate: bool = False
+    remote: Mapping[str, str] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return (
-            {
-                "model": self.model.id,
-                "workload": self.workload.id,
-                "budget": self.budget.as_json(),
-                "streams": self.streams,
-                "seed": self.seed,
-                "engines": self.engines and list(self.engines),
-                "schemes": self.schemes and list(self.schemes),
-                "iterations": self.iterations,
-                "exhaustive": self.exhaustive,
-                "techniques": dict(self.techniques),
-            }
-            | ({"speculate": True} if self.speculate else {})
-            | ({"remote": dict(self.remote)} if self.remote else {})
-        )
+        """What a resumed search must have been asked, too."""
+        return {
+            "model": self.model.id,
+            "workload": self.workload.id,
+            "budget": codec.plain(self.budget),
+            "streams": self.streams,
+            "seed": self.seed,
+            "engines": self.engines and list(self.engines),
+            "schemes": self.schemes and list(self.schemes),
+            "iterations": self.iterations,
+            "exhaustive": self.exhaustive,
+            "techniques": dict(self.techniques),
+            "speculate": self.speculate,
+            "remote": self.remote and dict(self.remote),
+        }
 
 
 class Listener(Protocol):
-    """Who watches the search: the command line, or a test."""
+    """Who watches a search: the command line, a program, or a test."""
 
     def stage(self, text: str) -> None: ...
     def progress(self, done: int, total: int, note: str = "") -> None: ...
@@ -69,8 +73,10 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the search ends with. When nothing meets the budget, `chosen` is None and `nearest` came close."""
+    """What a search ends with. When nothing meets the budget, `chosen` is None and `nearest` came close; `failures` are
+    reasons by candidate, of those that could not be measured."""
 
+    outcome: SearchOutcome
     chosen: Deployment | None
     baseline: Deployment
     fastest_unmodified: Deployment | None
@@ -81,6 +87,7 @@ class Answer:
     against_unmodified: Comparison | None
     nearest: Trial | None
     refused: tuple[tuple[str, str], ...]
+    failures: tuple[tuple[str, str], ...]
     held_out: Workload
     references: Mapping[str, Reference]
     seconds: float
@@ -92,14 +99,7 @@ class Answer:
 
 def baseline_of(question: Question) -> Candidate:
     """The unmodified model on the reference engine."""
-    return Candidate("transformers", question.model.scheme, {"max_num_seqs": question.streams})
-
-
-def refuse_model(model: Model) -> None:
-    """Raise if the reference engine cannot serve it: without its answers nothing can be proven."""
-    reason = catalogue.refusal("transformers", model.scheme, model.config)
-    if reason:
-        raise ModelError(f"{model.name} cannot be held against itself: {reason}")
+    return Candidate(REFERENCE_ENGINE, question.model.scheme, {"max_num_seqs": question.streams})
 
 
 def space_of(question: Question, hardware: Hardware) -> Space:
@@ -110,12 +110,68 @@ def space_of(question: Question, hardware: Hardware) -> Space:
         question.streams,
         question.engines,
         question.schemes,
-        question.techniques,
-        longest,
-        question.remote,
+        wanted=question.techniques,
+        longest=longest,
+        remote=question.remote,
     )
 
 
 def longest_request(tokenizer: Tokenizer, workload: Workload) -> int:
     """Tokens of prompt and answer, at most, of any request."""
     return max(len(tokenizer.request_tokens(request)) + request.max_tokens for request in workload.requests)
+
+
+# -- what cannot be answered is refused before anything is spent --
+
+
+def refuse(question: Question, space: Space, hardware: Hardware) -> None:
+    """Raise for a model that nothing can be held against, requests that do not fit it, and a budget that no candidate
+    can meet."""
+    refuse_model(question.model)
+    _refuse_workload(question)
+    if not space.groups:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in space.refused) or "nothing was proposed"
+        raise UsageError(f"There is nothing to try: {reasons}")
+    if not question.exhaustive:
+        _refuse_memory(question, space, hardware)
+
+
+def refuse_model(model: Model) -> None:
+    """Raise if the reference engine cannot serve it: without its answers nothing can be proven."""
+    reason = catalogue.refusal(REFERENCE_ENGINE, model.scheme, model.config)
+    if reason:
+        raise ModelError(f"{model.name} cannot be held against itself: {reason}")
+
+
+def _refuse_workload(question: Question) -> None:
+    if question.budget.max_degradation is not None and not question.workload.labelled:
+        raise UsageError(
+            f"--max-degradation needs labelled requests and {question.workload.name!r} has none: "
+            "use --max-added-nats, or a workload with references and scorers."
+        )
+    tokenizer, context = Tokenizer(question.model.path), question.model.context_length
+    for request in question.workload.requests:
+        length = len(tokenizer.request_tokens(request))
+        if length + request.max_tokens > context:
+            raise WorkloadError(
+                f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the model's context is "
+                f"{context}: shorten it, or lower its max_tokens."
+            )
+
+
+def _refuse_memory(question: Question, space: Space, hardware: Hardware) -> None:
+    limit = question.budget.max_memory_bytes
+    if limit is None:
+        return
+    load = Load(1.0, 1.0, question.streams)
+    needed = {
+        candidate.label: predicted(candidate, question.model, hardware, load, {})["peak_memory_bytes"]
+        for candidate in (members[0] for members in space.groups.values())
+        if candidate.engine != catalogue.REMOTE
+    }
+    least = min(needed, key=lambda label: needed[label], default=None)
+    if least is not None and needed[least] > limit:
+        raise UsageError(
+            f"--max-memory of {limit / 2**20:.0f} MiB is below the smallest prediction, "
+            f"{needed[least] / 2**20:.0f} MiB for {least}: allow more, or add --exhaustive to measure it all the same."
+        )

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from pennyweight.budget import Budget, LimitVerdict, Outcome, Verdict
+from pennyweight import formats
+from pennyweight.budget import Outcome, Verdict
 from pennyweight.checkpoint import open_model, read_artifact
-from pennyweight.deployment import Deployment
 from pennyweight.errors import GateFailed, StorageError
+from pennyweight.evidence import Evidence
 from pennyweight.hardware import detect
 from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
-from pennyweight.measure.quality import Reference
 from pennyweight.measure.replay import Progress, unwatched
 from pennyweight.measure.speed import in_other_tokens, measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
-from pennyweight.search.evidence import EVIDENCE_FILE
-from pennyweight.search.trials import FULL_WAVES
-from pennyweight.serve.opening import serve
-from pennyweight.traces import pennyweight_jsonl
+from pennyweight.search.loop import FULL_WAVES
+from pennyweight.serve import Endpoint, open_service
+from pennyweight.service import Service
 from pennyweight.workload import Arrivals, Workload
 
 
@@ -39,58 +35,64 @@ class Verification:
 
 def verify(directory: Path, stage: Callable[[str], None] = print, progress: Progress = unwatched) -> Verification:
     """Raise `GateFailed` with the reason if anything that was accepted no longer holds."""
-    evidence = read_evidence(directory)
-    deployment = Deployment.read(directory)
-    accepted = evidence["chosen"]
-    for name in ("engine", "model_id", "scheme", "settings", "served_name", "recipe"):
-        if getattr(deployment, name) != accepted.get(name, ""):
+    evidence = read_accepted(directory)
+    service = formats.read_service(directory)
+    deployment, accepted = service.only, evidence.chosen
+    assert accepted is not None
+    if deployment is None:
+        raise GateFailed(f"{directory} serves several members, and one was accepted: restore it, or optimise again.")
+    for name in ("engine", "model_id", "scheme", "settings", "recipe"):
+        if getattr(deployment, name) != getattr(accepted, name):
             raise GateFailed(f"{name} in deployment.json is not what was accepted: restore it, or optimise again.")
     stage("Checksums")
     _check_artifact(Path(deployment.model_path), deployment.model_id)
-    budget = Budget.from_json(evidence["question"]["budget"])
-    workload = _held_out(evidence)
-    references = {r["request_id"]: Reference.from_json(r) for r in evidence["references"]}
-    same_machine = (evidence["hardware"]["cpu"], evidence["hardware"]["cores"]) == (detect().cpu, detect().cores)
+    here = detect()
+    same_machine = (evidence.hardware.cpu, evidence.hardware.cores) == (here.cpu, here.cores)
     stage(f"Gates of {deployment.label}")
-    limits: list[LimitVerdict] = []
-    with serve(deployment) as endpoint:
-        speed = None
-        if budget.speed_limits and same_machine:  # before quality, whose scoring takes memory of its own
-            streams = evidence["question"]["streams"]
-            speed = measure_speed(
-                endpoint,
-                workload.at_least(FULL_WAVES * streams),
-                Arrivals("closed", max_concurrency=streams),
-                Sampling(),
-                price_per_hour=budget.price_per_hour,
-                progress=progress,
-            )
-            speed = in_other_tokens(speed, evidence["speed"]["conditions"].get("token_growth", 1.0))
-            limits += budget.judge_limits(speed, budget.speed_limits).limits
-        evaluation = quality.evaluate(endpoint, workload, references, budget, progress=progress)
+    with open_service(Service.of(deployment)) as endpoint:
+        result = _gates(evidence, endpoint, with_speed=same_machine, progress=progress)
+    if result.verdict.outcome is not Outcome.ACCEPT:
+        raise GateFailed(f"The gates no longer hold: {result.verdict.reason}.")
+    return result
+
+
+def read_accepted(directory: Path) -> Evidence:
+    """The evidence of an accepted deployment."""
+    file = directory / formats.EVIDENCE_FILE
+    try:
+        evidence: Evidence = formats.read("evidence", file)
+    except StorageError as error:
+        if not file.exists():
+            raise
+        raise GateFailed(str(error)) from None
+    if evidence.chosen is None:
+        raise GateFailed(f"{file} holds no accepted deployment: its search ended {evidence.outcome}.")
+    return evidence
+
+
+def _gates(evidence: Evidence, endpoint: Endpoint, *, with_speed: bool, progress: Progress) -> Verification:
+    budget = evidence.budget
+    workload = Workload(f"{evidence.workload_name}/held-out", evidence.held_out)
+    speed = None
+    limits = list(Verdict().limits)
+    if budget.speed_limits and with_speed:  # before quality, whose scoring takes memory of its own
+        speed = measure_speed(
+            endpoint,
+            workload.at_least(FULL_WAVES * evidence.streams),
+            Arrivals("closed", max_concurrency=evidence.streams),
+            Sampling(),
+            price_per_hour=budget.price_per_hour,
+            progress=progress,
+        )
+        ratio = evidence.speed.conditions.get("tokens_per_baseline_token", 1.0) if evidence.speed else 1.0
+        speed = in_other_tokens(speed, ratio)
+        limits += budget.judge_limits(speed, budget.speed_limits).limits
+    references = {reference.request_id: reference for reference in evidence.references}
+    evaluation = quality.evaluate(endpoint, workload, references, budget, progress=progress)
     limits += evaluation.verdict.limits
     measurement = speed.joined(evaluation.measurement) if speed else evaluation.measurement
-    verdict = Verdict(tuple(limits))
-    if verdict.outcome is not Outcome.ACCEPT:
-        raise GateFailed(f"The gates no longer hold: {verdict.reason}.")
-    skipped = () if same_machine else tuple(limit.quantity for limit in budget.speed_limits)
-    return Verification(verdict, measurement, skipped)
-
-
-def read_evidence(directory: Path) -> dict[str, Any]:
-    file = directory / EVIDENCE_FILE
-    try:
-        evidence: dict[str, Any] = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise StorageError(f"{file} does not exist: give a directory that `pw optimize -o` wrote.") from None
-    except ValueError as error:
-        raise GateFailed(f"{file} is damaged ({error}): optimise again.") from None
-    missing = [name for name in ("question", "workload", "held_out", "references", "hardware") if name not in evidence]
-    if missing:
-        raise GateFailed(f"{file} lacks {', '.join(missing)}: optimise again.")
-    if not evidence.get("chosen"):
-        raise GateFailed(f"{file} holds no accepted deployment: its search ended infeasible.")
-    return evidence
+    skipped = () if with_speed else tuple(limit.quantity for limit in budget.speed_limits)
+    return Verification(Verdict(tuple(limits)), replace(measurement, subject="the deployment"), skipped)
 
 
 def _check_artifact(path: Path, model_id: str) -> None:
@@ -111,10 +113,3 @@ def _check_directory(path: Path, model_id: str) -> None:
     """An unmodified Hugging Face directory has no lineage of ours: its recipe is its files."""
     if open_model(str(path)).id != model_id:
         raise GateFailed(f"{path} was changed since it was accepted: restore it, or optimise again.")
-
-
-def _held_out(evidence: dict[str, Any]) -> Workload:
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "held-out.jsonl"
-        file.write_text("".join(json.dumps(request) + "\n" for request in evidence["held_out"]))
-        return pennyweight_jsonl.read(file, name=f"{evidence['workload']['name']}/held-out")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pennyweight import engines
+from pennyweight import engines, schemes
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.export.targets import EXPORTS, NOT_RUN, export
-from pennyweight.hardware import Hardware
+from pennyweight.hardware import Efficiency, Hardware
 from pennyweight.install import environments
 from pennyweight.model import Model
 from pennyweight.paths import absolute
@@ -32,7 +32,6 @@ __all__ = [
     "settings_to_search",
 ]
 REMOTE = "remote"
-FULL_PRECISION = ("F32", "BF16", "F16")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Offer:
     model_format: str
     schemes: tuple[str, ...]
     settings: tuple[str, ...]
-    levers: Mapping[str, Mapping[str, Any]]
+    presets: Mapping[str, Mapping[str, Any]]
     version: str | None
     where: str
     missing: str | None
@@ -59,10 +58,12 @@ def names() -> tuple[str, ...]:
 def offer(engine: str) -> Offer:
     cls = engines.engine_class(engine)
     missing = cls.missing()
-    version, where, warning = (None, "", None) if missing else (cls.version(), cls.lives(), cls.warning())
+    version, where, warning = (None, "", None) if missing else (cls.version(), cls.install_path(), cls.warning())
     command = f"pw engines install {engine}" if cls.recipe else f"pip install {' '.join(cls.wheels())}"
     settings = tuple(field.name for field in dataclasses.fields(cls))
-    return Offer(engine, cls.model_format, cls.schemes, settings, cls.levers, version, where, missing, warning, command)
+    return Offer(
+        engine, cls.model_format, cls.schemes, settings, cls.presets, version, where, missing, warning, command
+    )
 
 
 def recipe_of(name: str) -> environments.Recipe | None:
@@ -92,7 +93,7 @@ def schemes_of(engine: str, model: Model) -> list[str]:
     cls = engines.engine_class(engine)
     if cls.model_format != model.format:
         return list(cls.schemes)
-    return [model.scheme, *(scheme for scheme in cls.schemes if scheme not in FULL_PRECISION)]
+    return [model.scheme, *(scheme for scheme in cls.schemes if scheme not in schemes.FULL_PRECISION)]
 
 
 def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:
@@ -119,6 +120,33 @@ def with_absolute_paths(engine: str, settings: Mapping[str, Any]) -> dict[str, A
     """Settings as a user gave them, those that are paths made absolute: the engine's process runs elsewhere."""
     names = engines.engine_class(engine).path_settings
     return {name: str(absolute(value)) if name in names else value for name, value in settings.items()}
+
+
+def require(names: Sequence[str]) -> None:
+    """Raise `EngineMissing` for the first of these engines that is not installed, `UsageError` for an unknown one."""
+    for name in names:
+        engines.require(name)
+
+
+def kernels(engine: str, scheme: str) -> str:
+    """What schemes share that an engine runs with one efficiency: its name, and the scheme where it has its own."""
+    return f"{engine} {scheme}" if scheme in engines.engine_class(engine).efficiency else engine
+
+
+def efficiency(engine: str, scheme: str) -> Efficiency:
+    """What the engine reaches of a machine's limits in this scheme, for the cost model."""
+    known = engines.engine_class(engine).efficiency
+    return known.get(scheme, known[""])
+
+
+def colours() -> dict[str, str]:
+    """By engine, for the report."""
+    return {name: engines.engine_class(name).colour for name in engines.ENGINES}
+
+
+def packages() -> tuple[str, ...]:
+    """Of our own environment, whose versions a measurement depends on, as the package index spells them."""
+    return tuple({wheel: None for name in engines.ENGINES for wheel in engines.engine_class(name).wheels()})
 
 
 def check(engine: str, settings: Mapping[str, Any]) -> None:

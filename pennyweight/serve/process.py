@@ -1,4 +1,4 @@
-"""An engine process: start it, wait until it is healthy, watch what it uses, stop it."""
+"""A server process, an engine or a gateway: wait until it is healthy, watch what it uses, stop it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from pennyweight import engines
-from pennyweight.deployment import Deployment
-from pennyweight.engines.base import Launch
-from pennyweight.errors import EngineError, StorageError
-from pennyweight.processes import free_port, refuse_taken_port
+from pennyweight.errors import EngineError
+from pennyweight.processes import exit_in_words
 
 # Runtimes report home or look for updates unless they are told not to.
 QUIET = {
@@ -36,13 +32,14 @@ LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy 
 STOP_SECONDS = 10.0
 KERNEL_SECONDS = 120.0  # some start the model once more to tell
 LOG_LINES = 12
+Environment = Mapping[str, str]
 
 
 @dataclass
-class EngineProcess:
-    """A running worker. `base_url` ends before /v1."""
+class ServerProcess:
+    """A running server, and whatever it started. `what` names it in messages; `base_url` ends before /v1."""
 
-    deployment: Deployment
+    what: str
     host: str
     port: int
     log: Path
@@ -70,14 +67,14 @@ class EngineProcess:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if not self.alive:
-                raise EngineError(self._death())
+                raise EngineError(self.death())
             if self._healthy():
                 return
             tick()
             time.sleep(0.05)
         self.stop()
         raise EngineError(
-            f"{self.deployment.engine} did not get ready within {timeout:.0f} s: see {self.log}, "
+            f"{self.what} did not get ready within {timeout:.0f} s: see {self.log}, "
             "or give it longer with --start-timeout."
         )
 
@@ -96,15 +93,13 @@ class EngineProcess:
         except (urllib.error.URLError, OSError, ValueError, KeyError):
             return ()
 
-    def _death(self) -> str:
+    def death(self) -> str:
         code = self.process.returncode
         words = self.last_words()
         marker = "pennyweight: "
         if marker in words:  # the worker said it in a sentence of its own
             return words.rsplit(marker, 1)[1]
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        hint = " (often: out of memory)" if code == -signal.SIGKILL else ""
-        return f"{self.deployment.engine} {how}{hint}: {words or 'it wrote nothing'} (log: {self.log})."
+        return f"{self.what} ended{exit_in_words(code)}: {words or 'it wrote nothing'} (log: {self.log})."
 
     def usage(self) -> tuple[int, float]:
         """Resident bytes of the process tree now, and its CPU seconds so far. The peak is kept in `peak_bytes`."""
@@ -130,52 +125,21 @@ class EngineProcess:
             self.process.wait(STOP_SECONDS)
 
 
-def start(deployment: Deployment, log: Path, host: str = "127.0.0.1", port: int = 0) -> EngineProcess:
-    """Launch a worker for this deployment. Settings are checked here, before a process is spent."""
-    engines.require(deployment.engine)
-    engine = engines.make(deployment.engine, deployment.settings)
-    if not Path(deployment.model_path).is_dir():
-        raise StorageError(f"{deployment.model_path} is gone: build the deployment again.")
-    port = port or free_port(host)
-    refuse_taken_port(host, port)
+def launch(
+    what: str, command: Sequence[str], *, log: Path, host: str, port: int, environment: Environment
+) -> ServerProcess:
+    """Start a command that will listen on this port, its output into `log`, in a session of its own."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    launched = engine.launch(Path(deployment.model_path), host, port, deployment.served_name)
-    launch = watched(launched) if launched else hosted(deployment, host, port)
     with log.open("wb") as file:
         process = subprocess.Popen(
-            launch.arguments,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **QUIET, **launch.environment},
+            env={**os.environ, **QUIET, **environment},
         )
-    return EngineProcess(deployment, host, port, log, process)
-
-
-def hosted(deployment: Deployment, host: str, port: int) -> Launch:
-    """Our own worker, for engines without the OpenAI API."""
-    return Launch(
-        (
-            sys.executable,
-            "-m",
-            "pennyweight.worker",
-            "--spec",
-            json.dumps(deployment.as_json()),
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--parent",
-            str(os.getpid()),
-        )
-    )
-
-
-def watched(launch: Launch) -> Launch:
-    """A server that does not end with us by itself, and may have started others."""
-    watching = (sys.executable, "-m", "pennyweight.serve.watchdog", str(os.getpid()))
-    return replace(launch, arguments=(*watching, *launch.arguments))
+    return ServerProcess(what, host, port, log, process)
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -14,7 +14,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pennyweight.errors import UsageError
 from pennyweight.model import Model, Step
+from pennyweight.shape import ModelShape
 
 TECHNIQUES = {
     "depth": "pennyweight.techniques.depth:Depth",
@@ -26,8 +28,21 @@ TECHNIQUES = {
     "vocabulary": "pennyweight.techniques.vocabulary:Vocabulary",
     "width": "pennyweight.techniques.width:Width",
 }
+# Structure, then vocabulary, then what wins the loss back; quantization comes after all of them.
+APPLIED_IN_ORDER = ("depth", "width", "key_value_heads", "sparsity", "vocabulary", "distill")
 
 Progress = Callable[..., None]  # (done, total), and a note where the job has one: loss, tokens/s
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a search hands to techniques: the shape of the model they change, text to calibrate on, whole prompts, and
+    the model that everything was made from."""
+
+    shape: ModelShape
+    calibration: tuple[str, ...]
+    prompts: tuple[str, ...]
+    teacher: Model
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,11 @@ class Technique(ABC):
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     revision: ClassVar[int] = 1  # raise it when the same settings come to give another result
+    # For searches that compose techniques (search/recipes.py): the name in --techniques, the amount that is tried when
+    # none is given, and whether it loses nothing. A technique without a `search_name` is not searched.
+    search_name: ClassVar[str] = ""
+    default_amount: ClassVar[str] = ""
+    lossless: ClassVar[bool] = False
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -49,6 +69,22 @@ class Technique(ABC):
     @abstractmethod
     def build(self, source: Path, target: Path) -> None:
         """Do the work: from the model in `source` into the empty directory `target`. Runs in a job process."""
+
+    @classmethod
+    def check_amount(cls, amount: str) -> None:
+        """Raise `UsageError` for an amount, as written in --techniques, that this technique cannot apply."""
+        raise UsageError(f"{cls.name} takes no amount, so {amount!r} means nothing to it.")
+
+    @classmethod
+    def of_amount(cls, amount: str, material: Material) -> Technique:
+        """The technique with settings for this amount."""
+        raise UsageError(f"{cls.name} is not searched: it has no settings for {amount!r} of {material.teacher.name}.")
+
+    @classmethod
+    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+        """What config.json will say after it, before anything is built: for predictions and refusals."""
+        del amount
+        return config
 
     def step(self) -> Step:
         made_with = {package: metadata.version(package) for package in self.packages}
@@ -71,6 +107,33 @@ def progress(done: int, total: int, note: str = "") -> None:
 
 
 def from_json(name: str, settings: Mapping[str, Any]) -> Technique:
+    return _class_of(name)(**settings)
+
+
+def _class_of(name: str) -> type[Technique]:
     module, _, attribute = TECHNIQUES[name].partition(":")
-    made: Technique = getattr(import_module(module), attribute)(**settings)
-    return made
+    found: type[Technique] = getattr(import_module(module), attribute)
+    return found
+
+
+def searched() -> dict[str, type[Technique]]:
+    """The techniques that a search composes, by their names in --techniques, in the order in which they are applied."""
+    classes = (_class_of(name) for name in APPLIED_IN_ORDER)
+    return {cls.search_name: cls for cls in classes}
+
+
+def share_of(amount: str, name: str) -> float:
+    """`20%` -> 0.2."""
+    try:
+        share = float(amount.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not amount.endswith("%") or not 0 < share < 1:
+        raise UsageError(f"--techniques {name}:{amount} is no share: write {name}:20%.")
+    return share
+
+
+def whole_number(amount: str, name: str, *, least: int) -> int:
+    if not amount.isdecimal() or int(amount) < least:
+        raise UsageError(f"--techniques {name}:{amount} is not possible: give a whole number, {least} or more.")
+    return int(amount)

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
+from pennyweight.shape import ModelShape
 from pennyweight.techniques import activations
-from pennyweight.techniques.base import Technique, digest, progress
-from pennyweight.techniques.layout import Layout, join, split
+from pennyweight.techniques.base import Material, Technique, digest, progress, share_of
+from pennyweight.techniques.layout import changeable, check_tensors, join, split
 
 RANKINGS = ("loss", "influence", "random")
 SUSPECTS = 8  # blocks of least influence whose removal is measured
@@ -32,6 +33,8 @@ class Depth(Technique):
     seed: int = 0
 
     name: ClassVar[str] = "depth"
+    search_name: ClassVar[str] = "prune"
+    default_amount: ClassVar[str] = "10%"
     packages: ClassVar[tuple[str, ...]] = ("transformers",)
 
     def __post_init__(self) -> None:
@@ -40,16 +43,28 @@ class Depth(Technique):
         if self.layers < 1:
             raise UsageError(f"--layers {self.layers} leaves nothing: keep 1 or more.")
 
+    @classmethod
+    def check_amount(cls, amount: str) -> None:
+        share_of(amount, cls.search_name)
+
+    @classmethod
+    def of_amount(cls, amount: str, material: Material) -> Technique:
+        return Depth(_layers_left(material.shape, amount), "loss", material.calibration)
+
+    @classmethod
+    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+        return shortened(config, range(_layers_left(changeable(config), amount)))
+
     def settings(self) -> dict[str, Any]:
         if self.ranking == "random":
             return {"layers": self.layers, "ranking": "random", "seed": self.seed}
         return {"layers": self.layers, "ranking": self.ranking, "calibration": digest(self.calibration)}
 
     def result_kind(self, model: Model) -> tuple[str, str]:
-        layout = Layout.of(model.config)
-        if self.layers >= layout.layers:
-            most = layout.layers - 1
-            raise UsageError(f"{model.name} has {layout.layers} layers: --layers must be from 1 to {most}.")
+        shape = changeable(model.config)
+        if self.layers >= shape.layers:
+            most = shape.layers - 1
+            raise UsageError(f"{model.name} has {shape.layers} layers: --layers must be from 1 to {most}.")
         if self.ranking != "random" and not self.calibration:
             raise UsageError("Depth pruning needs text to rank the blocks on: name a workload.")
         return "huggingface", model.scheme
@@ -58,9 +73,9 @@ class Depth(Technique):
         from pennyweight.weights import Weights, rewrite
 
         config = Model.config_of(source)
-        layout = Layout.of(config)
-        layout.check(Weights(source))
-        places = {old: new for new, old in enumerate(self._kept(source, layout))}
+        shape = changeable(config)
+        check_tensors(Weights(source))
+        places = {old: new for new, old in enumerate(self._kept(source, shape))}
 
         def renumber(name: str, tensor: Any) -> list[tuple[str, Any]]:
             layer, part = split(name)
@@ -70,16 +85,16 @@ class Depth(Technique):
 
         rewrite(source, target, shortened(config, sorted(places)), renumber)
 
-    def _kept(self, source: Path, layout: Layout) -> list[int]:
-        everything = list(range(layout.layers))
+    def _kept(self, source: Path, shape: ModelShape) -> list[int]:
+        everything = list(range(shape.layers))
         if self.ranking == "random":
-            costs = dict(zip(everything, random.Random(self.seed).sample(everything, layout.layers), strict=True))
-            return select(costs, layout.layer_types, self.layers)
+            costs = dict(zip(everything, random.Random(self.seed).sample(everything, shape.layers), strict=True))
+            return select(costs, shape.layer_types, self.layers)
         model = activations.load(source)
         batches = activations.windows(source, self.calibration)
         influence = dict(enumerate(activations.collect(model, batches).influence))
-        if self.ranking == "influence" or len(set(layout.layer_types)) > 1:
-            return select(influence, layout.layer_types, self.layers)
+        if self.ranking == "influence" or len(set(shape.layer_types)) > 1:
+            return select(influence, shape.layer_types, self.layers)
 
         blocks = list(model.model.layers)
 
@@ -136,13 +151,17 @@ def shortened(config: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     return changed
 
 
-def layers_for(layout: Layout, parameters: int) -> int:
+def layers_for(shape: ModelShape, parameters: int) -> int:
     """How many blocks fit into so many parameters."""
-    outside = layout.parameters - layout.layers * layout.layer_parameters
-    layers = (parameters - outside) // layout.layer_parameters
+    outside = shape.parameters - shape.layers * shape.layer_parameters
+    layers = (parameters - outside) // shape.layer_parameters
     if layers < 1:
         raise UsageError(
             f"{parameters / 1e6:.1f}M parameters leave no block: the embedding alone has {outside / 1e6:.1f}M "
             "(pw trim-vocabulary makes it smaller)."
         )
-    return min(int(layers), layout.layers)
+    return min(int(layers), shape.layers)
+
+
+def _layers_left(shape: ModelShape, amount: str) -> int:
+    return max(1, round(shape.layers * (1 - share_of(amount, Depth.search_name))))

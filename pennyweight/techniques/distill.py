@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.techniques import continuations
-from pennyweight.techniques.base import digest
+from pennyweight.techniques.base import Material, Technique, digest, whole_number
 from pennyweight.techniques.distill_settings import DistillSettings
-from pennyweight.techniques.layout import Layout
+from pennyweight.techniques.layout import changeable
 
 TEXTS = "continuations"  # folder of what teachers wrote, beside the artifacts
 
@@ -28,18 +28,39 @@ class Distill(DistillSettings):
     """The student's weights after learning from `teacher`, a directory."""
 
     name: ClassVar[str] = "distill"
+    search_name: ClassVar[str] = "distill"
+    default_amount: ClassVar[str] = "200"
     revision: ClassVar[int] = 3  # hidden states matched block by block; embeddings kept
     packages: ClassVar[tuple[str, ...]] = ("transformers", "accelerate", "torch")
+
+    @classmethod
+    def check_amount(cls, amount: str) -> None:
+        whole_number(amount, cls.search_name, least=1)
+
+    @classmethod
+    def of_amount(cls, amount: str, material: Material) -> Technique:
+        return Distill(
+            str(material.teacher.path),
+            material.teacher.id,
+            material.prompts,
+            steps=int(amount),
+            batch=4,
+            mixed_precision=True,
+            learning_rate=1e-4,
+            temperature=0.7,
+            length=384,
+        )
 
     def settings(self) -> dict[str, Any]:
         found = {k: v for k, v in self.__dict__.items() if k not in ("teacher", "prompts")}
         return {**found, "prompts": digest(self.prompts)}
 
     def result_kind(self, model: Model) -> tuple[str, str]:
-        student, teacher = Layout.of(model.config), Layout.of(Model.config_of(Path(self.teacher)))
-        if self.hidden and student.hidden != teacher.hidden:
+        student, teacher = changeable(model.config), changeable(Model.config_of(Path(self.teacher)))
+        if self.hidden and student.hidden_size != teacher.hidden_size:
             raise UsageError(
-                f"--hidden matches states of one width: the student has {student.hidden}, the teacher {teacher.hidden}."
+                f"--hidden matches states of one width: the student has {student.hidden_size}, the teacher "
+                f"{teacher.hidden_size}."
             )
         if len(self.prompts) < continuations.FEWEST_PROMPTS:
             raise UsageError(

@@ -17,20 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pennyweight import checkpoint
+from pennyweight import checkpoint, schemes
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.techniques import static_activations
 from pennyweight.techniques.base import Technique, digest
 
+# How each scheme of schemes.py is made.
 CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 TUNED = {"Q4_K_M": "gguf:q4_k_m", "Q4_0": "gguf:q4_0"}
 ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4", "INT8_STATIC": "fp32"}  # what the builder is asked for
 # AutoRound's scheme and format: checkpoints that vLLM reads.
 PACKED = {"W8A8": ("INT8", "llm_compressor"), "W4A16": ("W4A16", "auto_gptq")}
 SCHEMES = (*CONVERSIONS, *TUNED, *ONNX, *PACKED)
-TUNABLE = (*TUNED, "INT4", *PACKED)
-CALIBRATED = (*TUNABLE, "INT8_STATIC")
 
 WINDOW = 256  # tokens of one calibration sample
 MOST_WINDOWS = 32
@@ -62,14 +61,14 @@ class Quantize(Technique):
             raise UsageError("--rounding nearest is for Q4_0 without --iterations.")
         if self.iterations < 0:
             raise UsageError(f"--iterations {self.iterations} is not possible: use 0 (no tuning) or more.")
-        if self.iterations and self.scheme not in TUNABLE:
-            known = ", ".join(TUNABLE)
+        if self.iterations and not schemes.TABLE[self.scheme].tunable:
+            known = ", ".join(name for name in SCHEMES if schemes.TABLE[name].tunable)
             raise UsageError(f"{self.scheme} has nothing to tune: leave --iterations away, or use {known}.")
 
     def settings(self) -> dict[str, Any]:
         if self.rounding == "nearest":
             return {"scheme": self.scheme, "rounding": self.rounding}
-        if self.scheme not in CALIBRATED:
+        if not schemes.TABLE[self.scheme].calibrated:
             return {"scheme": self.scheme}
         more = static_activations.RECIPE if self.scheme == "INT8_STATIC" else {}
         return {"scheme": self.scheme, "iterations": self.iterations, "calibration": digest(self.calibration), **more}
@@ -77,11 +76,14 @@ class Quantize(Technique):
     def result_kind(self, model: Model) -> tuple[str, str]:
         if model.format != "huggingface":
             raise ModelError(f"{model.path} is {model.format}: quantize the Hugging Face directory it was made from.")
-        if self.scheme in CALIBRATED and self.rounding == "searched" and not self.calibration:
+        if schemes.TABLE[self.scheme].calibrated and self.rounding == "searched" and not self.calibration:
             raise UsageError(f"{self.scheme} needs text to calibrate on: name a workload.")
-        if self.scheme in PACKED:
-            return "huggingface", self.scheme
-        return ("onnx" if self.scheme in ONNX else "gguf"), self.scheme
+        return self.made_format, self.scheme
+
+    @property
+    def made_format(self) -> str:
+        """BF16 is a checkpoint's own; made of one, it is a GGUF."""
+        return "gguf" if self.scheme in CONVERSIONS else schemes.TABLE[self.scheme].format
 
     def build(self, source: Path, target: Path) -> None:
         if self.scheme in CONVERSIONS:

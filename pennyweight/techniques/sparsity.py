@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pennyweight.errors import UsageError
 from pennyweight.model import Model
 from pennyweight.techniques import activations
-from pennyweight.techniques.base import Technique, digest
-from pennyweight.techniques.layout import Layout, split
+from pennyweight.techniques.base import Material, Technique, digest
+from pennyweight.techniques.layout import changeable, check_tensors, split
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,8 @@ class Sparsity(Technique):
     calibration: tuple[str, ...] = ()
 
     name: ClassVar[str] = "sparsity"
+    search_name: ClassVar[str] = "sparsity"
+    default_amount: ClassVar[str] = "2:4"
     packages: ClassVar[tuple[str, ...]] = ("transformers",)
 
     def __post_init__(self) -> None:
@@ -42,6 +44,14 @@ class Sparsity(Technique):
                 f"by {', '.join(CRITERIA)}."
             )
 
+    @classmethod
+    def check_amount(cls, amount: str) -> None:
+        Sparsity(amount)
+
+    @classmethod
+    def of_amount(cls, amount: str, material: Material) -> Technique:
+        return Sparsity(amount, "wanda", material.calibration)
+
     def settings(self) -> dict[str, Any]:
         made: dict[str, Any] = {"pattern": self.pattern, "criterion": self.criterion}
         if self.criterion == "wanda":
@@ -49,7 +59,7 @@ class Sparsity(Technique):
         return made
 
     def result_kind(self, model: Model) -> tuple[str, str]:
-        Layout.of(model.config)
+        changeable(model.config)
         if self.criterion == "wanda" and not self.calibration:
             raise UsageError("Wanda needs text to see what the weights are multiplied with: name a workload.")
         return "huggingface", model.scheme
@@ -60,7 +70,8 @@ class Sparsity(Technique):
         from pennyweight.weights import Weights, rewrite
 
         config = Model.config_of(source)
-        Layout.of(config).check(Weights(source))
+        changeable(config)
+        check_tensors(Weights(source))
         squares: dict[str, torch.Tensor] = {}
         if self.criterion == "wanda":
             batches = activations.windows(source, self.calibration)

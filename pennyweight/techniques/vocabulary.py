@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques.base import Technique, digest
-from pennyweight.techniques.layout import Layout
+from pennyweight.shape import ModelShape
+from pennyweight.techniques.base import Material, Technique, digest, whole_number
+from pennyweight.techniques.layout import changeable, check_tensors
 from pennyweight.techniques.pieces import Pieces
 
 if TYPE_CHECKING:
@@ -39,21 +40,36 @@ class Vocabulary(Technique):
     corpus: tuple[str, ...] = ()
 
     name: ClassVar[str] = "vocabulary"
+    search_name: ClassVar[str] = "vocabulary"
+    default_amount: ClassVar[str] = "0"
+    lossless: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("tokenizers",)
+
+    @classmethod
+    def check_amount(cls, amount: str) -> None:
+        whole_number(amount, cls.search_name, least=0)
+
+    @classmethod
+    def of_amount(cls, amount: str, material: Material) -> Technique:
+        return Vocabulary(int(amount), material.calibration)
+
+    @classmethod
+    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+        return {**config, "vocab_size": size_kept(int(amount), changeable(config))}
 
     def settings(self) -> dict[str, Any]:
         return {"tokens": self.tokens, "corpus": digest(self.corpus)}
 
     def result_kind(self, model: Model) -> tuple[str, str]:
-        layout = Layout.of(model.config)
-        if not 0 <= self.tokens < layout.vocabulary:
-            raise UsageError(f"--tokens {self.tokens} is not possible: {model.name} has {layout.vocabulary}.")
+        shape = changeable(model.config)
+        if not 0 <= self.tokens < shape.vocabulary:
+            raise UsageError(f"--tokens {self.tokens} is not possible: {model.name} has {shape.vocabulary}.")
         if self.tokens % SNAP:
             near = max(SNAP, self.tokens // SNAP * SNAP)
             raise UsageError(f"--tokens {self.tokens} is no multiple of {SNAP}: use {near}.")
         if not self.corpus:
             raise UsageError("Trimming needs text that shows which tokens are used: name a workload or --corpus.")
-        read_pieces(model.path, layout)
+        read_pieces(model.path, shape)
         return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
@@ -62,11 +78,11 @@ class Vocabulary(Technique):
         from pennyweight.weights import Weights, rewrite
 
         config = Model.config_of(source)
-        layout = Layout.of(config)
-        layout.check(Weights(source))
-        pieces = read_pieces(source, layout)
+        shape = changeable(config)
+        check_tensors(Weights(source))
+        pieces = read_pieces(source, shape)
         used = needed(source, self.corpus)
-        kept, merges = pieces.filled(used, size_kept(self.tokens, layout))
+        kept, merges = pieces.filled(used, size_kept(self.tokens, shape))
         tokenizer, old = pieces.trimmed(kept, merges)
         new = {before: after for after, before in enumerate(old)}
         rows = torch.tensor(old)
@@ -81,13 +97,13 @@ class Vocabulary(Technique):
         rewrite(source, target, {**renumbered(config, new), "vocab_size": len(old)}, shorten)
 
 
-def size_kept(tokens: int, layout: Layout) -> int:
+def size_kept(tokens: int, shape: ModelShape) -> int:
     """So many as are asked for, or half."""
-    return tokens or layout.vocabulary // 2 // SNAP * SNAP
+    return tokens or shape.vocabulary // 2 // SNAP * SNAP
 
 
-def read_pieces(source: Path, layout: Layout) -> Pieces:
-    return Pieces(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")), layout.vocabulary)
+def read_pieces(source: Path, shape: ModelShape) -> Pieces:
+    return Pieces(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")), shape.vocabulary)
 
 
 def needed(source: Path, corpus: Sequence[str]) -> set[str]:

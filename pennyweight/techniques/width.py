@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pennyweight.errors import UsageError
 from pennyweight.model import Model
+from pennyweight.shape import ModelShape
 from pennyweight.techniques import activations
-from pennyweight.techniques.base import Technique, digest
-from pennyweight.techniques.layout import Layout, split
+from pennyweight.techniques.base import Material, Technique, digest, share_of
+from pennyweight.techniques.layout import changeable, check_tensors, split
 
 if TYPE_CHECKING:
     import torch
@@ -44,11 +45,26 @@ class Width(Technique):
     seed: int = 0
 
     name: ClassVar[str] = "width"
+    search_name: ClassVar[str] = "neurons"
+    default_amount: ClassVar[str] = "12.5%"
     packages: ClassVar[tuple[str, ...]] = ("transformers",)
 
     def __post_init__(self) -> None:
         if self.ranking not in RANKINGS:
             raise UsageError(f"The ranking {self.ranking!r} is unknown: use {', '.join(RANKINGS)}.")
+
+    @classmethod
+    def check_amount(cls, amount: str) -> None:
+        share_of(amount, cls.search_name)
+
+    @classmethod
+    def of_amount(cls, amount: str, material: Material) -> Technique:
+        return Width(intermediate=_neurons_left(material.shape, amount), calibration=material.calibration)
+
+    @classmethod
+    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+        shape = changeable(config)
+        return narrowed(config, shape, Width(intermediate=_neurons_left(shape, amount)))
 
     def settings(self) -> dict[str, Any]:
         sizes = {"intermediate": self.intermediate, "groups": self.groups, "hidden": self.hidden}
@@ -57,23 +73,23 @@ class Width(Technique):
         return {**sizes, "ranking": self.ranking, "calibration": digest(self.calibration)}
 
     def result_kind(self, model: Model) -> tuple[str, str]:
-        layout = Layout.of(model.config)
+        shape = changeable(model.config)
         for word, wanted, present, step in (
-            ("--intermediate-size", self.intermediate, layout.intermediate, SNAP),
-            ("--kv-groups", self.groups, layout.groups, 1),
-            ("--hidden-size", self.hidden, layout.hidden, SNAP),
+            ("--intermediate-size", self.intermediate, shape.intermediate_size, SNAP),
+            ("--kv-groups", self.groups, shape.num_key_value_heads, 1),
+            ("--hidden-size", self.hidden, shape.hidden_size, SNAP),
         ):
             if wanted < 0 or wanted > present:
                 raise UsageError(f"{word} {wanted} is not possible: {model.name} has {present}.")
             if wanted % step:
                 near = max(step, round(wanted / step) * step)
                 raise UsageError(f"{word} {wanted} is no multiple of {step}, which kernels need: use {near}.")
-        heads = layout.heads // layout.groups * (self.groups or layout.groups)
-        if layout.family in EVEN_HEADS and (self.hidden or layout.hidden) % heads:
+        heads = shape.heads // shape.num_key_value_heads * (self.groups or shape.num_key_value_heads)
+        if shape.model_type in EVEN_HEADS and (self.hidden or shape.hidden_size) % heads:
             step = math.lcm(SNAP, heads)
             raise UsageError(
-                f"{self.hidden or layout.hidden} hidden channels are no multiple of {heads} heads, which transformers "
-                f"asks for: keep a multiple of {step} with --hidden-size, or another number of --kv-groups."
+                f"{self.hidden or shape.hidden_size} hidden channels are no multiple of {heads} heads, which "
+                f"transformers asks for: keep a multiple of {step} with --hidden-size, or other --kv-groups."
             )
         if not (self.intermediate or self.groups or self.hidden):
             raise UsageError("Say what to keep: --intermediate-size, --kv-groups or --hidden-size.")
@@ -85,18 +101,18 @@ class Width(Technique):
         from pennyweight.weights import Weights, rewrite
 
         config = Model.config_of(source)
-        layout = Layout.of(config)
+        shape = changeable(config)
         weights = Weights(source)
-        layout.check(weights)
+        check_tensors(weights)
         if self.ranking == "random":
             squares = None
         else:
             squares = activations.collect(
                 activations.load(source), activations.windows(source, self.calibration)
             ).squares
-        choice = choose(layout, weights, squares, self)
-        surgeon = Surgeon(layout, choice, squares, weights)
-        rewrite(source, target, narrowed(config, layout, self), lambda name, t: [(name, surgeon.cut(name, t))])
+        choice = choose(shape, weights, squares, self)
+        surgeon = Surgeon(shape, choice, squares, weights)
+        rewrite(source, target, narrowed(config, shape, self), lambda name, t: [(name, surgeon.cut(name, t))])
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,7 @@ class Choice:
     channels: torch.Tensor
 
 
-def choose(layout: Layout, weights: Weights, squares: dict[str, torch.Tensor] | None, sizes: Width) -> Choice:
+def choose(shape: ModelShape, weights: Weights, squares: dict[str, torch.Tensor] | None, sizes: Width) -> Choice:
     """The neurons and groups of each layer, and the channels of all, that carry most."""
     import torch
 
@@ -126,15 +142,16 @@ def choose(layout: Layout, weights: Weights, squares: dict[str, torch.Tensor] | 
         return column if squares is None else column * squares[f"model.layers.{layer}.{part}"]
 
     neurons, groups = [], []
-    for layer in range(layout.layers):
+    for layer in range(shape.layers):
         neurons.append(best(carried(layer, "mlp.down_proj"), sizes.intermediate))
-        by_group = carried(layer, "self_attn.o_proj").reshape(layout.groups, -1).sum(1)
+        by_group = carried(layer, "self_attn.o_proj").reshape(shape.num_key_value_heads, -1).sum(1)
         groups.append(best(by_group, sizes.groups))
-    channels = torch.ones(layout.hidden)
+    channels = torch.ones(shape.hidden_size)
     if squares is not None:
         parts = (QUERY, "mlp.gate_proj")
         channels = sum(
-            (squares[f"model.layers.{i}.{p}"] for i in range(layout.layers) for p in parts), torch.zeros(layout.hidden)
+            (squares[f"model.layers.{i}.{p}"] for i in range(shape.layers) for p in parts),
+            torch.zeros(shape.hidden_size),
         )
     return Choice(neurons, groups, best(channels, sizes.hidden))
 
@@ -143,7 +160,7 @@ def choose(layout: Layout, weights: Weights, squares: dict[str, torch.Tensor] | 
 class Surgeon:
     """Cuts one tensor at a time down to a choice."""
 
-    layout: Layout
+    shape: ModelShape
     choice: Choice
     squares: dict[str, torch.Tensor] | None
     weights: Weights
@@ -165,7 +182,7 @@ class Surgeon:
             return rows if tensor.ndim == 1 else rows[:, channels]
         if part.endswith("layernorm.weight"):
             reader = READERS.get(part, "")
-            if self.layout.family == "gemma3_text" and part == "post_attention_layernorm.weight":
+            if self.shape.model_type == "gemma3_text" and part == "post_attention_layernorm.weight":
                 reader = ""  # there it works on what attention gives, which no linear layer reads
             return self._norm(tensor, f"model.layers.{layer}.{reader}")
         return tensor  # q_norm and k_norm work within a head
@@ -173,22 +190,22 @@ class Surgeon:
     def _outside(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name == "model.norm.weight":
             kept = self._norm(tensor, "lm_head")
-            if self.layout.family != "gemma3_text":
+            if self.shape.model_type != "gemma3_text":
                 return kept
             return (1 + kept) / self._embedding_scale() - 1
         kept = tensor[:, self.choice.channels]
-        return kept * self._embedding_scale() if self.layout.family == "gemma3_text" else kept
+        return kept * self._embedding_scale() if self.shape.model_type == "gemma3_text" else kept
 
     def _embedding_scale(self) -> float:
         """Gemma multiplies its embeddings by the root of the width, which is smaller now."""
-        return float((self.layout.hidden / len(self.choice.channels)) ** 0.5)
+        return float((self.shape.hidden_size / len(self.choice.channels)) ** 0.5)
 
     def _norm(self, tensor: torch.Tensor, reader: str) -> torch.Tensor:
         """The kept channels' mean square is another than all channels': the norm's weight takes the ratio."""
         kept = tensor[self.choice.channels]
         if self.squares is None or reader not in self.squares or len(kept) == len(tensor):
             return kept
-        gemma = self.layout.family == "gemma3_text"
+        gemma = self.shape.model_type == "gemma3_text"
         gain = (1 + tensor if gemma else tensor).float()
         before_gain = self.squares[reader] / gain.square().clamp_min(1e-12)
         ratio = (before_gain[self.choice.channels].mean() / before_gain.mean()).sqrt()
@@ -199,32 +216,36 @@ class Surgeon:
         """Rows of the kept groups: one head of keys or values each, and all query heads that share it."""
         import torch
 
-        width = self.layout.head_width
+        width = self.shape.head_width
         if stem == QUERY:
-            width *= self.layout.heads // self.layout.groups
+            width *= self.shape.heads // self.shape.num_key_value_heads
         starts = self.choice.groups[layer] * width
         return (starts[:, None] + torch.arange(width)).flatten()
 
 
-def narrowed(config: dict[str, Any], layout: Layout, sizes: Width) -> dict[str, Any]:
-    groups = sizes.groups or layout.groups
+def narrowed(config: dict[str, Any], shape: ModelShape, sizes: Width) -> dict[str, Any]:
+    groups = sizes.groups or shape.num_key_value_heads
     return {
         **config,
-        "hidden_size": sizes.hidden or layout.hidden,
-        "intermediate_size": sizes.intermediate or layout.intermediate,
+        "hidden_size": sizes.hidden or shape.hidden_size,
+        "intermediate_size": sizes.intermediate or shape.intermediate_size,
         "num_key_value_heads": groups,
-        "num_attention_heads": layout.heads // layout.groups * groups,
-        "head_dim": layout.head_width,
+        "num_attention_heads": shape.heads // shape.num_key_value_heads * groups,
+        "head_dim": shape.head_width,
     }
 
 
-def intermediate_for(layout: Layout, parameters: int) -> int:
+def intermediate_for(shape: ModelShape, parameters: int) -> int:
     """The largest feed-forward width with which the model has at most so many parameters."""
-    surplus = max(0, layout.parameters - parameters)
-    lost = -(-surplus // (3 * layout.hidden * layout.layers))
-    width = (layout.intermediate - lost) // SNAP * SNAP
+    surplus = max(0, shape.parameters - parameters)
+    lost = -(-surplus // (3 * shape.hidden_size * shape.layers))
+    width = (shape.intermediate_size - lost) // SNAP * SNAP
     if width < SNAP:
         raise UsageError(
             f"{parameters / 1e6:.1f}M parameters leave no feed-forward neurons: prune layers or the vocabulary instead."
         )
     return int(width)
+
+
+def _neurons_left(shape: ModelShape, amount: str) -> int:
+    return max(SNAP, round(shape.intermediate_size * (1 - share_of(amount, Width.search_name)) / SNAP) * SNAP)

@@ -1,4 +1,4 @@
-"""`python -m pennyweight.worker --spec … --port …`: serve one deployment with the OpenAI API."""
+"""`python -m pennyweight.worker --description … --port …`: serve one deployment with the OpenAI API."""
 
 from pennyweight.worker.app import main
 

@@ -1,4 +1,4 @@
-"""The OpenAI face of an engine that has none: `python -m pennyweight.engines.worker --spec … --port …`.
+"""The OpenAI face of an engine that has none: `python -m pennyweight.worker --description … --port …`.
 
 This process speaks HTTP; the model runs in another one (see host.py).
 """
@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -37,13 +35,12 @@ from pennyweight.openai_api import json_schema
 from pennyweight.openai_api.answers import Answer, scored
 from pennyweight.openai_api.bodies import Body, ChatBody, CompletionBody, TokenizeBody
 from pennyweight.openai_api.errors import error_body
+from pennyweight.processes import end_with
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.worker.backend_host import BackendHost
 from pennyweight.worker.driver_host import DriverHost
 from pennyweight.worker.host import Host
 from pennyweight.worker.streaming import EventStream, Generating, copies, whole
-
-GRACE_SECONDS = 10.0
 
 
 class Refused(PennyweightError):
@@ -61,7 +58,7 @@ class Served:
     engine: Engine
     host: Host
     tokenizer: Tokenizer
-    name: str
+    names: tuple[str, ...]  # that requests may call the model by
     context_length: int
 
     def prompt_of(self, body: CompletionBody | ChatBody) -> list[int]:
@@ -130,7 +127,7 @@ def application(served: Served) -> Starlette:
             echo = body.prompt if isinstance(body.prompt, str) else served.tokenizer.decode(prompt)
         shared = Answer(
             chat=isinstance(body, ChatBody),
-            model=served.name,
+            model=body.model or served.names[0],
             prompt_tokens=prompt,
             tokenizer=served.tokenizer,
             echo=echo,
@@ -165,7 +162,7 @@ def application(served: Served) -> Starlette:
 
     async def models(_: Request) -> Response:
         card = {
-            "id": served.name,
+            "id": served.names[0],
             "object": "model",
             "created": started,
             "owned_by": "pennyweight",
@@ -224,8 +221,9 @@ def _read(shape: type[Shape], raw: bytes) -> Shape:
 
 
 def _check_model(served: Served, body: Body) -> None:
-    if body.model not in ("", served.name):
-        raise HTTPException(404, f"The model {body.model!r} is not served here: use {served.name!r}.")
+    if body.model and body.model not in served.names:
+        known = ", ".join(map(repr, served.names))
+        raise HTTPException(404, f"The model {body.model!r} is not served here: use {known}.")
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -242,40 +240,27 @@ async def _http_error(_: Request, error: Exception) -> Response:
     return JSONResponse(error_body(error.detail, "invalid_request_error"), status_code=error.status_code)
 
 
-def _watch_parent(parent: int) -> None:
-    """End with the process that started us, so that a killed `pw` leaves no engine behind."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE_SECONDS)
-        os.killpg(os.getpgid(0), signal.SIGKILL)  # a driver too, which may be inside its library
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
 def _end(number: int, _: object) -> None:
     """uvicorn raises the signal that ended it once more: as an exception it leaves us time to end the engine."""
     signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
-def _host(spec: dict[str, Any], engine: Engine, directory: Path, on_death: Callable[[], None]) -> Host:
+def _host(description: dict[str, Any], engine: Engine, directory: Path, on_death: Callable[[], None]) -> Host:
     backend = engine.backend(directory)
     if backend is not None:
-        return BackendHost(backend, spec["engine"], str(directory), on_death)
-    return DriverHost(spec["engine"], spec["settings"], str(directory), on_death)
+        return BackendHost(backend, description["engine"], str(directory), on_death)
+    return DriverHost(description["engine"], description.get("settings", {}), str(directory), on_death)
 
 
-async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
-    directory = Path(spec["model_path"])
-    engine = engines.make(spec["engine"], spec["settings"])
+async def _serve(description: dict[str, Any], host: str, port: int) -> None:
+    directory = Path(description["model_path"])
+    engine = engines.make(description["engine"], description.get("settings", {}))
     tokenizer = Tokenizer(directory)
     config = json.loads((directory / "config.json").read_text())
-    hosted = _host(spec, engine, directory, on_death=lambda: setattr(server, "should_exit", True))
+    hosted = _host(description, engine, directory, on_death=lambda: setattr(server, "should_exit", True))
     try:
-        served = Served(engine, hosted, tokenizer, spec["served_name"], engine.context_length(config))
+        served = Served(engine, hosted, tokenizer, tuple(description["names"]), engine.context_length(config))
         server = uvicorn.Server(
             uvicorn.Config(
                 application(served),
@@ -300,17 +285,17 @@ async def _serve(spec: dict[str, Any], host: str, port: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve one deployment with the OpenAI API.")
-    parser.add_argument("--spec", required=True, help="the deployment as JSON")
+    parser.add_argument("--description", required=True, help="the deployment as JSON")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--parent", type=int, default=0, help="end when this process does")
     arguments = parser.parse_args()
     if arguments.parent:
-        _watch_parent(arguments.parent)
+        end_with(arguments.parent)
     logging.basicConfig(level=logging.WARNING)
     signal.signal(signal.SIGTERM, _end)
     try:
-        uvloop.run(_serve(json.loads(arguments.spec), arguments.host, arguments.port))
+        uvloop.run(_serve(json.loads(arguments.description), arguments.host, arguments.port))
     except PennyweightError as error:
         print(f"pennyweight: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pennyweight import cli
+from pennyweight import cli, formats
 from pennyweight.deployment import Deployment
 from pennyweight.hardware import Hardware
 from pennyweight.measure import replay
 from pennyweight.processes import free_port
-from pennyweight.serve.opening import Endpoint
+from pennyweight.serve import Endpoint
 
 VERBS = (
     "bench",
@@ -83,7 +83,7 @@ def deployed(tmp_path: Path, tokenizer_directory: Path) -> Callable[..., Path]:
     def make(name: str = "deployment", **settings: object) -> Path:
         directory = tmp_path / name
         directory.mkdir()
-        Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", settings).write(directory)
+        formats.write_deployment(directory, Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", settings))
         return directory
 
     return make
@@ -354,7 +354,7 @@ def test_engines_are_listed_with_what_they_take_and_how_they_come(pw: Pw) -> Non
     rows = {row["engine"]: row for row in ran.row}
     assert {"openvino", "onnxruntime", "llamacpp", "vllm", "transformers"} <= rows.keys()
     assert rows["llamacpp"]["install"] == "pw engines install llamacpp"
-    assert rows["openvino"]["where"] and "prefix caching" in rows["openvino"]["levers"]
+    assert rows["openvino"]["where"] and "prefix caching" in rows["openvino"]["presets"]
     for name in rows:
         assert name in ran.out
 

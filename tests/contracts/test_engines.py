@@ -16,7 +16,7 @@ import pytest
 from pennyweight import checkpoint, engines, techniques, traces
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineRefused
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, open_engine
 from pennyweight.techniques.quantize import CALIBRATED, Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts
@@ -54,7 +54,7 @@ def deployment(request: pytest.FixtureRequest, tiny_checkpoint: Path, wide_check
 
 @pytest.fixture(scope="module")
 def endpoint(deployment: Deployment) -> Iterator[Endpoint]:
-    with serve(deployment) as running:
+    with open_engine(deployment) as running:
         yield running
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pennyweight import checkpoint, engines, techniques
 from pennyweight.deployment import Deployment
-from pennyweight.serve.opening import serve
+from pennyweight.serve import open_engine
 from pennyweight.techniques.quantize import Quantize
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ PROMPTS = [[5, 6, 7, 5, 6, 7, 5], [40, 41, 42, 43], [9, 9, 9, 9]]
 def answers(
     deployment: Deployment, *, prompts: Sequence[list[int]] = PROMPTS, together: bool = False
 ) -> list[list[int]]:
-    with serve(deployment) as endpoint:
+    with open_engine(deployment) as endpoint:
         client = openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=60)
 
         def ask(prompt: list[int]) -> list[int]:
@@ -72,7 +72,7 @@ def test_guesses_change_no_answer(engine: str, tiny_checkpoint: Path) -> None:
     expected = answers(deployment())
     assert answers(deployment(speculative_method="ngram", prompt_lookup_max=2)) == expected
     assert answers(deployment(speculative_method="ngram"), together=True) == expected
-    if "draft model" in engines.engine_class(engine).levers:
+    if "draft model" in engines.engine_class(engine).presets:
         assert answers(deployment(speculative_method="draft_model", draft_model=str(made.path))) == expected
 
 
@@ -87,6 +87,6 @@ def test_pieces_and_kept_beginnings_change_no_answer(engine: str, tiny_checkpoin
         return Deployment(engine, str(made.path), made.id, scheme, {"max_num_seqs": 3, **precise, **more})
 
     expected = answers(deployment(), prompts=prompts)
-    levers = {"enable_prefix_caching": True, "max_num_batched_tokens": 16}
-    assert answers(deployment(**levers), prompts=prompts) == expected
-    assert answers(deployment(**levers), prompts=prompts, together=True) == expected
+    presets = {"enable_prefix_caching": True, "max_num_batched_tokens": 16}
+    assert answers(deployment(**presets), prompts=prompts) == expected
+    assert answers(deployment(**presets), prompts=prompts, together=True) == expected

@@ -19,7 +19,7 @@ from pennyweight.model import Model
 from pennyweight.techniques.base import Technique
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.key_value_heads import KeyValueHeads
-from pennyweight.techniques.layout import FAMILIES, Layout
+from pennyweight.techniques.layout import FAMILIES, changeable
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.techniques.sparsity import Sparsity
 from pennyweight.techniques.vocabulary import Vocabulary
@@ -124,9 +124,9 @@ def test_the_result_is_a_standard_checkpoint(name: str, family: str, tied: bool,
     model, report = AutoModelForCausalLM.from_pretrained(made.path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     assert model.config.tie_word_embeddings is tied
-    layout = Layout.of(made.config)
+    shape = changeable(made.config)
     shapes = Weights(made.path).shapes
-    assert sum(np.prod(s) for s in shapes.values() if len(s) == 2) == layout.parameters
+    assert sum(np.prod(s) for s in shapes.values() if len(s) == 2) == shape.parameters
     assert checkpoint.open_model(str(made.path)).id == made.id
     assert len(scores("transformers", made, SENTENCE)[0]) > 10
 
@@ -159,8 +159,8 @@ def test_techniques_compose(engine: str, scheme: str, build: Any) -> None:
     made = build("llama")
     for name in ("depth by loss", "all widths", "vocabulary"):
         made = apply(STEPS[name], made)
-    layout = Layout.of(made.config)
-    assert (layout.layers, layout.hidden, layout.groups, layout.vocabulary) == (3, 32, 1, 448)
+    shape = changeable(made.config)
+    assert (shape.layers, shape.hidden_size, shape.num_key_value_heads, shape.vocabulary) == (3, 32, 1, 448)
     assert [step.technique for step in made.lineage.steps] == ["depth", "width", "vocabulary"]
     expected, first = scores("transformers", made, SENTENCE)
     found, top = scores(engine, apply(Quantize(scheme), made), SENTENCE)

@@ -16,7 +16,7 @@ from pennyweight.engines import vllm
 from pennyweight.engines.vllm import VLLM
 from pennyweight.errors import EngineRefused
 from pennyweight.install import requirements
-from pennyweight.serve.opening import serve
+from pennyweight.serve import open_engine
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts
@@ -103,7 +103,7 @@ def test_ranks_answer_token_for_token_as_one_does(wide_checkpoint: Path) -> None
     ranks = {"one": {}, "tensor": {"tensor_parallel_size": 2}, "pipeline": {"pipeline_parallel_size": 2}}
     for name, parallel in ranks.items():
         settings = {"max_num_seqs": 2, "dtype": "float32", "max_model_len": 128, **parallel}
-        with serve(Deployment("vllm", str(model.path), model.id, model.scheme, settings)) as endpoint:
+        with open_engine(Deployment("vllm", str(model.path), model.id, model.scheme, settings)) as endpoint:
             client = openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=120)
             made = [
                 client.completions.create(
@@ -131,7 +131,7 @@ def test_packed_weights_say_nearly_what_the_whole_ones_do(scheme: str, wide_chec
     made = techniques.apply(Quantize(scheme, calibration=calibration), model)
     tokens = Tokenizer(wide_checkpoint).encode("Once upon a time there was a list of things to buy for the garden.")
     reference = engines.make("transformers", {}).load(wide_checkpoint).score(tokens, 1).logprobs
-    with serve(Deployment("vllm", str(made.path), made.id, scheme, {"max_num_seqs": 4})) as endpoint:
+    with open_engine(Deployment("vllm", str(made.path), made.id, scheme, {"max_num_seqs": 4})) as endpoint:
         client = openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=60)
         told = client.completions.create(
             model="model", prompt=tokens, max_tokens=0, echo=True, logprobs=1, temperature=0

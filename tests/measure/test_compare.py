@@ -12,7 +12,7 @@ import pytest
 from pennyweight.deployment import Deployment
 from pennyweight.measure import replay
 from pennyweight.measure.compare import Comparison, Opener, compare, summarise
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, open_engine
 from pennyweight.workload import Arrivals, Request, Workload
 
 WORKLOAD = Workload("w", tuple(Request(f"r{n}", f"s{n}", 24, prompt=f"Tell me about {n}") for n in range(4)))
@@ -25,7 +25,7 @@ def pace(tokenizer_directory: Path) -> Iterator[dict[int, Endpoint]]:
     with ExitStack() as stack:
         yield {
             ms: stack.enter_context(
-                serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"step_ms": float(ms)}))
+                open_engine(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"step_ms": float(ms)}))
             )
             for ms in (4, 8)
         }

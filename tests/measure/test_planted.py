@@ -15,7 +15,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.measure import quality
 from pennyweight.measure.quality import Reference
 from pennyweight.model import Model
-from pennyweight.serve.opening import serve
+from pennyweight.serve import open_engine
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.workload import Workload
 
@@ -37,7 +37,7 @@ def workload() -> Workload:
 
 @pytest.fixture(scope="module")
 def held_against(model: Model, workload: Workload) -> Mapping[str, Reference]:
-    with serve(deployment(model.path, "baseline")) as endpoint:
+    with open_engine(deployment(model.path, "baseline")) as endpoint:
         return {r.request_id: r for r in quality.references(endpoint, workload.requests)}
 
 
@@ -49,7 +49,7 @@ def test_identical_weights_are_accepted(
     model: Model, workload: Workload, held_against: Mapping[str, Reference], tmp_path: Path
 ) -> None:
     shutil.copytree(model.path, tmp_path / "copy")
-    with serve(deployment(tmp_path / "copy", "copy")) as endpoint:
+    with open_engine(deployment(tmp_path / "copy", "copy")) as endpoint:
         result = quality.evaluate(endpoint, workload, held_against, BUDGET)
     assert result.verdict.outcome is Outcome.ACCEPT, result.verdict.reason
     assert abs(result.measurement["added_nats"]) < 0.002
@@ -69,7 +69,7 @@ def test_a_layer_with_shuffled_weights_is_rejected(
     order = torch.randperm(tensors[name].shape[0], generator=torch.Generator().manual_seed(0))
     tensors[name] = tensors[name][order].contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
-    with serve(deployment(tmp_path / "bad", "bad")) as endpoint:
+    with open_engine(deployment(tmp_path / "bad", "bad")) as endpoint:
         result = quality.evaluate(endpoint, workload, held_against, BUDGET)
     assert result.verdict.outcome is Outcome.REJECT, result.verdict.reason
     assert result.measurement["added_nats"] > 0.02

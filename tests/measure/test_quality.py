@@ -12,7 +12,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, WorkloadError
 from pennyweight.measure import quality
 from pennyweight.measure.quality import Pair, Reference, look_sizes, measure_pairs
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, open_engine
 from pennyweight.workload import Request, Workload
 
 MARGIN = Budget(max_added_nats=0.02)
@@ -38,7 +38,7 @@ def workload(count: int = 20, *, sessions: int | None = None, wrong: int = 0) ->
 
 @pytest.fixture(scope="module")
 def lossy(tokenizer_directory: Path) -> Iterator[Endpoint]:
-    with serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"loss": 0.5})) as endpoint:
+    with open_engine(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"loss": 0.5})) as endpoint:
         yield endpoint
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pennyweight.errors import MeasurementVoid, UsageError, WorkloadError
 from pennyweight.measure.client import Record, Sampling, connect
 from pennyweight.measure.replay import Replay, replay, schedule, warm_up
-from pennyweight.serve.opening import Endpoint
+from pennyweight.serve import Endpoint
 from pennyweight.workload import Arrivals, Request, Workload
 
 

@@ -14,7 +14,7 @@ from pennyweight.measure import replay, resources
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed, summary_rows
 from pennyweight.measurement import Measurement
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, open_engine
 from pennyweight.workload import Arrivals, Request, Workload
 
 SHORT, LONG = 2, 20
@@ -32,7 +32,7 @@ def _busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def paced(tokenizer_directory: Path) -> Iterator[Endpoint]:
     settings = {"step_ms": 20.0, "prefill_ms": 30.0, "memory_mib": 200}
-    with serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", settings)) as endpoint:
+    with open_engine(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", settings)) as endpoint:
         yield endpoint
 
 

@@ -17,7 +17,7 @@ from pennyweight import checkpoint, engines, techniques
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineRefused
 from pennyweight.openai_api.json_schema import DEEPEST, LARGEST, MOST_PARTS, followed
-from pennyweight.serve.opening import serve
+from pennyweight.serve import open_engine
 from pennyweight.techniques.quantize import Quantize
 
 CHILD = {"type": "object", "properties": {"name": {"type": "string"}}, "additionalProperties": False}
@@ -173,7 +173,7 @@ def client(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Iterator[op
     if reason := engines.engine_class(request.param).missing():
         pytest.skip(reason)
     made = techniques.apply(Quantize("F16"), checkpoint.open_model(str(tiny_checkpoint)))
-    with serve(Deployment(request.param, str(made.path), made.id, "F16", {"max_num_seqs": 2})) as endpoint:
+    with open_engine(Deployment(request.param, str(made.path), made.id, "F16", {"max_num_seqs": 2})) as endpoint:
         yield openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=60)
 
 

@@ -30,7 +30,7 @@ def test_of_an_engine_that_was_measured_every_pair_was() -> None:
     wanted = {
         (engine, *pair)
         for engine in compatibility.measured_on()
-        for pair in compatibility.combinable(catalogue.offer(engine).levers)
+        for pair in compatibility.combinable(catalogue.offer(engine).presets)
     }
     assert wanted == measured
     assert {pair.verdict for pair in compatibility.pairs()} <= set(compatibility.VERDICTS)

@@ -19,7 +19,7 @@ from pennyweight.measure.speed import measure_speed
 from pennyweight.plan.machine import measured_hardware
 from pennyweight.search import trials as workbench
 from pennyweight.search.question import Question
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, open_engine
 from pennyweight.study import Trial
 
 pytestmark = pytest.mark.slow
@@ -213,8 +213,8 @@ def test_an_engine_killed_in_its_run_is_one_failed_trial(
     tiny_checkpoint: Path, workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_q8(endpoint: Endpoint, *arguments: Any, **more: Any) -> Any:
-        if endpoint.engine is not None and endpoint.engine.deployment.scheme == "Q8_0":
-            endpoint.engine.process.kill()
+        if endpoint.process is not None and endpoint.process.deployment.scheme == "Q8_0":
+            endpoint.process.process.kill()
         return measure_speed(endpoint, *arguments, **more)
 
     monkeypatch.setattr(workbench, "measure_speed", kill_q8)
@@ -240,7 +240,7 @@ def test_an_engine_killed_in_its_run_is_one_failed_trial(
 def test_a_server_that_we_did_not_start_joins_as_it_is(tiny_checkpoint: Path, workload: Path, tmp_path: Path) -> None:
     model = checkpoint.open_model(str(tiny_checkpoint))
     served = Deployment("transformers", str(model.path), model.id, model.scheme, {"max_num_seqs": 4})
-    with serve(served) as endpoint:
+    with open_engine(served) as endpoint:
         ran = pw(
             "optimize",
             tiny_checkpoint,

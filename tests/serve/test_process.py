@@ -17,8 +17,7 @@ import pytest
 
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineError, EngineRefused, StorageError, UsageError
-from pennyweight.serve import process
-from pennyweight.serve.opening import serve
+from pennyweight.serve import open_engine, process
 from pennyweight.serve.process import EngineProcess
 
 Scripted = Callable[..., Deployment]
@@ -52,26 +51,26 @@ def test_an_engine_that_will_not_load_says_why_in_its_own_sentence(scripted: Scr
 
 
 def test_an_engine_that_dies_gives_its_client_an_error_and_ends(scripted: Scripted) -> None:
-    with serve(scripted(fault="die", fault_after=5)) as endpoint:
-        assert endpoint.engine is not None
+    with open_engine(scripted(fault="die", fault_after=5)) as endpoint:
+        assert endpoint.process is not None
         with pytest.raises(openai.APIError):
-            ask(endpoint.engine)
-        endpoint.engine.process.wait(15)
-        assert not endpoint.engine.alive
-        assert "exit code 9" in endpoint.engine.last_words()
+            ask(endpoint.process)
+        endpoint.process.process.wait(15)
+        assert not endpoint.process.alive
+        assert "exit code 9" in endpoint.process.last_words()
 
 
 def test_an_engine_that_hangs_lets_its_client_time_out_and_can_still_be_stopped(scripted: Scripted) -> None:
-    with serve(scripted(fault="hang", fault_after=5)) as endpoint:
-        assert endpoint.engine is not None
-        assert ask(endpoint.engine, tokens=5).usage is not None
+    with open_engine(scripted(fault="hang", fault_after=5)) as endpoint:
+        assert endpoint.process is not None
+        assert ask(endpoint.process, tokens=5).usage is not None
         with pytest.raises(openai.APITimeoutError):
-            ask(endpoint.engine, timeout=1)
+            ask(endpoint.process, timeout=1)
         begun = time.monotonic()
-        endpoint.engine.stop()
+        endpoint.process.stop()
         assert time.monotonic() - begun < 9
-        assert not endpoint.engine.alive
-        endpoint.engine.stop()  # twice is once
+        assert not endpoint.process.alive
+        endpoint.process.stop()  # twice is once
 
 
 def test_an_engine_that_never_gets_ready_is_ended(scripted: Scripted, tmp_path: Path) -> None:

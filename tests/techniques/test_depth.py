@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pennyweight.errors import ModelError, UsageError
+from pennyweight.shape import ModelShape
 from pennyweight.techniques.depth import Depth, layers_for, least_loss, select, shortened
-from pennyweight.techniques.layout import Layout
+from pennyweight.techniques.layout import changeable
 
 GEMMA = ["sliding", "sliding", "full"] * 3
 
@@ -50,11 +51,11 @@ def test_the_config_follows() -> None:
 
 
 def test_parameters_become_layers() -> None:
-    layout = Layout("llama", 10, 64, 128, 4, 2, 16, 512, tied=True)
-    wanted = layout.parameters - 3 * layout.layer_parameters
-    assert layers_for(layout, wanted) == 7 and layers_for(layout, wanted - 1) == 6
+    shape = ModelShape("llama", 10, 64, 128, 4, 2, 16, 512, tied=True)
+    wanted = shape.parameters - 3 * shape.layer_parameters
+    assert layers_for(shape, wanted) == 7 and layers_for(shape, wanted - 1) == 6
     with pytest.raises(UsageError, match="trim-vocabulary"):
-        layers_for(layout, 10_000)
+        layers_for(shape, 10_000)
 
 
 def test_bad_settings_are_refused() -> None:
@@ -74,5 +75,5 @@ def test_gemma_s_pattern_is_known_without_layer_types() -> None:
         "vocab_size": 512,
         "sliding_window_pattern": 3,
     }
-    kinds = [kind[0] for kind in Layout.of(config).layer_types]
+    kinds = [kind[0] for kind in changeable(config).layer_types]
     assert kinds == ["s", "s", "f", "s", "s", "f", "s"]

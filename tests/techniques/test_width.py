@@ -9,10 +9,10 @@ import pytest
 
 from pennyweight.errors import UsageError
 from pennyweight.model import Lineage, Model
-from pennyweight.techniques.layout import Layout
+from pennyweight.shape import ModelShape
 from pennyweight.techniques.width import Width, intermediate_for, narrowed
 
-LAYOUT = Layout("llama", 4, 64, 128, 4, 2, 16, 512, tied=True)
+LAYOUT = ModelShape("llama", 4, 64, 128, 4, 2, 16, 512, tied=True)
 
 
 def test_the_config_names_what_it_implied_before() -> None:

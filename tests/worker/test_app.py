@@ -19,7 +19,7 @@ import pytest
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineRefused
 from pennyweight.openai_api.answers import Answer
-from pennyweight.serve.opening import Endpoint, serve
+from pennyweight.serve import Endpoint, open_engine
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.worker.streaming import EventStream
 
@@ -313,7 +313,7 @@ def test_metrics_count_finished_requests_by_their_reason(
 
 @pytest.fixture(scope="module")
 def slow_endpoint(tokenizer_directory: Path) -> Any:
-    with serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"step_ms": 50.0})) as endpoint:
+    with open_engine(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"step_ms": 50.0})) as endpoint:
         yield endpoint
 
 
@@ -390,7 +390,7 @@ def test_tokenize_tells_ids_and_how_many(scripted_endpoint: Endpoint) -> None:
 
 
 def test_what_the_engine_refuses_is_a_bad_request(tokenizer_directory: Path) -> None:
-    with serve(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"fault": "refuse"})) as endpoint:
+    with open_engine(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"fault": "refuse"})) as endpoint:
         with pytest.raises(openai.BadRequestError, match="told to refuse"):
             client_of(endpoint).completions.create(model="model", prompt="hi", max_tokens=4)
         assert gauge(endpoint, "pennyweight:num_requests_running") == 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pennyweight.engines.speculation import GUESSING, Speculating
+from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
 from pennyweight.errors import EngineRefused
 
 
@@ -21,10 +21,10 @@ class RowEngine(Speculating):
     max_num_batched_tokens: int = 0
     enable_prefix_caching: bool = False
 
-    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "small steps": {"max_num_batched_tokens": 64},
-        **GUESSING,
+        **SPECULATION_PRESETS,
     }
 
     def __post_init__(self) -> None:

@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pennyweight.engines.speculation import GUESSING, Speculating
+from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.hardware import Hardware, available_cores, free_memory, has_cuda
+from pennyweight.hardware import Efficiency, Hardware, available_cores, free_memory, has_cuda
 from pennyweight.install import environments
 from pennyweight.install.environments import Command, Recipe
-from pennyweight.model import cache_values_per_token
+from pennyweight.shape import ModelShape
 
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 SOURCE = "llama_cpp_python"
@@ -107,21 +107,25 @@ class LlamaCpp(Speculating):
     server: ClassVar[str] = "pennyweight.engines.llamacpp.backend:LlamaBackend"
     packages: ClassVar[tuple[str, ...]] = ()
     model_format: ClassVar[str] = "gguf"
+    efficiency: ClassVar[Mapping[str, Efficiency]] = {
+        "": Efficiency(0.6, {"f32": 0.3, "bf16": 0.2, "int8": 0.2}, layer_seconds=0.0001)
+    }
+    colour: ClassVar[str] = "#c2418c"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F16", "Q8_0", "Q4_K_M", "Q4_0")
     architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
-    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "kv_cache_dtype": ("auto", *KV_BYTES),
         "flash_attention": ("auto", "on", "off"),
     }
     max_top_logprobs: ClassVar[int] = 20
     follows_schemas: ClassVar[bool] = True
-    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "8-bit cache": {"kv_cache_dtype": "q8_0"},
         "4-bit cache": {"kv_cache_dtype": "q4_0"},
         "no flash attention": {"flash_attention": "off"},
         "small steps": {"max_num_batched_tokens": 64},
-        **GUESSING,
+        **SPECULATION_PRESETS,
     }
     tested: ClassVar[tuple[str, str]] = ("0.5.0", "0.6")
     recipe: ClassVar[Recipe | None] = Recipe(
@@ -165,7 +169,7 @@ class LlamaCpp(Speculating):
         return version_of(program, Path(program).stat().st_mtime_ns) if program else ""
 
     @classmethod
-    def lives(cls) -> str:
+    def install_path(cls) -> str:
         return cls.program() or ""
 
     def context_length(self, config: Mapping[str, Any]) -> int:
@@ -185,7 +189,7 @@ class LlamaCpp(Speculating):
     def refuse_memory(self, config: Mapping[str, Any], weights: int) -> None:
         """The whole cache is allocated at the start: say so before it fails."""
         kind = "f16" if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
-        each, length = cache_values_per_token(config) * KV_BYTES[kind], self.context_length(config)
+        each, length = ModelShape.of(config).cache_values_per_token * KV_BYTES[kind], self.context_length(config)
         wanted, free = each * length * self.max_num_seqs, max(0, free_memory() - weights)
         if wanted > free:
             raise EngineRefused(

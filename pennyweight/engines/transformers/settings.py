@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pennyweight.engines.batching.settings import RowEngine
+from pennyweight.hardware import Efficiency
 
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "float8_e4m3fn")
@@ -26,18 +27,22 @@ class Transformers(RowEngine):
     runtime: ClassVar[str] = "pennyweight.engines.transformers.runtime:TransformersRuntime"
     packages: ClassVar[tuple[str, ...]] = ("transformers", "torch")
     model_format: ClassVar[str] = "huggingface"
+    efficiency: ClassVar[Mapping[str, Efficiency]] = {
+        "": Efficiency(0.5, {"f32": 0.5, "bf16": 0.25}, layer_seconds=0.00060)
+    }
+    colour: ClassVar[str] = "#1baf7a"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
     # full attention in every layer: the batch's mask is made for that
     architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
     tested: ClassVar[tuple[str, str]] = ("5.20", "6")
-    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "dtype": DTYPES,
         "device": DEVICES,
         "kv_cache_dtype": KV_CACHE_DTYPES,
     }
-    levers: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "8-bit cache": {"kv_cache_dtype": "float8_e4m3fn"},
-        **RowEngine.levers,
+        **RowEngine.presets,
     }
     max_top_logprobs: ClassVar[int] = 20
     draft_file: ClassVar[str] = "config.json"

@@ -9,29 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pennyweight.errors import EngineError, PennyweightError
+from pennyweight.serve.gateway.refusals import Shed, Unavailable
+from pennyweight.serve.gateway.tenant import BATCH
 
-INTERACTIVE, BATCH = 0, 100  # priorities: the lower, the sooner
 SMOOTHING = 0.1  # of the time between two answers
-LEAST_RETRY_SECONDS = 1
 PATIENCE = 60.0  # seconds that a request waits for an engine to come back
-
-
-class Unavailable(EngineError):
-    """No engine gave an answer, and nothing of one is out: 503."""
-
-
-class Shed(PennyweightError):
-    """A request that is not taken, and the seconds after which it may be."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = max(LEAST_RETRY_SECONDS, math.ceil(retry_after))
 
 
 @dataclass(order=True)
@@ -119,6 +106,11 @@ class Admission:
         if not self._queue and not self.running:
             self._last.clear()
             self._now = 0.0
+
+    def release(self) -> None:
+        """Let everybody in who waits: what they waited for is gone, and others answer them."""
+        self._capacity = lambda: sys.maxsize
+        self.dispatch()
 
     def room(self, priority: int) -> int:
         """How many may run when one of this priority is let in: batch work leaves a quarter for whoever comes."""

@@ -14,8 +14,8 @@ from starlette.types import Message
 
 from pennyweight.serve.gateway import reading
 from pennyweight.serve.gateway.batches import Batches
-from pennyweight.serve.gateway.keys import Tenant
-from pennyweight.serve.gateway.reading import Refused
+from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.tenant import Tenant
 
 MOST_UPLOAD = 512 * 2**20
 UPLOAD_SECONDS = 600.0

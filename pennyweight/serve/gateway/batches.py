@@ -6,19 +6,20 @@ import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pennyweight.errors import PennyweightError
 from pennyweight.openai_api.errors import error_body
 from pennyweight.serve.gateway import reading
-from pennyweight.serve.gateway.admission import BATCH, Ticket
+from pennyweight.serve.gateway.ask import Ask, Head, Stage
 from pennyweight.serve.gateway.batch_store import BatchStore, Item, StoredFile
-from pennyweight.serve.gateway.flights import Piece
-from pennyweight.serve.gateway.reading import Refused
-from pennyweight.serve.gateway.relay import Call, Head
+from pennyweight.serve.gateway.pool import Pool
+from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.tenant import BATCH, Tenant
 
 LOG = logging.getLogger("pennyweight.gateway")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
@@ -31,17 +32,14 @@ T = TypeVar("T")
 
 
 class Batches:
-    """`answer` asks an engine, as an interactive request would, and `room` tells how many may be asked at once."""
+    """`answer` is the stage that asks an engine, `room` the number that may be asked at once, `pool_for` finds the pool
+    of a model's name."""
 
     def __init__(
-        self,
-        directory: Path,
-        answer: Callable[[Ticket, Call], AsyncGenerator[Piece]],
-        room: Callable[[], int],
-        check: Callable[[dict[str, Any]], None],
+        self, directory: Path, answer: Stage, room: Callable[[], int], pool_for: Callable[[Any], Pool]
     ) -> None:
         self._store = BatchStore(directory)
-        self._answer, self._room, self._check = answer, room, check
+        self._answer, self._room, self._pool_for = answer, room, pool_for
         self._thread = ThreadPoolExecutor(1, "batches")
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._attempts: dict[tuple[str, int], int] = {}
@@ -109,12 +107,18 @@ class Batches:
 
     async def _answered(self, item: Item) -> tuple[int, str]:
         body = json.loads(item.body)
-        text = reading.prompt_text(body)
-        call = Call(item.endpoint, item.body.encode(), reading.cost_of(body, text), reading.blocks_of(text))
-        pieces: list[Piece] = [piece async for piece in self._answer(Ticket(BATCH, item.tenant, call.cost), call)]
-        head, *parts = pieces
-        assert isinstance(head, Head)
-        return head.status, b"".join(part for part in parts if isinstance(part, bytes)).decode(errors="replace")
+        pool = self._pool_for(body.get("model"))
+        if body.get("model") not in (None, "", *pool.names):  # a reload took the name away
+            body["model"] = pool.names[0]
+        ask = Ask.of(item.endpoint, body, json.dumps(body).encode(), Tenant(item.tenant), pool)
+        head, parts = None, list[bytes]()
+        async for piece in self._answer(replace(ask, priority=BATCH)):
+            if isinstance(piece, Head):
+                head = piece
+            elif isinstance(piece, bytes):
+                parts.append(piece)
+        assert head is not None
+        return head.status, b"".join(parts).decode(errors="replace")
 
     # -- what clients ask --
 
@@ -143,6 +147,13 @@ class Batches:
     async def remove(self, tenant: str, file_id: str) -> None:
         await self.file(tenant, file_id)
         await self._kept(self._store.remove_file, tenant, file_id)
+
+    def _check(self, name: Any) -> None:
+        pool = self._pool_for(name)
+        if name not in (None, "", *pool.names):
+            raise Refused(
+                404, f"The model {str(name)[:100]!r} is not served here: use {', '.join(pool.names)}.", "model"
+            )
 
     async def create(self, tenant: str, body: Mapping[str, Any]) -> dict[str, Any]:
         endpoint, file_id, metadata = body.get("endpoint"), body.get("input_file_id"), body.get("metadata") or {}
@@ -206,7 +217,7 @@ class Batches:
             raise Refused(400, f"A line of this batch asks POST {endpoint}.")
         if body.get("stream"):
             raise Refused(400, "A batch has no streams: leave stream away.")
-        self._check(body)
+        self._check(body.get("model"))
         return name, json.dumps(body)
 
     async def _kept(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -6,11 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from pennyweight.serve.gateway.admission import Unavailable
-from pennyweight.serve.gateway.relay import Head
-
-Piece = Head | bytes
-MOST_KEPT = 8 * 2**20  # bytes of an answer: a longer one is not stored
+from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
+from pennyweight.serve.gateway.refusals import Unavailable
 
 
 class Flight:
@@ -25,10 +22,6 @@ class Flight:
         self._listeners = 0
         self._done = done
         self._task = asyncio.create_task(self._fly(pieces))
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(piece for piece in self.pieces if isinstance(piece, bytes))
 
     async def _fly(self, pieces: AsyncGenerator[Piece]) -> None:
         try:
@@ -75,23 +68,29 @@ class Flight:
 
 
 class Flights:
-    """Those under way, by key."""
+    """The stage: an ask whose key is under way already listens to that answer. Asks without a key go on alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, inner: Stage) -> None:
+        self._inner = inner
         self._by_key: dict[str, Flight] = {}
 
-    def join(
-        self, key: str, start: Callable[[], AsyncGenerator[Piece]], landed: Callable[[Flight], None]
-    ) -> tuple[AsyncGenerator[Piece], bool]:
-        """The answer, and whether somebody else had asked for it already."""
-        flight = self._by_key.get(key)
-        shared = flight is not None and not flight.ended and not flight.abandoned
-        if flight is None or not shared:
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        if not ask.key:
+            listening, shared = self._inner(ask), False
+        else:
+            flight = self._by_key.get(ask.key)
+            shared = flight is not None and not flight.ended and not flight.abandoned
+            if flight is None or not shared:
+                flight = self._by_key[ask.key] = Flight(self._inner(ask), lambda ended: self._landed(ask.key, ended))
+            listening = flight.listen()
+        async with aclosing(listening) as pieces:
+            async for piece in pieces:
+                yield (
+                    piece.with_headers({"x-pennyweight-cache": "shared"})
+                    if shared and isinstance(piece, Head)
+                    else piece
+                )
 
-            def done(ended: Flight) -> None:
-                if self._by_key.get(key) is ended:
-                    del self._by_key[key]
-                landed(ended)
-
-            flight = self._by_key[key] = Flight(start(), done)
-        return flight.listen(), shared
+    def _landed(self, key: str, ended: Flight) -> None:
+        if self._by_key.get(key) is ended:
+            del self._by_key[key]

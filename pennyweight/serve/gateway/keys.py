@@ -1,4 +1,4 @@
-"""API keys: who asks, how much they may ask, and how soon. Only hashes are kept; a key is shown once, when it is made.
+"""API keys: who asks. Only hashes are kept; a key is shown once, when it is made.
 
 The file is JSON: {"keys": [{"name": …, "hash": …, "requests_per_minute": 0, "tokens_per_minute": 0, "priority": 0}]}.
 Keys are 256 random bits, so one round of SHA-256 keeps them as safe as a slow hash would a password.
@@ -12,55 +12,14 @@ import json
 import os
 import re
 import secrets
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from pennyweight.errors import StorageError, UsageError
-from pennyweight.serve.gateway.admission import BATCH, INTERACTIVE, Shed
+from pennyweight.serve.gateway.tenant import ANYBODY, BATCH, Tenant
 
 PREFIX = "pw-"
 HASH = re.compile(r"[0-9a-f]{64}")
-MINUTE = 60.0
-
-
-@dataclass(frozen=True)
-class Tenant:
-    """One key's owner; 0 a minute means no limit."""
-
-    name: str
-    hash: str = ""
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    priority: int = INTERACTIVE
-
-
-ANYBODY = Tenant("anybody")
-
-
-@dataclass
-class Bucket:
-    """Fills by `rate` a minute up to as much; what is taken beyond it must be waited for."""
-
-    rate: float
-    clock: Callable[[], float] = time.monotonic
-    level: float = field(init=False)
-    _filled: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.level, self._filled = self.rate, self.clock()
-
-    def missing_seconds(self, amount: float) -> float:
-        """Until so much is there; never longer than until it is full."""
-        now = self.clock()
-        self.level = min(self.rate, self.level + (now - self._filled) / MINUTE * self.rate)
-        self._filled = now
-        return max(0.0, (min(amount, self.rate) - self.level) / self.rate * MINUTE)
-
-    def take(self, amount: float) -> None:
-        """May be negative, to give back."""
-        self.level -= amount
 
 
 class Keys:
@@ -69,8 +28,6 @@ class Keys:
     def __init__(self, file: Path | None) -> None:
         self._tenants = read(file) if file is not None else []
         self.open = file is None
-        self._requests: dict[str, Bucket] = {}
-        self._tokens: dict[str, Bucket] = {}
 
     def tenant(self, authorization: str) -> Tenant | None:
         """Whose key this Authorization header holds. Every hash is compared, in constant time."""
@@ -84,30 +41,6 @@ class Keys:
             if hmac.compare_digest(tenant.hash, given):
                 found = tenant
         return found
-
-    def charge(self, tenant: Tenant, tokens: int) -> None:
-        """Take one request and its tokens from the tenant's minute, or raise `Shed`."""
-        requests = self._bucket(self._requests, tenant.name, tenant.requests_per_minute)
-        budget = self._bucket(self._tokens, tenant.name, tenant.tokens_per_minute)
-        for bucket, amount, limit in ((requests, 1, "requests"), (budget, tokens, "tokens")):
-            wait = bucket.missing_seconds(amount) if bucket else 0.0
-            if wait > 0 and bucket:
-                raise Shed(f"Key {tenant.name!r} is over {bucket.rate:.0f} {limit} a minute: come back later.", wait)
-        if requests:
-            requests.take(1)
-        if budget:
-            budget.take(tokens)
-
-    def refund(self, tenant: Tenant, tokens: int) -> None:
-        """Tokens that were asked for and not used."""
-        budget = self._tokens.get(tenant.name)
-        if budget:
-            budget.take(-tokens)
-
-    def _bucket(self, buckets: dict[str, Bucket], name: str, rate: int) -> Bucket | None:
-        if not rate:
-            return None
-        return buckets.setdefault(name, Bucket(rate))
 
 
 def hashed(key: str) -> str:

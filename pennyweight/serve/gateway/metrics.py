@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections import Counter as Counted
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from pennyweight.serve.gateway.ask import Outcome
 from pennyweight.worker.metrics import LATENCY_BUCKETS
 
 WINDOW = 60.0  # seconds that the page looks back
 MOST_LATELY = 10_000
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+FEWEST_FOR_P99 = 100  # below it the highest value is shown, and called so
+
+
+@dataclass(frozen=True)
+class _Ended:
+    when: float
+    first: float  # seconds from arrival to the first token
+    whole: float
+    tokens: int
 
 
 class Metrics:
@@ -31,34 +44,64 @@ class Metrics:
         self.end_to_end = Histogram(
             "pennyweight:e2e_request_latency_seconds", "Arrival to last token", buckets=LATENCY_BUCKETS, **make
         )
-        self._lately: deque[tuple[float, float, float, int]] = deque(maxlen=MOST_LATELY)
+        self._lately: deque[_Ended] = deque(maxlen=MOST_LATELY)
+        self._by_tenant: dict[str, Counted[str]] = {}
+        self._endings: Counted[str] = Counted()
 
-    def ended(self, reason: str, arrived: float, first: float, tokens: int) -> None:
-        """One request; `first` is 0 where no token came."""
+    def ended(self, ending: str, tenant: str, arrived: float, outcome: Outcome) -> None:
         now = time.monotonic()
-        self.finished.labels(reason).inc()
-        self.generation_tokens.inc(tokens)
-        if first:
-            self.first_token.observe(first - arrived)
+        self.finished.labels(ending).inc()
+        self._endings[ending] += 1
+        self.generation_tokens.inc(outcome.tokens)
+        self._by_tenant.setdefault(tenant, Counted()).update(requests=1, tokens=outcome.tokens)
+        if outcome.first:
+            self.first_token.observe(outcome.first - arrived)
             self.end_to_end.observe(now - arrived)
-            self._lately.append((now, first - arrived, now - arrived, tokens))
+            self._lately.append(_Ended(now, outcome.first - arrived, now - arrived, outcome.tokens))
+
+    def cache_results(self) -> dict[str, int]:
+        results = dict.fromkeys(("hit", "shared", "miss"), 0)
+        for sample in next(iter(self.cache.collect())).samples:
+            if sample.name.endswith("_total"):
+                results[sample.labels["result"]] = int(sample.value)
+        return results
+
+    def refusals(self) -> dict[str, int]:
+        return {name: self._endings[name] for name in ("shed", "error", "abort")}
+
+    def tenants(self) -> list[dict[str, Any]]:
+        return [{"name": name, **counted} for name, counted in sorted(self._by_tenant.items())]
 
     def lately(self) -> dict[str, Any]:
         """Throughput and latency percentiles of the last minute."""
         now = time.monotonic()
-        rows = [row for row in self._lately if now - row[0] <= WINDOW]
-        first, whole = sorted(row[1] for row in rows), sorted(row[2] for row in rows)
+        rows = [row for row in self._lately if now - row.when <= WINDOW]
+        first, whole = sorted(row.first for row in rows), sorted(row.whole for row in rows)
         return {
+            "window_s": WINDOW,
             "requests": len(rows),
             "requests_per_s": round(len(rows) / WINDOW, 2),
-            "tokens_per_s": round(sum(row[3] for row in rows) / WINDOW, 1),
-            "ttft_ms": {name: round(1000 * _quantile(first, q), 1) for name, q in QUANTILES.items()},
-            "e2e_ms": {name: round(1000 * _quantile(whole, q), 1) for name, q in QUANTILES.items()},
+            "tokens_per_s": round(sum(row.tokens for row in rows) / WINDOW, 1),
+            "ttft_ms": _quantiles(first),
+            "e2e_ms": _quantiles(whole),
         }
 
+    def exposition(self, *, running: int, waiting: int, replicas: int, restarts: int) -> bytes:
+        """The figures in Prometheus' text format."""
+        self.running.set(running)
+        self.waiting.set(waiting)
+        self.replicas.set(replicas)
+        self.restarts.set(restarts)
+        return generate_latest(self.registry)
 
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
-
-def _quantile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+def _quantiles(ordered: list[float]) -> dict[str, float]:
+    """In milliseconds. A p99 of fewer than a hundred values would be their maximum under another name."""
+    if not ordered:
+        return {}
+    found = {
+        name: ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        for name, share in QUANTILES.items()
+        if share < 0.99 or len(ordered) >= FEWEST_FOR_P99
+    }
+    return {name: round(1000 * value, 1) for name, value in {**found, "max": ordered[-1]}.items()}

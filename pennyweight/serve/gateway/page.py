@@ -1,11 +1,11 @@
-"""The page at /: what the gateway does at the moment, and the evidence that its deployment was accepted with."""
+"""The page at /: what the gateway does at the moment, and the evidence that its service was accepted with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Any
+
+from pennyweight.evidence import Evidence
 
 HEADERS = {
     "content-security-policy": "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
@@ -18,11 +18,17 @@ def html() -> str:
     return resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
 
-def accepted_with(evidence: Mapping[str, Any]) -> list[list[str]]:
-    """The limits of the budget and how they were held, as rows of a table."""
-    rows = [[limit["reason"], limit["outcome"]] for limit in (evidence.get("limits") or {}).get("limits", [])]
-    comparison = (evidence.get("speedup") or {}).get("baseline")
-    if comparison:
-        low, high = comparison["ci95"]
-        rows.append([f"{comparison['ratio']:.2f} times as fast as {comparison['against']}", f"{low:.2f} to {high:.2f}"])
+def accepted_with(evidence: Evidence | None) -> list[list[str]]:
+    """The limits of the budget and how they were held, and the two comparisons, as rows of a table."""
+    if evidence is None:
+        return []
+    rows = [[limit.reason, str(limit.outcome)] for limit in evidence.limits.limits]
+    for what, speedup in (
+        ("the unmodified baseline", evidence.against_baseline),
+        ("the fastest unmodified engine", evidence.against_unmodified),
+    ):
+        if speedup is not None:
+            compared = speedup.comparison
+            interval = compared.interval_in_words() + (", within noise" if compared.within_noise else "")
+            rows.append([f"{compared.ratio:.2f} times as fast as {what}, {speedup.against}", interval])
     return rows

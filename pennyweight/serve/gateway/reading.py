@@ -9,21 +9,13 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from pennyweight.errors import PennyweightError
+from pennyweight.serve.gateway.refusals import Refused
 
 BODY_SECONDS = 30.0
-BYTES_PER_TOKEN = 4  # of English text, about: a cost is an estimate
+CHARACTERS_PER_TOKEN = 4
 MOST_COUNTED = 2**20  # of what a request names: more is the engine's to refuse
 DEFAULT_ANSWER = 256  # tokens, where a request names no limit
 BLOCK, MOST_BLOCKS = 256, 64  # characters, and how many blocks of them tell beginnings apart
-
-
-class Refused(PennyweightError):
-    """A request that is answered with an error of this status."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
 
 
 async def read(request: Request, most: int) -> bytes:
@@ -81,7 +73,12 @@ def prompt_text(body: Mapping[str, Any]) -> str:
 def cost_of(body: Mapping[str, Any], text: str) -> int:
     """Tokens, about: the prompt's and, as many times as it is asked for, the answer's."""
     answer = whole_number(body, "max_completion_tokens", "max_tokens", "max_output_tokens", default=DEFAULT_ANSWER)
-    return len(text) // BYTES_PER_TOKEN + answer * max(1, whole_number(body, "n", default=1))
+    return tokens_of(text) + answer * max(1, whole_number(body, "n", default=1))
+
+
+def tokens_of(text: str) -> int:
+    """About: English has four characters a token."""
+    return len(text) // CHARACTERS_PER_TOKEN
 
 
 def blocks_of(text: str) -> tuple[int, ...]:

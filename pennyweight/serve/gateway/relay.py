@@ -1,21 +1,23 @@
-"""One request to one of the engines, byte by byte; asked again elsewhere as long as nothing of an answer is out."""
+"""The innermost stage: one request to one of the pool's engines, byte by byte; asked again elsewhere as long as nothing
+of an answer is out."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
 import time
+from asyncio import timeout
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import aiohttp
 
 from pennyweight.errors import EngineError
 from pennyweight.openai_api.errors import error_event
-from pennyweight.serve.gateway.admission import PATIENCE, Unavailable
+from pennyweight.serve.gateway.admission import PATIENCE
+from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
+from pennyweight.serve.gateway.refusals import Unavailable
 from pennyweight.serve.gateway.replicas import Replica, Replicas
 
 LOG = logging.getLogger("pennyweight.gateway")
@@ -34,117 +36,104 @@ class _Lost(Exception):
     """The engine went away, or broke, before the end."""
 
 
-@dataclass(frozen=True)
-class Head:
-    """What an answer begins with."""
-
-    status: int
-    content_type: str
-
-
-@dataclass
-class Call:
-    """A request as the engine gets it. `cost` is in tokens; `blocks` stand for the prompt's beginning. What became of
-    it is written into the last three."""
-
-    path: str
-    body: bytes
-    cost: int
-    blocks: tuple[int, ...] = ()
-    first: float = 0.0
-    events: int = 0
-    whole: bool = False  # ended as it should
-
-
 class Relay:
     """A stream that has begun and is silent for `stall_seconds` is lost, however well its engine serves others."""
 
-    def __init__(self, session: aiohttp.ClientSession, replicas: Replicas, stall_seconds: float) -> None:
-        self._session, self._replicas, self._stall = session, replicas, stall_seconds
+    def __init__(self, session: aiohttp.ClientSession, stall_seconds: float) -> None:
+        self._session, self._stall = session, stall_seconds
         self.retries = 0
 
-    async def pieces(self, call: Call) -> AsyncGenerator[Head | bytes]:
-        """A `Head`, then the body. An engine that is lost in the middle of a stream ends it with an error event."""
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        """An engine that is lost in the middle of a stream ends it with an error event."""
         avoid: set[int] = set()
         reason = ""
         for _ in range(ATTEMPTS):
+            replicas = _replicas(ask)
             try:
-                replica = await self._replicas.choose(call.blocks, avoid, PATIENCE)
+                replica = await replicas.choose(ask.blocks, avoid, PATIENCE)
             except EngineError as error:
                 raise Unavailable(str(error)) from None
             begun = False
-            replica.take(call.cost, call.blocks)
+            replica.take(ask.cost, ask.blocks)
             try:
-                async with aclosing(self._ask(replica, call)) as answer:
+                async with aclosing(self._answer(replica, ask)) as answer:
                     async for piece in answer:
                         begun = True
                         yield piece
                 return
             except _Lost as lost:
                 reason = str(lost)
-                self._replicas.suspect(replica)
+                replicas.suspect(replica)
                 LOG.warning("engine %d lost a request: %s", replica.number, reason)
             finally:
-                replica.give_back(call.cost)
+                replica.give_back(ask.cost)
             if begun:
                 yield error_event(f"The engine was lost in the middle of the answer ({reason}): ask again.")
+                yield Outcome()
                 return
             avoid.add(replica.number)
             self.retries += 1
         raise Unavailable(f"{ATTEMPTS} engines in a row gave no answer ({reason}): try later.")
 
-    async def _ask(self, replica: Replica, call: Call) -> AsyncGenerator[Head | bytes]:
+    async def _answer(self, replica: Replica, ask: Ask) -> AsyncGenerator[Piece]:
         try:
-            async with self._session.post(replica.base_url + call.path, data=call.body, headers=HEADERS) as answer:
+            async with self._session.post(replica.base_url + ask.path, data=ask.raw, headers=HEADERS) as answer:
                 if answer.status >= 500:
                     raise _Lost(f"HTTP {answer.status}: {(await answer.text())[:200]}")
                 head = Head(answer.status, answer.content_type)
                 if answer.status == 200 and answer.content_type == EVENTS:  # whatever was meant by `stream`
-                    async with aclosing(self._events(replica, call, answer, head)) as events:
+                    async with aclosing(self._events(replica, answer, head)) as events:
                         async for piece in events:
                             yield piece
                     return
                 data = await answer.read()
-                call.first = replica.last_byte = time.monotonic()
-                call.whole = answer.status == 200
-                call.events = tokens_in(data)
+                replica.last_byte = time.monotonic()
                 yield head
                 yield data
+                yield Outcome(replica.last_byte, tokens_in(data), answer.status == 200)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _Lost(f"{type(error).__name__}: {error}") from None
 
-    async def _events(
-        self, replica: Replica, call: Call, answer: aiohttp.ClientResponse, head: Head
-    ) -> AsyncGenerator[Head | bytes]:
+    async def _events(self, replica: Replica, answer: aiohttp.ClientResponse, head: Head) -> AsyncGenerator[Piece]:
         """The role that a chat begins with is held back until more follows: it is no part of an answer yet."""
         held, last = b"", b""
+        first, events = 0.0, 0
         while True:
             try:
-                async with asyncio.timeout(self._stall if self._stall and call.first else None):
+                async with timeout(self._stall if self._stall and first else None):
                     data = await answer.content.readany()
             except TimeoutError:
                 raise _Lost(f"its stream was silent for {self._stall:.0f} s") from None
             if not data:
                 break
             replica.last_byte = time.monotonic()
-            if not call.first:
+            if not first:
                 held += data
                 telling = first_that_tells(held)
                 if telling is None:
                     continue
                 if telling.startswith(ERROR):
                     raise _Lost(message_of(telling))
-                data, call.first = held, replica.last_byte
+                data, first = held, replica.last_byte
                 yield head
-            call.events += data.count(b"\n\n")
+            events += data.count(b"\n\n")
             last = (last + data)[-LAST_BYTES:]
             yield data
         *_, before, end = [b"", *last.strip().split(b"\n\n")]
         if before.startswith(ERROR) or end.startswith(ERROR):
-            return  # the engine has said it itself
-        if not call.first or not end.startswith(DONE):
+            yield Outcome(first, events)  # the engine has said itself that it failed
+            return
+        if not first or not end.startswith(DONE):
             raise _Lost("the stream ended early")
-        call.whole = True
+        yield Outcome(first, events, whole=True)
+
+
+def _replicas(ask: Ask) -> Replicas:
+    """Those of the pool that took the request, as long as it has any."""
+    pool = ask.pool
+    while pool.successor is not None and not pool.replicas.all:
+        pool = pool.successor
+    return pool.replicas
 
 
 def first_that_tells(held: bytes) -> bytes | None:
@@ -155,9 +144,9 @@ def first_that_tells(held: bytes) -> bytes | None:
 
 
 def tokens_in(answer: bytes) -> int:
-    """Completion tokens that a whole answer tells of."""
-    told = USAGE.search(answer)
-    return int(told[1]) if told else 0
+    """Completion tokens that a whole answer reports."""
+    found = USAGE.search(answer)
+    return int(found[1]) if found else 0
 
 
 def message_of(event: bytes) -> str:

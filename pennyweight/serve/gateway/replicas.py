@@ -8,18 +8,20 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import aiohttp
 
-from pennyweight import engines
+from pennyweight import balancing, engines
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineError, PennyweightError
-from pennyweight.serve import process
+from pennyweight.serve.gateway.admission import Admission
 from pennyweight.serve.gateway.settings import GatewaySettings
-from pennyweight.serve.process import EngineProcess
+from pennyweight.serve.launchers import local
+from pennyweight.serve.process import ServerProcess
 
 GENERATED = re.compile(r"^\w+:generation_tokens_total(?:\{.*\})? (\S+)", re.MULTILINE)
 LOG = logging.getLogger("pennyweight.gateway")
@@ -29,8 +31,14 @@ FIRST_BACKOFF, LONGEST_BACKOFF, WELL_SECONDS = 0.5, 30.0, 60.0
 AVOID_SECONDS = 2.0
 QUIET_SECONDS = 5.0  # without a byte, after which an engine is asked whether it makes tokens
 BEGINNINGS = 4096  # blocks of prompts that a replica is remembered for
-AFFINITY = 0.25  # of its busiest share that a replica may be busier, for a prompt whose beginning it knows
 SPARE = 8  # of so many slots, one request more is sent, so that a slot never waits for the network
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
 
 
 @dataclass(eq=False)
@@ -38,9 +46,9 @@ class Replica:
     """`outstanding` counts tokens that were asked for and not answered."""
 
     number: int
-    process: EngineProcess
+    process: ServerProcess
     slots: int
-    state: str = "starting"  # ready, draining, dead
+    state: State = State.STARTING
     outstanding: int = 0
     requests: int = 0
     last_byte: float = field(default_factory=time.monotonic)
@@ -52,6 +60,11 @@ class Replica:
     @property
     def base_url(self) -> str:
         return self.process.base_url
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident now, its children included."""
+        return self.process.usage()[0]
 
     def take(self, cost: int, blocks: Iterable[int]) -> None:
         if not self.requests:
@@ -76,13 +89,22 @@ class Replica:
 class Replicas:
     """`on_change` is called when there are more or fewer that can be asked."""
 
-    def __init__(self, deployment: Deployment, settings: GatewaySettings, logs: Path) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        names: Sequence[str],
+        settings: GatewaySettings,
+        *,
+        count: int,
+        logs: Path,
+        numbers: Iterator[int],
+    ) -> None:
         self.deployment = deployment
         self.all: list[Replica] = []
         self.restarts = 0
+        self.last_loss = ""  # a sentence, of the last one that was lost
         self.on_change: Callable[[], None] = lambda: None
-        self._settings, self._logs = settings, logs
-        self._numbers = 0
+        self._names, self._settings, self._count, self._logs, self._numbers = names, settings, count, logs, numbers
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopping = False
@@ -90,7 +112,9 @@ class Replicas:
 
     @property
     def ready(self) -> list[Replica]:
-        return [replica for replica in self.all if replica.state == "ready"]
+        """Those that can be asked: while others take over, they still answer what was taken here."""
+        wanted = State.DRAINING if self._stopping else State.READY
+        return [replica for replica in self.all if replica.state is wanted]
 
     @property
     def capacity(self) -> int:
@@ -98,7 +122,7 @@ class Replicas:
 
     async def start(self, session: aiohttp.ClientSession) -> None:
         self._session = session
-        self.all = await self._started(self.deployment)
+        self.all = await self._started()
         self._spawn(self._watch())
 
     async def choose(self, blocks: Sequence[int], avoid: Collection[int], timeout: float) -> Replica:
@@ -110,35 +134,46 @@ class Replicas:
             others = [replica for replica in ready if replica.number not in avoid]
             if others or (ready and waited >= AVOID_SECONDS):
                 return self._best(others or ready, blocks)
-            if waited >= timeout:
-                raise EngineError("No engine is running at the moment: it is being started again; try later.")
+            if waited >= timeout or not (self._settings.restart or self.all_starting):
+                raise EngineError(self._nothing_runs())
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(timeout, AVOID_SECONDS if ready else timeout))
 
     def _best(self, ready: Sequence[Replica], blocks: Sequence[int]) -> Replica:
-        least = min(ready, key=lambda replica: (replica.outstanding, replica.number))
-        if len(ready) == 1 or not blocks:
-            return least
-        busiest = max(replica.outstanding for replica in ready)
-        knowing = max(ready, key=lambda replica: (replica.knows(blocks), -replica.outstanding))
-        close = knowing.outstanding <= least.outstanding + AFFINITY * busiest
-        return knowing if knowing.knows(blocks) > least.knows(blocks) and close else least
+        place = balancing.choose([r.outstanding for r in ready], [r.knows(blocks) for r in ready])
+        return ready[place]
+
+    @property
+    def all_starting(self) -> bool:
+        return any(replica.state is State.STARTING for replica in self.all)
+
+    def _nothing_runs(self) -> str:
+        if self._settings.restart:
+            return "No engine is running at the moment: it is being started again; try later."
+        return f"No engine is running any more. {self.last_loss}"
 
     def suspect(self, replica: Replica) -> None:
         """A request was lost on it: if its process is gone, it is not asked again."""
-        if replica.state == "ready" and not replica.process.alive:
+        if replica.state is State.READY and not replica.process.alive:
             self._lose(replica, "its process ended")
 
-    async def swap(self, deployment: Deployment) -> None:
-        """New engines first, then the old ones drain: no request is dropped. If the new do not start, the old stay."""
-        fresh = await self._started(deployment)
-        old, self.all, self.deployment = self.all, [*fresh, *self.all], deployment
-        for replica in old:
-            if replica.state != "draining":
-                replica.state = "draining"
-                self._spawn(self._drain(replica))
-        self._tell()
+    async def card(self) -> dict[str, object]:
+        """The model as its engine describes it."""
+        async with self._session.get(f"{self.ready[0].base_url}/v1/models") as answer:
+            found: dict[str, object] = (await answer.json())["data"][0]
+            return found
+
+    async def kernels(self) -> list[str]:
+        """What multiplies the matrices, as the engine reports it."""
+        return list(await asyncio.to_thread(self.ready[0].process.kernels)) if self.ready else []
+
+    def retire(self, queue: Admission) -> None:
+        """Others have taken over: end the engines once what was taken here is answered, or the time for it is up."""
+        self._stopping = True
+        for replica in self.all:
+            replica.state = State.DRAINING if replica.state is State.READY else replica.state
+        self._spawn(self._drain(queue))
 
     async def stop(self) -> None:
         self._stopping = True
@@ -149,26 +184,26 @@ class Replicas:
 
     # -- life and death --
 
-    async def _started(self, deployment: Deployment) -> list[Replica]:
+    async def _started(self) -> list[Replica]:
         made: list[Replica] = []
         try:
-            slots = engines.make(deployment.engine, deployment.settings).max_num_seqs
-            for _ in range(self._settings.replicas):
-                made.append(self._launched(deployment, slots))
+            slots = engines.make(self.deployment.engine, self.deployment.settings).max_num_seqs
+            for _ in range(self._count):
+                made.append(self._launched(slots))
             await asyncio.gather(*(self._become_ready(replica) for replica in made))
         except BaseException:
             await asyncio.gather(*(asyncio.to_thread(replica.process.stop) for replica in made))
             raise
         return made
 
-    def _launched(self, deployment: Deployment, slots: int) -> Replica:
-        self._numbers += 1
-        log = self._logs / f"engine-{self._numbers}.log"
-        return Replica(self._numbers, process.start(deployment, log), slots)
+    def _launched(self, slots: int) -> Replica:
+        number = next(self._numbers)
+        log = self._logs / f"engine-{number}.log"
+        return Replica(number, local.start_engine(self.deployment, log, names=self._names), slots)
 
     async def _become_ready(self, replica: Replica) -> None:
         await asyncio.to_thread(replica.process.wait_healthy, self._settings.start_seconds)
-        replica.state, replica.ready_since = "ready", time.monotonic()
+        replica.state, replica.ready_since = State.READY, time.monotonic()
         self._tell()
 
     def _tell(self) -> None:
@@ -176,25 +211,26 @@ class Replicas:
         self.on_change()
 
     def _lose(self, replica: Replica, why: str) -> None:
-        LOG.warning("engine %d is lost: %s", replica.number, why)
+        self.last_loss = replica.process.death() if not replica.process.alive else f"{self.deployment.engine}: {why}"
+        LOG.warning("engine %d is lost: %s", replica.number, self.last_loss)
         if time.monotonic() - replica.ready_since > WELL_SECONDS:
             self._backoff = 0.0
-        replica.state = "dead"
+        replica.state = State.DEAD
         self._tell()
-        if not self._stopping:
+        if self._settings.restart and not self._stopping:
             self._spawn(self._replace(replica))
 
     async def _replace(self, dead: Replica) -> None:
         """Until one is running in its place, with pauses that grow while engines do not live long."""
         await asyncio.to_thread(dead.process.stop)
-        while dead in self.all:
+        while dead in self.all and not self._stopping:
             await asyncio.sleep(self._backoff)
             self._backoff = min(max(FIRST_BACKOFF, 2 * self._backoff), LONGEST_BACKOFF)
-            deployment, fresh = self.deployment, None
+            fresh = None
             try:
-                fresh = self._launched(deployment, dead.slots)
+                fresh = self._launched(dead.slots)
                 await self._become_ready(fresh)
-                if dead in self.all and deployment is self.deployment:
+                if dead in self.all and not self._stopping:
                     self.all[self.all.index(dead)] = fresh
                     fresh = None
                     self.restarts += 1
@@ -203,16 +239,17 @@ class Replicas:
                 LOG.warning("engine %d does not start again: %s", dead.number, error)
             finally:
                 if fresh is not None:
-                    fresh.state = "dead"
+                    fresh.state = State.DEAD
                     await asyncio.to_thread(fresh.process.stop)
 
-    async def _drain(self, replica: Replica) -> None:
+    async def _drain(self, queue: Admission) -> None:
         deadline = time.monotonic() + self._settings.drain_seconds
-        while replica.requests and time.monotonic() < deadline:
+        while (queue.running or queue.waiting) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        if replica in self.all:
-            self.all.remove(replica)
-        await asyncio.to_thread(replica.process.stop)
+        ended, self.all = self.all, []
+        self._tell()
+        queue.release()  # whoever still waits goes to the successor
+        await asyncio.gather(*(asyncio.to_thread(replica.process.stop) for replica in ended))
 
     async def _watch(self) -> None:
         checked = 0.0
@@ -244,7 +281,7 @@ class Replicas:
         except (aiohttp.ClientError, OSError, TimeoutError):
             healthy = False
         replica.unhealthy = 0 if healthy else replica.unhealthy + 1
-        if replica.unhealthy >= HEALTH_FAILURES and replica.state == "ready":
+        if replica.unhealthy >= HEALTH_FAILURES and replica.state is State.READY:
             self._lose(replica, "it does not answer /health")
 
     def _spawn(self, work: object) -> None:

@@ -13,9 +13,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from pennyweight.serve.gateway.flights import Piece
-from pennyweight.serve.gateway.reading import Refused
-from pennyweight.serve.gateway.relay import DONE, Head, message_of
+from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
+from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.relay import DONE, message_of
 
 PATH = "/v1/responses"
 CHAT_PATH = "/v1/chat/completions"
@@ -65,29 +65,52 @@ def _message(item: Any) -> dict[str, Any]:
     return {"role": item.get("role"), "content": content}
 
 
-async def answered(pieces: AsyncGenerator[Piece], asked: Mapping[str, Any]) -> AsyncGenerator[Piece]:
-    """The chat's answer in the other shape; what is refused stays as it is."""
-    made = Response(asked)
-    async with aclosing(pieces):
-        head = await anext(pieces)
-        assert isinstance(head, Head)
-        yield head
-        if head.status != 200:
-            async for piece in pieces:
+class Responses:
+    """The stage: such a question goes on as a chat, and the chat's answer comes back in the other shape. What is
+    refused stays as it is."""
+
+    def __init__(self, inner: Stage) -> None:
+        self._inner = inner
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        if ask.path != PATH:
+            async with aclosing(self._inner(ask)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        body = as_chat(ask.body)
+        async with aclosing(self._inner(ask.translated(CHAT_PATH, body, json.dumps(body).encode()))) as pieces:
+            async for piece in _translated(pieces, ask.body):
                 yield piece
-        elif head.content_type == "text/event-stream":
-            yield made.opening()
-            rest = b""
-            async for piece in pieces:
-                assert isinstance(piece, bytes)
-                *events, rest = (rest + piece).split(b"\n\n")
-                if told := b"".join(made.take(event) for event in events):
-                    yield told
-        else:
-            whole = json.loads(b"".join([piece async for piece in pieces if isinstance(piece, bytes)]))
-            choice = whole["choices"][0]
-            made.text, made.finish, made.usage = choice["message"]["content"], choice["finish_reason"], whole["usage"]
-            yield json.dumps(made.as_json()).encode()
+
+
+async def _translated(pieces: AsyncGenerator[Piece], asked: Mapping[str, Any]) -> AsyncGenerator[Piece]:
+    made = Response(asked)
+    head = await anext(pieces)
+    assert isinstance(head, Head)
+    yield head
+    if head.status != 200:
+        async for piece in pieces:
+            yield piece
+    elif head.content_type == "text/event-stream":
+        yield made.opening()
+        rest = b""
+        async for piece in pieces:
+            if not isinstance(piece, bytes):
+                yield piece
+                continue
+            *events, rest = (rest + piece).split(b"\n\n")
+            if text := b"".join(made.take(event) for event in events):
+                yield text
+    else:
+        parts = [piece async for piece in pieces]
+        whole = json.loads(b"".join(piece for piece in parts if isinstance(piece, bytes)))
+        choice = whole["choices"][0]
+        made.text, made.finish, made.usage = choice["message"]["content"], choice["finish_reason"], whole["usage"]
+        yield json.dumps(made.as_json()).encode()
+        for piece in parts:
+            if not isinstance(piece, bytes):
+                yield piece
 
 
 @dataclass

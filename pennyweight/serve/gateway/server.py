@@ -11,46 +11,40 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import uvicorn
 import uvloop
 
-from pennyweight.deployment import Deployment
+from pennyweight import formats
 from pennyweight.errors import EngineError, UsageError
+from pennyweight.evidence import Evidence
 from pennyweight.processes import refuse_taken_port
-from pennyweight.serve.gateway import cache as caching
-from pennyweight.serve.gateway.application import Gateway, application
+from pennyweight.serve.gateway.application import application
+from pennyweight.serve.gateway.cache_store import open_store
+from pennyweight.serve.gateway.gateway import Gateway
 from pennyweight.serve.gateway.guard import GuardedProtocol
 from pennyweight.serve.gateway.keys import Keys
-from pennyweight.serve.gateway.replicas import Replicas
+from pennyweight.serve.gateway.pool import Pools
 from pennyweight.serve.gateway.settings import GatewaySettings
+from pennyweight.service import Service
 
 KEEP_ALIVE_SECONDS = 75
 RELOAD_SECONDS = 600.0
 
 
 def run(
-    deployment: Deployment,
-    settings: GatewaySettings,
-    logs: Path,
-    evidence: dict[str, Any],
-    on_ready: Callable[[str], None],
+    service: Service, settings: GatewaySettings, logs: Path, evidence: Evidence | None, on_ready: Callable[[str], None]
 ) -> None:
     """Until SIGINT or SIGTERM. `on_ready` hears the base URL."""
     refuse_taken_port(settings.host, settings.port)
-    uvloop.run(_serve(deployment, settings, logs, evidence, on_ready))
+    uvloop.run(_serve(service, settings, logs, evidence, on_ready))
 
 
 async def _serve(
-    deployment: Deployment,
-    settings: GatewaySettings,
-    logs: Path,
-    evidence: dict[str, Any],
-    on_ready: Callable[[str], None],
+    service: Service, settings: GatewaySettings, logs: Path, evidence: Evidence | None, on_ready: Callable[[str], None]
 ) -> None:
-    async with _gateway(deployment, settings, logs, evidence) as gateway:
+    async with _gateway(service, settings, logs, evidence) as gateway:
         server = _Server(_configuration(gateway))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
@@ -76,24 +70,21 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def _gateway(
-    deployment: Deployment, settings: GatewaySettings, logs: Path, evidence: dict[str, Any]
+    service: Service, settings: GatewaySettings, logs: Path, evidence: Evidence | None
 ) -> AsyncIterator[Gateway]:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     keys = Keys(settings.keys)
-    store = None
-    if settings.cache:
-        store = caching.opened(settings.cache, settings.cache_ttl_seconds, settings.cache_bytes)
-    replicas = Replicas(deployment, settings, logs)
+    store = open_store(service.cache) if service.cache.place else None
+    pools = Pools(service, settings, logs)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
         try:
-            await replicas.start(session)
-            gateway = Gateway(settings, replicas, session, keys, store, evidence)
-            gateway.card = await _card(session, replicas)
+            await pools.start(session)
+            gateway = Gateway(settings, pools, session, keys, store, evidence)
             async with _batches(gateway):
                 yield gateway
         finally:
-            await replicas.stop()
+            await pools.stop()
             if store is not None:
                 await store.close()
 
@@ -109,13 +100,6 @@ async def _batches(gateway: Gateway) -> AsyncIterator[None]:
     finally:
         working.cancel()
         await gateway.batches.close()
-
-
-async def _card(session: aiohttp.ClientSession, replicas: Replicas) -> dict[str, Any]:
-    """The model as its engine describes it."""
-    async with session.get(f"{replicas.ready[0].base_url}/v1/models") as answer:
-        found: dict[str, Any] = (await answer.json())["data"][0]
-        return found
 
 
 def _configuration(gateway: Gateway) -> uvicorn.Config:
@@ -154,10 +138,10 @@ async def _control(gateway: Gateway) -> AsyncIterator[None]:
     async def obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             asked = json.loads(await reader.readline())
-            await gateway.replicas.swap(Deployment.read(Path(asked["deployment"])))
-            gateway.card = await _card(gateway.session, gateway.replicas)
-            gateway.evidence = asked.get("evidence", {})
-            answer = {"serving": gateway.replicas.deployment.label}
+            place = Path(asked["service"])
+            await gateway.pools.swap(formats.read_service(place))
+            gateway.evidence = formats.evidence_beside(place)
+            answer = {"serving": gateway.pools.service.label}
         except Exception as error:  # whatever it is, the caller waits for a word
             answer = {"error": str(error) or type(error).__name__}
         writer.write(json.dumps(answer).encode() + b"\n")
@@ -175,8 +159,8 @@ async def _control(gateway: Gateway) -> AsyncIterator[None]:
         file.unlink(missing_ok=True)
 
 
-def reload(port: int, deployment: Path, evidence: dict[str, Any]) -> str:
-    """Tell the gateway on this port to serve another deployment; returns what it serves then."""
+def reload(port: int, service: Path) -> str:
+    """Have the gateway on this port serve what this directory or file describes; returns what it serves then."""
     file = control_file(port)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(RELOAD_SECONDS)
@@ -184,7 +168,7 @@ def reload(port: int, deployment: Path, evidence: dict[str, Any]) -> str:
             connection.connect(str(file))
         except OSError:
             raise UsageError(f"No gateway of yours is running on port {port}: start one with `pw serve`.") from None
-        connection.sendall(json.dumps({"deployment": str(deployment.resolve()), "evidence": evidence}).encode() + b"\n")
+        connection.sendall(json.dumps({"service": str(service)}).encode() + b"\n")
         told = json.loads(connection.makefile().readline() or "{}")
     if "error" in told:
         raise EngineError(f"It goes on serving what it did: {told['error']}")

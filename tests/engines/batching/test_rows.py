@@ -128,11 +128,11 @@ settings = st.fixed_dictionaries(
 @given(
     requests=st.lists(arriving, min_size=1, max_size=8),
     max_rows=st.integers(1, 4),
-    levers=settings,
+    presets=settings,
     drafted=st.sampled_from([None, Fake, Wrong]),
 )
 def test_every_request_gets_the_tokens_it_would_get_alone(
-    requests: list, max_rows: int, levers: dict, drafted: type[Fake] | None
+    requests: list, max_rows: int, presets: dict, drafted: type[Fake] | None
 ) -> None:
     wanted = []
     for number, ((prompt, length, seed, stops), arrives, cancelled_after) in enumerate(requests):
@@ -147,7 +147,7 @@ def test_every_request_gets_the_tokens_it_would_get_alone(
         leaves = None if cancelled_after is None else arrives + cancelled_after
         wanted.append((made, arrives, leaves))
     draft = drafted and drafted(1)
-    runtime, tokens, finished, cancelled = Fake(max_rows, draft, **levers), {}, {}, set()
+    runtime, tokens, finished, cancelled = Fake(max_rows, draft, **presets), {}, {}, set()
     for now in range(200):
         for made, arrives, leaves in wanted:
             if arrives == now:

@@ -101,7 +101,7 @@ def test_a_server_of_another_version_is_warned_of(
     warning = LlamaCpp.warning()
     assert (warning is not None) == warned
     assert not warned or "0.5.0 up to 0.6" in str(warning)
-    assert LlamaCpp.lives() == str(program)
+    assert LlamaCpp.install_path() == str(program)
 
 
 def test_splits_are_all_ways_to_cut() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from gateways import Running, Start, running
 
+from pennyweight import formats
 from pennyweight.deployment import Deployment
 
 
@@ -19,7 +20,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, tokenizer_directory: Path
 
     def make(**settings: Any) -> Path:
         directory = tmp_path_factory.mktemp("deployment")
-        Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", settings).write(directory)
+        formats.write_deployment(directory, Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", settings))
         return directory
 
     return make

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from pennyweight.serve.gateway.cache import Entry, RedisStore, SQLiteStore, Store, key_of, may_be_stored, opened
 
 from pennyweight.errors import StorageError, UsageError
 from pennyweight.processes import free_port
-from pennyweight.serve.gateway.cache import Entry, RedisStore, SQLiteStore, Store, key_of, may_be_stored, opened
 
 
 def entry(body: bytes = b"answer") -> Entry:

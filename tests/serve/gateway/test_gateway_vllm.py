@@ -9,7 +9,7 @@ import openai
 import pytest
 from gateways import running
 
-from pennyweight import checkpoint
+from pennyweight import checkpoint, formats
 from pennyweight.deployment import Deployment
 from pennyweight.engines.vllm import VLLM
 
@@ -22,7 +22,7 @@ pytestmark = [
 def test_embeddings(wide_checkpoint: Path, tmp_path: Path) -> None:
     model = checkpoint.open_model(str(wide_checkpoint))
     settings = {"max_num_seqs": 4, "runner": "pooling"}
-    Deployment("vllm", str(model.path), model.id, model.scheme, settings).write(tmp_path)
+    formats.write_deployment(tmp_path, Deployment("vllm", str(model.path), model.id, model.scheme, settings))
     with running(tmp_path) as gateway:
         client = gateway.client()
         made = client.embeddings.create(model="model", input=["a cat", "a cat", "the sea"], encoding_format="float")
@@ -35,7 +35,7 @@ def test_embeddings(wide_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_answers_follow_a_schema(wide_checkpoint: Path, tmp_path: Path) -> None:
     model = checkpoint.open_model(str(wide_checkpoint))
-    Deployment("vllm", str(model.path), model.id, model.scheme, {"max_num_seqs": 4}).write(tmp_path)
+    formats.write_deployment(tmp_path, Deployment("vllm", str(model.path), model.id, model.scheme, {"max_num_seqs": 4}))
     with running(tmp_path) as gateway:
         client = gateway.client()
         asked = {"type": "json_schema", "name": "colour", "schema": {"enum": ["red", "green"]}}

@@ -1,29 +1,24 @@
-"""Answers that were given before, to the very same request of the very same tenant.
-
-A stored answer is its bytes as they were sent. The key is a hash over the tenant, the deployment and the request's
-canonical JSON, so that two tenants never share an entry. A cache that fails is a cache that misses.
-"""
+"""Where answers are kept: a SQLite file, or Redis. A stored answer is its bytes as they were sent; a store that fails
+is a store that misses."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pennyweight.errors import StorageError, UsageError
-from pennyweight.serve.gateway.relay import Head
+from pennyweight.service import CachePolicy
 
 LOG = logging.getLogger("pennyweight.gateway")
-IDLE_FIELDS = ("user", "metadata", "store", "service_tier", "priority")  # change nothing of the answer
 BUSY_SECONDS = 0.2
 SWEEP_SHARE = 0.9  # of the bound that is left after a sweep
 PAUSE = 5.0  # seconds that a store is left alone after it failed
@@ -39,10 +34,6 @@ class Entry:
     def age(self) -> float:
         return max(0.0, time.time() - self.made)
 
-    async def pieces(self) -> AsyncGenerator[Head | bytes]:
-        yield Head(200, self.content_type)
-        yield self.body
-
 
 class Store(Protocol):
     """Where entries are. `get` and `put` raise nothing."""
@@ -52,28 +43,14 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
 
-def key_of(tenant: str, deployment: str, path: str, body: Mapping[str, Any]) -> str:
-    canonical = {name: value for name, value in body.items() if name not in IDLE_FIELDS and value is not None}
-    text = json.dumps([tenant, deployment, path, canonical], sort_keys=True, separators=(",", ":"))
-    text += json.dumps(body.get("response_format"))  # properties are answered in the schema's own order
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def may_be_stored(body: Mapping[str, Any], asked: str) -> bool:
-    """Greedy and seeded requests, and all for which the client asks with `x-pennyweight-cache: use`."""
-    if asked == "use":
-        return True
-    temperature = body.get("temperature")
-    return asked != "no" and (temperature == 0 or body.get("seed") is not None)
-
-
-def opened(place: str, ttl: float, bound: int) -> Store:
+def open_store(policy: CachePolicy) -> Store:
     """A Redis server where the place is its URL, else a file."""
+    place, ttl = policy.place, policy.ttl_seconds
     if place.startswith(("redis://", "rediss://", "unix://")):
         return RedisStore(place, ttl)
     if "://" in place:
         raise UsageError(f"--cache {place} is neither a file nor redis://….")
-    return SQLiteStore(Path(place), ttl, bound)
+    return SQLiteStore(Path(place), ttl, policy.max_bytes)
 
 
 class SQLiteStore:

@@ -1,0 +1,45 @@
+"""`pw cache`: what was built and installed, and room made again."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from pennyweight.cli import options
+
+
+def cache(
+    action: Annotated[str, typer.Argument(help="list or prune.")] = "list",
+    older_than: Annotated[str, typer.Option(help="With prune: not used for this long, as 30d or 12h.")] = "30d",
+    everything: Annotated[bool, typer.Option("--all", help="With prune: every artifact, however new.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """List what is in the cache, or free what was not used lately.
+
+    Artifacts are built again when they are needed. Engines are removed with `pw engines remove NAME`.
+    """
+    from pennyweight import artifact_cache
+    from pennyweight.console import duration
+    from pennyweight.errors import UsageError
+    from pennyweight.paths import cache_directory
+
+    if action not in ("list", "prune"):
+        raise UsageError(f"pw cache knows no {action!r}: use list or prune.")
+    entries = artifact_cache.entries()
+    if action == "prune":
+        seconds = 0.0 if everything else options.age(older_than, "--older-than")
+        removed = artifact_cache.prune(entries, seconds)
+        freed = sum(entry.bytes for entry in removed)
+        typer.echo(f"Removed {len(removed)} of {len(entries)} artifacts: {freed / 1e6:.0f} MB freed.")
+        if as_json:
+            print(json.dumps({"removed": [entry.id for entry in removed], "bytes": freed}))
+        return
+    typer.echo(f"{cache_directory()}: {len(entries)} artifacts, {sum(entry.bytes for entry in entries) / 1e6:.0f} MB")
+    for entry in entries:
+        used = duration(entry.unused_seconds)
+        typer.echo(f"{entry.id}  {entry.bytes / 1e6:>8.0f} MB  used {used} ago  {entry.made_of}")
+    if as_json:
+        rows = [{"id": entry.id, "bytes": entry.bytes, "made_of": entry.made_of} for entry in entries]
+        print(json.dumps({"cache": str(cache_directory()), "artifacts": rows}))

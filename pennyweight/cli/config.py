@@ -1,0 +1,72 @@
+"""All options of a verb in a YAML file: `-c FILE` reads them, `--write-config FILE` writes those at hand. Options on
+the command line win over the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pennyweight.errors import StorageError, UsageError
+from pennyweight.paths import absolute
+
+NOT_OPTIONS = ("config", "write_config", "help", "as_json")
+
+
+def read_config(context: typer.Context, file: Path | None) -> Path | None:
+    """The file's options become the verb's defaults. A callback of the option itself, before the others are read."""
+    if file is None:
+        return None
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StorageError(f"{file} does not exist: write one with --write-config.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is no YAML ({' '.join(str(error).split())}): write `option: value` lines.") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{file} holds no options: write `option: value` lines.")
+    known = {_spelled(parameter): parameter.name for parameter in context.command.params}
+    defaults = {}
+    for name, value in found.items():
+        spelled = str(name).replace("_", "-")
+        if spelled not in known or known[spelled] in NOT_OPTIONS:
+            options = ", ".join(sorted(set(known) - {n.replace("_", "-") for n in NOT_OPTIONS}))
+            raise UsageError(f"{file}: the option {name!r} is unknown: use some of {options}.")
+        defaults[known[spelled]] = _as_text(value)
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return file
+
+
+def write_config(context: typer.Context, file: Path) -> None:
+    """Every option of this call that has a value, paths made absolute so that the file works from anywhere."""
+    import yaml
+
+    options = {}
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in NOT_OPTIONS or value is None:
+            continue
+        if isinstance(value, Path):
+            value = str(absolute(value))
+        elif parameter.name in ("model", "workload") and Path(str(value)).exists():
+            value = str(absolute(str(value)))
+        options[_spelled(parameter)] = value
+    file.write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _spelled(parameter: Any) -> str:
+    """As on the command line, without dashes in front."""
+    long = [name for name in parameter.opts if name.startswith("--")]
+    return str(long[0][2:]) if long else str(parameter.name).replace("_", "-")
+
+
+def _as_text(value: Any) -> Any:
+    """A list of pairs may stand as a mapping: `slo: {ttft: 1500}`, a list of names as a list."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}:{number}" for name, number in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value

@@ -1,0 +1,43 @@
+"""`pw workload FILE`: what is in a workload, what is wrong with it, and which gates it can decide."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pennyweight.cli import options
+
+
+def workload(
+    file: Annotated[str, typer.Argument(help="chat, extract, tasks, or a workload or trace file.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Model directory whose tokenizer and context count; without, words count.")
+    ] = None,
+    seed: options.Seed = 0,
+    trace_format: options.TraceFormat = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Describe a workload: lengths, labels, halves, odd rows."""
+    from dataclasses import asdict
+
+    from pennyweight import traces
+    from pennyweight.measure.workload_report import describe
+    from pennyweight.model import Model
+    from pennyweight.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(model) if model else None
+    context = int(Model.config_of(model).get("max_position_embeddings", 0)) if model else 0
+    found = traces.load(file, trace_format)
+    report = describe(
+        found,
+        seed=seed,
+        length_of=(lambda request: len(tokenizer.request_tokens(request))) if tokenizer else None,
+        context=context,
+    )
+    for line in report.lines():
+        typer.echo(line)
+    if as_json:
+        print(json.dumps(asdict(report)))

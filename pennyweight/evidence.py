@@ -1,0 +1,112 @@
+"""Evidence: everything that a verdict rests on, enough to be believed, served and proven again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from pennyweight.budget import Budget, Verdict
+from pennyweight.deployment import Deployment
+from pennyweight.hardware import Hardware
+from pennyweight.measurement import Comparison, Measurement
+from pennyweight.model import Lineage
+from pennyweight.study import Trial
+from pennyweight.workload import Request
+
+
+class SearchOutcome(StrEnum):
+    """How a search ended. INFEASIBLE: candidates were measured and every one misses a limit. ERROR: none could be
+    measured, so nothing is known."""
+
+    ACCEPT = "ACCEPT"
+    INFEASIBLE = "INFEASIBLE"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The baseline's greedy answer to one request: token ids, log-probability of each answer token under the baseline
+    itself, and whether each was its own first choice. `spelled` counts the tokens that each answer token takes in the
+    candidate's vocabulary; empty means one each."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...]
+    agreed: tuple[bool, ...]
+    right: bool | None = None
+    spelled: tuple[int, ...] = ()
+
+    def translated(self, translate: Callable[[int], tuple[int, ...]]) -> Reference:
+        """The same in the tokens of a candidate whose vocabulary was trimmed."""
+        pieces = [translate(token) for token in self.answer]
+        return replace(
+            self,
+            prompt=tuple(t for token in self.prompt for t in translate(token)),
+            answer=tuple(t for piece in pieces for t in piece),
+            spelled=tuple(len(piece) for piece in pieces),
+        )
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """The chosen deployment compared with another one."""
+
+    against: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class TechniqueGain:
+    """What a recipe gave against the same engine and scheme without it. `alone` multiplies what its techniques gave one
+    by one: a `speed` below it means that they do not add up."""
+
+    recipe: str
+    engine: str
+    scheme: str
+    speed: float
+    memory: float | None
+    added_nats: float
+    alone: float | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`question` is the search's question as JSON; `failures` are reasons by candidate, of those that could not be
+    measured; `peak_memory_bytes` has the highest peak seen of chosen, baseline and fastest_unmodified."""
+
+    outcome: SearchOutcome
+    model_id: str
+    model_name: str
+    lineage: Lineage
+    question: Mapping[str, Any]
+    budget: Budget
+    streams: int
+    workload_name: str
+    workload_id: str
+    workload_requests: int
+    baseline: Deployment
+    limits: Verdict
+    hardware: Hardware
+    chosen: Deployment | None = None
+    fastest_unmodified: Deployment | None = None
+    unmodified_wins: bool = False
+    quality: Measurement | None = None
+    speed: Measurement | None = None
+    against_baseline: Speedup | None = None
+    against_unmodified: Speedup | None = None
+    nearest: Trial | None = None
+    refused: tuple[tuple[str, str], ...] = ()
+    failures: tuple[tuple[str, str], ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ()
+    techniques: tuple[TechniqueGain, ...] = ()
+    speculation: tuple[Trial, ...] = ()
+    trials: int = 0
+    peak_memory_bytes: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    held_out: tuple[Request, ...] = ()
+    references: tuple[Reference, ...] = ()

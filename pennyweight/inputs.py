@@ -1,0 +1,167 @@
+"""What a user names, as values: a model to work on, a workload, and something that can be measured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pennyweight import checkpoint, formats, techniques, traces
+from pennyweight.deployment import Deployment
+from pennyweight.errors import EndpointError, EngineRefused, UsageError
+from pennyweight.model import Model
+from pennyweight.paths import absolute
+from pennyweight.search import compatibility
+from pennyweight.serve import Endpoint, catalogue, open_engine, open_service
+from pennyweight.service import Service
+from pennyweight.techniques.dequantize import Dequantize
+from pennyweight.tokenizer import Tokenizer
+from pennyweight.traces.synthesize import synthesize
+from pennyweight.workload import Workload
+
+Progress = Callable[..., None]
+
+
+def open_model(reference: str, progress: Progress = lambda *_: None) -> Model:
+    """The user's model as a Hugging Face directory, de-quantized from GGUF where it is one."""
+    model = checkpoint.open_model(reference)
+    if model.format == "gguf" and model.path.is_file():
+        return techniques.apply(Dequantize(), model, progress)
+    if model.format != "huggingface":
+        raise UsageError(f"{reference} is a {model.scheme} artifact: give the model that it was made from.")
+    return model
+
+
+def read_workload(
+    name: str,
+    trace_format: str | None = None,
+    *,
+    num_prompts: int | None = None,
+    seed: int = 0,
+    tokenizer: Path | None = None,
+) -> Workload:
+    """A built-in workload or a file, cut and, where it has lengths only, filled with prompts for the tokenizer in that
+    directory."""
+    found = traces.load(name, trace_format).take(num_prompts, seed)
+    if any(request.shape is not None for request in found.requests):
+        if tokenizer is None:
+            raise UsageError("A length-only trace needs a tokenizer: add --tokenizer with the model's directory.")
+        encode = Tokenizer(tokenizer).encode
+        found = synthesize(found, lambda text: encode(text, add_special_tokens=False), seed)
+    return found
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that can be measured. `service` is None for a URL: a server that we did not start."""
+
+    text: str
+    service: Service | None = None
+
+    @property
+    def label(self) -> str:
+        if self.service is None:
+            return self.text
+        only = self.service.only
+        return only.short_label if only else self.service.label
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """Of a service of one."""
+        only = self.service.only if self.service else None
+        return Path(only.model_path) if only else None
+
+    def open(
+        self, stack: ExitStack, *, model: str | None = None, api_key: str | None = None, direct: bool = False
+    ) -> Endpoint:
+        """The endpoint, started if it is ours: the gateway's, or with `direct` the engine's own."""
+        if self.service is None:
+            base_url = self.text.rstrip("/").removesuffix("/v1")
+            return Endpoint(base_url, model or only_model(base_url, api_key), api_key=api_key)
+        if not direct:
+            return stack.enter_context(open_service(self.service))
+        if self.service.only is None:
+            raise UsageError("--direct asks one engine, and this service has several members.")
+        return stack.enter_context(open_engine(self.service.only))
+
+
+def read_target(
+    text: str,
+    *,
+    engine: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    names: Sequence[str] = (),
+    progress: Progress = lambda *_: None,
+) -> Target:
+    """A URL, a directory or file of a service or deployment, or with `engine` a model directory to be served by it."""
+    if text.startswith(("http://", "https://")):
+        if engine or settings or names:
+            raise UsageError("--engine, --set and --served-model-name belong to a model that we serve, not to a URL.")
+        return Target(text)
+    if engine is None:
+        return Target(text, _described(text, settings or {}, names))
+    model = checkpoint.open_model(text)
+    if model.format == "gguf" and model.path.is_file():
+        model = techniques.apply(Dequantize(), model, progress)
+    wanted = catalogue.offer(engine).model_format
+    if wanted != model.format:
+        raise UsageError(f"{engine} serves {wanted} and {text} is {model.format}: make it with `pw quantize`.")
+    checked = _checked(engine, settings or {})
+    deployment = Deployment(engine, str(model.path), model.id, model.scheme, checked, model_name=model.name)
+    return Target(text, Service.of(deployment, names))
+
+
+def _described(text: str, settings: Mapping[str, Any], names: Sequence[str]) -> Service:
+    service = formats.read_service(absolute(text))
+    if names:
+        if service.only is None:
+            raise UsageError("--served-model-name renames a service with one member: edit its routes instead.")
+        member = next(iter(service.members))
+        service = Service.of(service.only, names, replicas=service.replicas_of(member), cache=service.cache)
+    if not settings:
+        return service
+    if service.only is None:
+        raise UsageError("--set changes the settings of a service with one member: edit service.json instead.")
+    return service.with_settings(_checked(service.only.engine, settings, service.only.settings))
+
+
+def _checked(engine: str, settings: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings as the engine takes them: paths absolute, none unknown, no presets together that break each other."""
+    whole = {**(before or {}), **catalogue.with_absolute_paths(engine, settings)}
+    catalogue.check(engine, whole)
+    reason = compatibility.conflict(engine, whole, catalogue.offer(engine).presets)
+    if reason:
+        raise EngineRefused(reason)
+    return whole
+
+
+def remote_settings(engines: tuple[str, ...] | None, base_url: str | None) -> dict[str, str] | None:
+    """Of the server that `--base-url` names, which `--engines` may leave out."""
+    asked = engines is not None and catalogue.REMOTE in engines
+    if base_url is None:
+        if asked:
+            raise UsageError("--engines remote needs --base-url with the server's address.")
+        return None
+    if engines is not None and not asked:
+        raise UsageError("--base-url is given and --engines leaves remote out: add it there.")
+    url = base_url.rstrip("/").removesuffix("/v1")
+    return {"base_url": url, "served_model": only_model(url, os.environ.get("OPENAI_API_KEY"))}
+
+
+def only_model(base_url: str, api_key: str | None) -> str:
+    """The name of the one model that a server has."""
+    from pennyweight.measure.client import connect
+
+    async def ask() -> list[dict[str, Any]]:
+        async with connect(base_url, "", timeout=10, api_key=api_key) as client:
+            return await client.models()
+
+    models = asyncio.run(ask())
+    if len(models) != 1:
+        names = ", ".join(str(m.get("id")) for m in models) or "none"
+        raise EndpointError(f"{base_url} serves {names}: name one with --model.")
+    return str(models[0]["id"])

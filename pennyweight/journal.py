@@ -1,0 +1,65 @@
+"""A study on disk: a JSON-lines file with a header, then one trial a line, durable before the next begins."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pennyweight import codec, formats
+from pennyweight.errors import StorageError
+from pennyweight.study import Study, Trial
+
+STUDY_FILE = "study.jsonl"
+
+
+class Journal(Study):
+    """A study whose every trial is in the file at `path` before `append` returns. With `resume`, what the file holds is
+    read first; it must answer the same question."""
+
+    def __init__(self, path: Path, question: Mapping[str, Any], *, resume: bool = False) -> None:
+        super().__init__(dict(question))
+        self.path = path
+        if path.exists() and resume:
+            self._read()
+        else:
+            self._write_line({"schema_version": formats.SCHEMA_VERSION, "question": self.question}, mode="w")
+
+    def append(self, trial: Trial) -> Trial:
+        self._write_line(codec.plain(trial), mode="a")
+        return super().append(trial)
+
+    def _write_line(self, value: Mapping[str, Any], mode: str) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(json.dumps(value, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be written ({error.strerror}): free some space.") from error
+
+    def _read(self) -> None:
+        lines = self.path.read_bytes().split(b"\n")
+        whole = lines[:-1]  # what follows the last newline was cut off while it was written
+        try:
+            header = json.loads(whole[0])
+            question, version = dict(header["question"]), header.get("schema_version", 1)
+            rows = [json.loads(line) for line in whole[1:]]
+        except (IndexError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{self.path} is no study ({error!r}): start again without --resume.") from error
+        if question != self.question:
+            names = sorted({*self.question, *question})
+            changed = [name for name in names if self.question.get(name) != question.get(name)]
+            raise StorageError(
+                f"{self.path} answers another question (different: {', '.join(changed)}): "
+                "repeat the first command, or start again without --resume."
+            )
+        self.trials = [
+            formats.value_of("trial", {"schema_version": version, **row}, f"{self.path}, line {number}")
+            for number, row in enumerate(rows, 2)
+        ]
+        if lines[-1]:
+            self.path.write_bytes(b"\n".join(whole) + b"\n")

@@ -1,0 +1,141 @@
+"""What a search needs of the world: `Bench`, and the real one. Tests hand in another, so that what the search decides
+is tested in milliseconds (tests/search/fake_bench.py)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pennyweight import techniques
+from pennyweight.deployment import Deployment
+from pennyweight.errors import EndpointError, MeasurementVoid
+from pennyweight.evidence import Reference
+from pennyweight.measure import compare as comparing
+from pennyweight.measure import quality
+from pennyweight.measure.client import Sampling
+from pennyweight.measure.quality import Evaluation
+from pennyweight.measure.speed import measure_speed
+from pennyweight.measurement import Comparison, Measurement
+from pennyweight.model import Model
+from pennyweight.schemes import scheme as scheme_of
+from pennyweight.search.candidates import Candidate
+from pennyweight.search.question import Listener, Question
+from pennyweight.serve import Endpoint, catalogue, open_service
+from pennyweight.service import Service
+from pennyweight.techniques.base import Progress
+from pennyweight.techniques.quantize import Quantize
+from pennyweight.workload import Arrivals, Workload
+
+SPOILED_RETRIES = 3
+SPOILED_PAUSE_SECONDS = 3.0  # before a spoiled run is repeated; grows with each
+
+
+class Bench(Protocol):
+    """Everything that costs time: building, opening, measuring. `running` is whatever `open` yields."""
+
+    def build(self, candidate: Candidate, calibration: Sequence[str], prompts: Sequence[str]) -> Model: ...
+    def open(self, deployment: Deployment) -> AbstractContextManager[Any]: ...
+    def speed(
+        self, running: Any, load: Workload, *, streams: int | None = None, warm_with: Workload | None = None
+    ) -> Measurement: ...
+    def references(self, running: Any, half: Workload, keep: Callable[[Reference], None]) -> Sequence[Reference]: ...
+    def quality(self, running: Any, half: Workload, references: Mapping[str, Reference]) -> Evaluation: ...
+    def kernels(self, running: Any) -> Sequence[str]: ...
+    def compare(
+        self, openers: Sequence[comparing.Opener], load: Workload, *, streams: int, warm_with: Workload | None = None
+    ) -> Comparison: ...
+
+
+@dataclass
+class ServiceBench:
+    """Services on this machine, measured through their gateways."""
+
+    question: Question
+    directory: Path
+    listener: Listener
+
+    def build(self, candidate: Candidate, calibration: Sequence[str], prompts: Sequence[str]) -> Model:
+        if candidate.engine == catalogue.REMOTE:  # whatever it serves is not ours to build
+            return self.question.model
+        made = candidate.recipe.build(self.question.model, calibration, prompts, self.listener.progress)
+        return build_scheme(
+            made,
+            candidate.engine,
+            candidate.scheme,
+            iterations=self.question.iterations,
+            calibration=calibration,
+            progress=self.listener.progress,
+        )
+
+    def open(self, deployment: Deployment) -> AbstractContextManager[Endpoint]:
+        logs = self.directory / "logs" / f"{deployment.engine}-{deployment.id}"
+        return open_service(Service.of(deployment), logs=logs, start_timeout=self.question.start_timeout)
+
+    def speed(
+        self, running: Endpoint, load: Workload, *, streams: int | None = None, warm_with: Workload | None = None
+    ) -> Measurement:
+        """One run, at the load asked for unless another is given. One that the load generator spoiled, by being late on
+        a busy machine, is repeated; the last try is kept with a mark, since a search that ends for it would lose
+        more."""
+        for attempt in range(SPOILED_RETRIES + 1):
+            try:
+                made = measure_speed(
+                    running,
+                    load,
+                    Arrivals("closed", max_concurrency=streams or self.question.streams),
+                    Sampling(),
+                    seed=self.question.seed,
+                    warm_with=warm_with,
+                    price_per_hour=self.question.budget.price_per_hour,
+                    accept_late=attempt == SPOILED_RETRIES,
+                    progress=self.listener.progress,
+                )
+            except MeasurementVoid as error:
+                if attempt == SPOILED_RETRIES:
+                    raise
+                self.listener.stage(f"Repeating a run: {error}")
+                time.sleep(SPOILED_PAUSE_SECONDS * (attempt + 1))
+                continue
+            if made["failed_requests"]:  # a server of others may lose some: it cannot be proven on the rest
+                raise EndpointError(f"{made['failed_requests']:.0f} requests failed under load.")
+            return made
+        raise AssertionError("unreachable")
+
+    def references(self, running: Endpoint, half: Workload, keep: Callable[[Reference], None]) -> Sequence[Reference]:
+        return quality.references(running, half.requests, self.listener.progress, keep=keep)
+
+    def quality(self, running: Endpoint, half: Workload, references: Mapping[str, Reference]) -> Evaluation:
+        return quality.evaluate(running, half, references, self.question.budget, progress=self.listener.progress)
+
+    def kernels(self, running: Endpoint) -> Sequence[str]:
+        return running.kernels()
+
+    def compare(
+        self, openers: Sequence[comparing.Opener], load: Workload, *, streams: int, warm_with: Workload | None = None
+    ) -> Comparison:
+        first, second = openers
+        return comparing.compare(
+            first,
+            second,
+            load,
+            Arrivals("closed", max_concurrency=streams),
+            rounds=self.question.rounds,
+            seed=self.question.seed,
+            warm_with=warm_with,
+            progress=self.listener.progress,
+        )
+
+
+def build_scheme(
+    model: Model, engine: str, scheme: str, *, iterations: int, calibration: Sequence[str], progress: Progress
+) -> Model:
+    """The model in this scheme and the engine's format: itself, or an artifact from the cache or built now."""
+    if scheme == model.scheme and catalogue.offer(engine).model_format == model.format:
+        return model
+    known = scheme_of(scheme)
+    technique = Quantize(scheme, iterations if known.tunable else 0, tuple(calibration) if known.calibrated else ())
+    return techniques.apply(technique, model, progress)

@@ -1,0 +1,80 @@
+"""Which groups of candidates are worth building, from predictions and from what was measured so far."""
+
+from __future__ import annotations
+
+from pennyweight.budget import Outcome
+from pennyweight.deployment import Group
+from pennyweight.search.candidates import Candidate, finer_than, unmodified
+from pennyweight.search.trials import Trials
+from pennyweight.serve import catalogue
+from pennyweight.study import Stage, Trial
+
+# A candidate whose prediction is below this share of the best score measured is not built. The prediction of an engine
+# that was not measured yet counts for less.
+MIN_PREDICTED_SHARE = 0.85
+MIN_PREDICTED_SHARE_UNMEASURED = 0.40
+# What a coarser scheme must be predicted to reach of a finer one's score to be built.
+WORTH_QUANTIZING = 0.97
+WORTH_LOSING = 1.03
+
+
+def worse(score: float, best: float, share: float) -> bool:
+    """Is a score below this share of the best? Scores of lower-is-better objectives are negative."""
+    return score < best * share if best > 0 else score < best / share
+
+
+def ordered_groups(trials: Trials) -> list[Group]:
+    """Engine by engine from the most promising; in each, the shortest recipe and the finest scheme first, because what
+    they lose and how fast they run decides whether the others are worth building."""
+    promise = {group: trials.promise(members[0]) for group, members in trials.space.groups.items()}
+    best_of_engine = {engine: max(p for g, p in promise.items() if g[0] == engine) for engine, *_ in promise}
+
+    def order(group: Group) -> tuple[float, int, int]:
+        steps = len(trials.space.groups[group][0].recipe.steps)
+        return -best_of_engine[group[0]], steps, len(finer_than(group[1]))
+
+    return sorted(promise, key=order)
+
+
+def reason_to_skip(trials: Trials, candidate: Candidate) -> str | None:
+    """Why this group is not worth building; None where it is."""
+    if candidate.engine == catalogue.REMOTE:
+        return None  # nothing is built, and our machine's limits say nothing of it
+    return _lost_too_much(trials, candidate) or _too_slow(trials, candidate)
+
+
+def _lost_too_much(trials: Trials, candidate: Candidate) -> str | None:
+    """A recipe loses on one engine what it loses on another; a scheme's loss is its engine's."""
+    for trial in _screened_with(trials, candidate.recipe.name):
+        engine, scheme, _ = trial.deployment.group
+        same = engine == candidate.engine and scheme in finer_than(candidate.scheme)
+        if trial.measurement is None or not (same or (candidate.recipe.steps and unmodified(scheme))):
+            continue
+        verdict = trials.quality_verdict(trial.measurement)
+        if verdict.outcome is Outcome.REJECT:
+            return f"{trial.deployment.scheme} on {engine} loses too much already ({verdict.reason})"
+    return None
+
+
+def _too_slow(trials: Trials, candidate: Candidate) -> str | None:
+    survivors = trials.survivors(Stage.SCREEN)
+    if not survivors:
+        return None
+    promised = trials.promise(candidate)
+    for trial in survivors:
+        held, finer = trials.score(trial), trial.deployment
+        if finer.engine != candidate.engine or finer.recipe != candidate.recipe.name:
+            continue
+        if finer.scheme not in finer_than(candidate.scheme):
+            continue
+        if worse(promised, held, WORTH_QUANTIZING if unmodified(finer.scheme) else WORTH_LOSING):
+            return f"predicted at {abs(promised):.4g}, and {finer.scheme}, which loses less, reached {abs(held):.4g}"
+    best = max(trials.score(t) for t in survivors)
+    share = MIN_PREDICTED_SHARE if candidate.kernels in trials.corrections else MIN_PREDICTED_SHARE_UNMEASURED
+    if worse(promised, best, share):
+        return f"predicted at {abs(promised):.4g} where {abs(best):.4g} was measured already"
+    return None
+
+
+def _screened_with(trials: Trials, recipe: str) -> list[Trial]:
+    return [t for t in trials.study.of_stage(Stage.SCREEN) if t.deployment.recipe == recipe]

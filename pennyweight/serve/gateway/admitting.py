@@ -1,0 +1,24 @@
+"""The stage in front of the engines: an ask goes on when it is its turn in its pool's queue (admission.py)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from pennyweight.serve.gateway.admission import Ticket
+from pennyweight.serve.gateway.ask import Ask, Piece, Stage
+
+
+class Admitting:
+    def __init__(self, inner: Stage) -> None:
+        self._inner = inner
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        queue = ask.pool.queue
+        await queue.enter(Ticket(ask.priority, ask.tenant.name, ask.cost))
+        try:
+            async with aclosing(self._inner(ask)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            queue.leave()

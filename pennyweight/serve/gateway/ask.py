@@ -1,0 +1,79 @@
+"""What travels through the stages, and the contract that every stage keeps.
+
+A stage takes an `Ask` and yields pieces: a `Head`, the body's bytes, and at last an `Outcome`. A stage that has another
+one inside is made with it, as middleware is; application.py wraps them all in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pennyweight.serve.gateway import reading
+from pennyweight.serve.gateway.pool import Pool
+from pennyweight.serve.gateway.tenant import Tenant
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request. `raw` is the body as the engine gets it; `cost` is an estimate in tokens; `blocks` stand for the
+    prompt's beginning. `cache` is the client's wish (the header x-pennyweight-cache), `key` what an equal request has
+    too, where its answer may be kept."""
+
+    path: str
+    body: Mapping[str, Any]
+    raw: bytes
+    tenant: Tenant
+    pool: Pool
+    priority: int = 0
+    cache: str = ""
+    key: str = ""
+    cost: int = 0
+    prompt_tokens: int = 0
+    blocks: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(path: str, body: Mapping[str, Any], raw: bytes, tenant: Tenant, pool: Pool) -> Ask:
+        text = reading.prompt_text(body)
+        return Ask(
+            path,
+            body,
+            raw,
+            tenant,
+            pool,
+            cost=reading.cost_of(body, text),
+            prompt_tokens=reading.tokens_of(text),
+            blocks=reading.blocks_of(text),
+        )
+
+    def translated(self, path: str, body: Mapping[str, Any], raw: bytes) -> Ask:
+        """The same question in another of the API's shapes."""
+        other = Ask.of(path, body, raw, self.tenant, self.pool)
+        return replace(other, priority=self.priority, cache=self.cache)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What an answer begins with."""
+
+    status: int
+    content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def with_headers(self, headers: Mapping[str, str]) -> Head:
+        return replace(self, headers={**self.headers, **headers})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an answer ended: when its first token came (monotonic seconds; 0 where none did), how many tokens it has, and
+    whether it is whole."""
+
+    first: float = 0.0
+    tokens: int = 0
+    whole: bool = False
+
+
+Piece = Head | bytes | Outcome
+Stage = Callable[[Ask], AsyncGenerator[Piece]]

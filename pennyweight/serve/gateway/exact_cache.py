@@ -1,0 +1,86 @@
+"""Answers that were given before, to the very same request of the very same tenant: two stages, one that looks an
+answer up and one that keeps it. Between them stands flights.py, so that an answer is kept once however many listen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from prometheus_client import Counter
+
+from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
+from pennyweight.serve.gateway.cache_store import Entry, Store
+
+IDLE_FIELDS = ("user", "metadata", "store", "service_tier", "priority")  # change nothing of the answer
+MOST_KEPT = 8 * 2**20  # bytes of an answer: a longer one is not stored
+HEADER = "x-pennyweight-cache"
+
+
+class Lookup:
+    """A hit is answered as it was. What is new gets a key, and goes on."""
+
+    def __init__(self, inner: Stage, store: Store, counter: Counter) -> None:
+        self._inner, self._store, self._counter = inner, store, counter
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        if not may_be_stored(ask.body, ask.cache):
+            async with aclosing(self._inner(ask)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        key = key_of(ask.tenant.name, ask.pool.deployment.id, ask.path, ask.body)
+        entry = await self._store.get(key)
+        if entry is not None:
+            self._counter.labels("hit").inc()
+            yield Head(200, entry.content_type, {HEADER: "hit", "age": str(int(entry.age))})
+            yield entry.body
+            yield Outcome(whole=True)
+            return
+        async with aclosing(self._inner(replace(ask, key=key))) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Head):
+                    piece = Head(piece.status, piece.content_type, {HEADER: "miss", **piece.headers})
+                    self._counter.labels(piece.headers[HEADER]).inc()
+                yield piece
+
+
+class Keep:
+    """Stores an answer that is whole, where its ask has a key and nobody else answers under its name by now."""
+
+    def __init__(self, inner: Stage, store: Store) -> None:
+        self._inner, self._store = inner, store
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        head, parts = None, list[bytes]()
+        async with aclosing(self._inner(ask)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Head):
+                    head = piece
+                elif isinstance(piece, bytes) and ask.key:
+                    parts.append(piece)
+                elif isinstance(piece, Outcome) and piece.whole and head and ask.key and not ask.pool.closed:
+                    body = b"".join(parts)
+                    if head.status == 200 and len(body) <= MOST_KEPT:
+                        self._store.put(ask.key, Entry(head.content_type, body, time.time()))
+                yield piece
+
+
+def key_of(tenant: str, deployment: str, path: str, body: Mapping[str, Any]) -> str:
+    """A hash over the tenant, the deployment and the request's canonical JSON: two tenants never share an entry."""
+    canonical = {name: value for name, value in body.items() if name not in IDLE_FIELDS and value is not None}
+    text = json.dumps([tenant, deployment, path, canonical], sort_keys=True, separators=(",", ":"))
+    text += json.dumps(body.get("response_format"))  # properties are answered in the schema's own order
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def may_be_stored(body: Mapping[str, Any], asked: str) -> bool:
+    """Greedy and seeded requests, and all for which the client asks with `x-pennyweight-cache: use`."""
+    if asked == "use":
+        return True
+    temperature = body.get("temperature")
+    return asked != "no" and (temperature == 0 or body.get("seed") is not None)

@@ -1,0 +1,132 @@
+"""The gateway's parts, and the stages wrapped one around the other: the way of every request.
+
+responses -> limits -> lookup -> flights -> keep -> admitting -> relay
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from pennyweight.evidence import Evidence
+from pennyweight.serve.gateway import exact_cache, page
+from pennyweight.serve.gateway.admitting import Admitting
+from pennyweight.serve.gateway.ask import Ask, Piece, Stage
+from pennyweight.serve.gateway.batches import Batches
+from pennyweight.serve.gateway.cache_store import Store
+from pennyweight.serve.gateway.flights import Flights
+from pennyweight.serve.gateway.keys import Keys
+from pennyweight.serve.gateway.limits import Limits
+from pennyweight.serve.gateway.metrics import Metrics
+from pennyweight.serve.gateway.pool import Pool, Pools
+from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.relay import Relay
+from pennyweight.serve.gateway.responses import Responses
+from pennyweight.serve.gateway.settings import GatewaySettings
+from pennyweight.serve.gateway.tenant import BATCH, Tenant
+
+LOG = logging.getLogger("pennyweight.gateway")
+
+
+@dataclass
+class Gateway:
+    """Everything that a request meets on its way. `evidence` is what the service was accepted with."""
+
+    settings: GatewaySettings
+    pools: Pools
+    session: aiohttp.ClientSession
+    keys: Keys
+    store: Store | None = None
+    evidence: Evidence | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    draining: bool = False
+    started: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.relay = Relay(self.session, self.settings.stall_seconds)
+        admitting: Stage = Admitting(self.relay)
+        self.limits = Limits(self._cached(admitting))
+        self.answer: Stage = Responses(self.limits)
+        self.batches: Batches | None = None
+        if self.settings.state is not None:
+            self.batches = Batches(self.settings.state, admitting, self._batch_room, self.pool_for_batch)
+
+    def _cached(self, inner: Stage) -> Stage:
+        if self.store is None:
+            return inner
+        return exact_cache.Lookup(Flights(exact_cache.Keep(inner, self.store)), self.store, self.metrics.cache)
+
+    def passed_on(self, ask: Ask) -> AsyncGenerator[Piece]:
+        """To an engine as it is, without a place in the queue: what is quick."""
+        return self.relay(ask)
+
+    def tenant(self, authorization: str) -> Tenant:
+        if self.draining:
+            raise Refused(503, "This gateway is shutting down: ask another.")
+        tenant = self.keys.tenant(authorization)
+        if tenant is None:
+            message = "The API key is missing or unknown: send `Authorization: Bearer …`."
+            raise Refused(401, message, code="invalid_api_key")
+        return tenant
+
+    def pool_for(self, name: Any) -> Pool:
+        """Of the member that answers for this model name; a wrong name gets the list of right ones."""
+        pool = self.pools.pool_for(name) if name is None or isinstance(name, str) else None
+        if pool is None:
+            known = ", ".join(repr(one) for one in self.pools.service.names)
+            message = f"The model {str(name)[:100]!r} is not served here: use {known}."
+            raise Refused(404, message, "model", "model_not_found")
+        return pool
+
+    def pool_for_batch(self, name: Any) -> Pool:
+        """Work that was accepted is done, also when its model's name was taken away by a reload."""
+        return self.pools.pool_for(name if isinstance(name, str) else None) or self.pools.default
+
+    def _batch_room(self) -> int:
+        return sum(pool.queue.room(BATCH) if pool.replicas.ready else 0 for pool in self.pools.all)
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows."""
+        pools = self.pools.all
+        replicas = [(pool, replica) for pool in pools for replica in pool.replicas.all]
+        return {
+            "service": self.pools.service.label,
+            "models": list(self.pools.service.names),
+            "uptime_s": round(time.time() - self.started),
+            "running": sum(pool.queue.running for pool in pools),
+            "waiting": sum(pool.queue.waiting for pool in pools),
+            "capacity": sum(pool.replicas.capacity for pool in pools),
+            "retries": self.relay.retries,
+            "restarts": sum(pool.replicas.restarts for pool in pools),
+            "replicas": [
+                {
+                    "number": replica.number,
+                    "member": pool.member,
+                    "state": replica.state,
+                    "requests": replica.requests,
+                    "outstanding_tokens": replica.outstanding,
+                    "memory_bytes": replica.memory_bytes,
+                }
+                for pool, replica in replicas
+            ],
+            "cache": self.metrics.cache_results(),
+            "refused": self.metrics.refusals(),
+            "tenants": self.metrics.tenants(),
+            "lately": self.metrics.lately(),
+            "batches": self.batches.progress if self.batches else None,
+            "evidence": page.accepted_with(self.evidence),
+        }
+
+    def prometheus(self) -> bytes:
+        pools = self.pools.all
+        return self.metrics.exposition(
+            running=sum(pool.queue.running for pool in pools),
+            waiting=sum(pool.queue.waiting for pool in pools),
+            replicas=sum(len(pool.replicas.ready) for pool in pools),
+            restarts=sum(pool.replicas.restarts for pool in pools),
+        )

@@ -1,0 +1,120 @@
+"""Service: what a user runs. Members behind one gateway, the names that clients call them by, caches and replicas.
+
+A deployment is a service of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pennyweight.deployment import Deployment
+from pennyweight.errors import UsageError
+from pennyweight.model import canonical_hash
+
+LOCAL = "local"
+DEFAULT_NAME = "model"
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """Answers given before, to the very same request. `place` is a file for SQLite, or redis://…; empty keeps none."""
+
+    place: str = ""
+    ttl_seconds: float = 3600.0
+    max_bytes: int = 2**30
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 2**20:
+            raise UsageError(f"--cache-size {self.max_bytes} is not possible: use 1MiB or more.")
+        if not self.ttl_seconds > 0:
+            raise UsageError(f"--cache-ttl {self.ttl_seconds:g} is not possible: use a number of seconds above 0.")
+
+
+@dataclass(frozen=True)
+class Service:
+    """`members` by name. `routes` maps the model name of a request to the member that answers it; a request that names
+    none goes to the first. `replicas` counts engine processes by member, one where it is silent. `placement` says where
+    a member runs: `local`, this machine, is all that there is so far."""
+
+    members: Mapping[str, Deployment]
+    routes: Mapping[str, str]
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    cache: CachePolicy = field(default_factory=CachePolicy)
+    placement: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.members or not self.routes:
+            raise UsageError("A service needs a member and a name to call it by: give `members` and `routes`.")
+        for what, names in (
+            ("routes", self.routes.values()),
+            ("replicas", self.replicas),
+            ("placement", self.placement),
+        ):
+            unknown = sorted(set(names) - set(self.members))
+            if unknown:
+                known = ", ".join(self.members)
+                raise UsageError(f"The service's {what} name {', '.join(unknown)}, which is no member: it has {known}.")
+        unreachable = sorted(set(self.members) - set(self.routes.values()))
+        if unreachable:
+            raise UsageError(f"No route leads to {', '.join(unreachable)}: add one, or leave the member out.")
+        for member, count in self.replicas.items():
+            if count < 1:
+                raise UsageError(f"--replicas {count} of {member} is not possible: use 1 or more.")
+        elsewhere = sorted({place for place in self.placement.values() if place != LOCAL})
+        if elsewhere:
+            raise UsageError(f"Members cannot be placed at {', '.join(elsewhere)}: this release knows {LOCAL} only.")
+
+    @staticmethod
+    def of(
+        deployment: Deployment, names: Sequence[str] = (), *, replicas: int = 1, cache: CachePolicy | None = None
+    ) -> Service:
+        """A service of one, called by these names; by default the model's own."""
+        called = tuple(names) or (deployment.model_name or DEFAULT_NAME,)
+        empty = [name for name in called if not name.strip()]
+        if empty:
+            raise UsageError("--served-model-name is empty: give the name that clients will send as `model`.")
+        member = called[0]
+        return Service({member: deployment}, dict.fromkeys(called, member), {member: replicas}, cache or CachePolicy())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model names that clients may send, the default first."""
+        return tuple(self.routes)
+
+    def names_of(self, member: str) -> tuple[str, ...]:
+        return tuple(name for name, other in self.routes.items() if other == member)
+
+    def member_for(self, name: str | None) -> str | None:
+        """Who answers a request for this model name; None for an unknown name."""
+        return next(iter(self.routes.values())) if not name else self.routes.get(name)
+
+    def replicas_of(self, member: str) -> int:
+        return self.replicas.get(member, 1)
+
+    @property
+    def only(self) -> Deployment | None:
+        """The deployment of a service of one."""
+        return next(iter(self.members.values())) if len(self.members) == 1 else None
+
+    @property
+    def id(self) -> str:
+        """Depends on what is served under which name, and not on where it lies or how it is cached."""
+        members = {name: deployment.id for name, deployment in self.members.items()}
+        return canonical_hash({"members": members, "routes": dict(self.routes)})
+
+    @property
+    def label(self) -> str:
+        """Short enough for a table row."""
+        parts = []
+        for name, deployment in self.members.items():
+            count = self.replicas_of(name)
+            parts.append((f"{count} x " if count > 1 else "") + deployment.label)
+        return " + ".join(parts)
+
+    def with_settings(self, settings: Mapping[str, object]) -> Service:
+        """The same with these engine settings changed, for a service of one."""
+        if self.only is None:
+            raise UsageError("--set changes the settings of a service with one member: edit service.json instead.")
+        changed = replace(self.only, settings={**self.only.settings, **settings})
+        return replace(self, members={next(iter(self.members)): changed})

@@ -1,0 +1,90 @@
+"""ModelShape: the numbers of a decoder, read from its config.json once, for all who need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pennyweight.errors import ModelError
+
+TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3_text")
+GEMMA_PATTERN = 6  # older Gemma-3 configs name only the pattern's length, or not even that
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of one decoder: `num_key_value_heads` are each shared by `heads / num_key_value_heads` query heads of
+    `head_width` channels; `layer_types` is empty where all layers are alike; `experts` is 0 for a dense model."""
+
+    model_type: str
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    num_key_value_heads: int
+    head_width: int
+    vocabulary: int
+    tied: bool = False
+    layer_types: tuple[str, ...] = ()
+    sliding_window: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> ModelShape:
+        """Names as transformers has them. Raises `ModelError` for a config that lacks one of the sizes."""
+        model_type = str(config.get("model_type") or "")
+        try:
+            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+            layers, vocabulary = int(config["num_hidden_layers"]), int(config["vocab_size"])
+            intermediate = int(config["intermediate_size"])
+        except (KeyError, TypeError, ValueError) as error:
+            missing = str(error).strip("'")
+            raise ModelError(
+                f"config.json of this {model_type or 'unnamed'} model does not give {missing}: take the config of the "
+                "original model."
+            ) from None
+        return ModelShape(
+            model_type,
+            layers,
+            hidden,
+            intermediate,
+            heads,
+            int(config.get("num_key_value_heads") or heads),
+            int(config.get("head_dim") or hidden // heads),
+            vocabulary,
+            bool(config.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)),
+            _layer_types(config, model_type, layers),
+            int(config.get("sliding_window") or 0),
+            int(config.get("num_experts") or config.get("num_local_experts") or 0),
+            int(config.get("num_experts_per_tok") or 0),
+        )
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of one block's matrices; a block of experts counts one of them."""
+        attention = 2 * self.hidden_size * self.head_width * (self.heads + self.num_key_value_heads)
+        return attention + 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def parameters(self) -> int:
+        """All matrices; a tied embedding counts once."""
+        return self.layers * self.layer_parameters + (1 if self.tied else 2) * self.vocabulary * self.hidden_size
+
+    @property
+    def read_parameters(self) -> int:
+        """Those that one decoding step reads: an untied embedding is only looked up."""
+        return self.layers * self.layer_parameters + self.vocabulary * self.hidden_size
+
+    @property
+    def cache_values_per_token(self) -> int:
+        """Numbers kept of every token: keys and values of all layers."""
+        return 2 * self.layers * self.num_key_value_heads * self.head_width
+
+
+def _layer_types(config: Mapping[str, Any], model_type: str, layers: int) -> tuple[str, ...]:
+    if config.get("layer_types") or model_type != "gemma3_text":
+        return tuple(config.get("layer_types") or ())
+    every = config.get("sliding_window_pattern") or GEMMA_PATTERN  # the last of these layers attends globally
+    return tuple("full_attention" if (layer + 1) % every == 0 else "sliding_attention" for layer in range(layers))

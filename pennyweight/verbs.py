@@ -1,0 +1,201 @@
+"""The library's verbs: what the command line does, for programs. Each imports what it needs when it is called, so that
+`import pennyweight` costs nothing."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pennyweight.budget import Budget
+from pennyweight.deployment import Deployment
+from pennyweight.errors import StorageError
+from pennyweight.measurement import Measurement
+from pennyweight.model import Model
+from pennyweight.paths import absolute
+from pennyweight.service import Service
+from pennyweight.workload import Arrivals, Workload
+
+if TYPE_CHECKING:
+    from pennyweight.evidence import Evidence
+    from pennyweight.hardware import Hardware
+    from pennyweight.measure.quality import Evaluation
+    from pennyweight.search import Answer, Listener, Question
+    from pennyweight.serve import Endpoint
+    from pennyweight.techniques import Technique
+
+LEAST_DISK_BYTES = 1 << 28
+
+
+def optimize(
+    model: str | Path | Model,
+    workload: str | Path | Workload,
+    budget: Budget | None = None,
+    *,
+    output: str | Path = "pennyweight-out",
+    listener: Listener | None = None,
+    resume: bool = False,
+    **question: Any,
+) -> Answer:
+    """The cheapest deployment of `model` that is proven to hold `budget` on `workload`; everything that it rests on is
+    written into the directory `output`.
+
+    `model` is a Hub id, a Hugging Face directory, a .gguf file or `demo`; `workload` a built-in name or a file.
+    `listener` hears of stages, progress and trials; by default they are shown on standard error. Further arguments are
+    those of `search.Question` (streams, seed, engines, schemes, rounds, techniques as {name: amount}, …).
+
+    Raises `PennyweightError` for what cannot be answered; an answer whose `outcome` is not ACCEPT is returned.
+    """
+    from pennyweight.search import Question
+
+    with _listening(listener) as heard:
+        opened = _opened(model, heard)
+        asked = Question(opened, _workload(workload, opened.path), budget or Budget(), **question)
+        hardware = _hardware(heard)
+        place = absolute(output)
+        prepare_output(place, resume=resume)
+        answer, _ = run_search(asked, place, hardware, heard, resume=resume)
+    return answer
+
+
+def apply(technique: Technique, model: str | Path | Model, *, listener: Listener | None = None) -> Model:
+    """The model after the technique, from the cache or built now, as an artifact that stock engines load."""
+    from pennyweight import techniques
+
+    with _listening(listener) as heard:
+        opened = _opened(model, heard)
+        heard.stage(f"{technique.name.capitalize()}: {opened.name}")
+        return techniques.apply(technique, opened, heard.progress)
+
+
+def open_service(service: str | Path | Deployment | Service) -> AbstractContextManager[Endpoint]:
+    """The endpoint (`base_url`, `model`) of a running service, engines and gateway, for as long as the context
+    lasts."""
+    from pennyweight import formats
+    from pennyweight.serve import open_service as opened
+
+    if isinstance(service, Deployment):
+        service = Service.of(service)
+    return opened(service if isinstance(service, Service) else formats.read_service(absolute(service)))
+
+
+def bench(
+    target: str | Path,
+    workload: str | Path | Workload,
+    *,
+    max_concurrency: int = 32,
+    seed: int = 0,
+    direct: bool = False,
+    listener: Listener | None = None,
+) -> Measurement:
+    """Latency, throughput and memory of a deployment's directory, a service or a URL in a closed loop. `direct` asks
+    the engine without the gateway."""
+    from pennyweight.inputs import read_target
+    from pennyweight.measure.client import Sampling
+    from pennyweight.measure.speed import measure_speed
+
+    with _listening(listener) as heard, ExitStack() as stack:
+        parsed = read_target(str(target))
+        requests = _workload(workload, parsed.tokenizer)
+        heard.stage(f"Starting {parsed.label}")
+        endpoint = parsed.open(stack, direct=direct)
+        heard.stage(f"Replaying {requests.name}: {len(requests.requests)} requests")
+        arrivals = Arrivals("closed", max_concurrency=max_concurrency)
+        return measure_speed(endpoint, requests, arrivals, Sampling(), seed=seed, progress=heard.progress)
+
+
+def evaluate(
+    candidate: str | Path,
+    against: str | Path,
+    workload: str | Path | Workload,
+    budget: Budget | None = None,
+    *,
+    seed: int = 0,
+    held_out: bool = True,
+    listener: Listener | None = None,
+) -> Evaluation:
+    """Quality of `candidate`, held against the answers of `against`, on the workload's held-out half (or on all of it):
+    its measurement, and the verdict on the budget's quality limits."""
+    from pennyweight.inputs import read_target
+    from pennyweight.measure import quality
+    from pennyweight.tokenizer import translation
+
+    a, b = read_target(str(candidate)), read_target(str(against))
+    requests = _workload(workload, a.tokenizer or b.tokenizer)
+    half = requests.split(seed)[1] if held_out else requests
+    with _listening(listener) as heard:
+        with ExitStack() as stack:
+            heard.stage(f"Baseline: {b.label}")
+            made = quality.references(b.open(stack), half.requests, heard.progress)
+        with ExitStack() as stack:
+            heard.stage(f"Candidate: {a.label}")
+            translate = translation(b.tokenizer, a.tokenizer) if a.tokenizer and b.tokenizer else None
+            held_against = {r.request_id: r.translated(translate) if translate else r for r in made}
+            return quality.evaluate(a.open(stack), half, held_against, budget or Budget(), progress=heard.progress)
+
+
+# -- what the command line shares --
+
+
+def prepare_output(output: Path, *, resume: bool) -> None:
+    """A directory for a new search, or the one of a search to go on with."""
+    from pennyweight.journal import STUDY_FILE
+
+    if resume:
+        if not (output / STUDY_FILE).exists():
+            raise StorageError(f"{output} holds no search to resume: start it without --resume.")
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise StorageError(f"{output} is already there: choose another directory with -o, or go on with --resume.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{output} cannot be made ({error.strerror}): choose another directory with -o.") from None
+    if shutil.disk_usage(output).free < LEAST_DISK_BYTES:
+        raise StorageError(f"The disk of {output} has less than 256 MiB free: free some space.")
+
+
+def run_search(
+    question: Question, output: Path, hardware: Hardware, listener: Listener, *, resume: bool
+) -> tuple[Answer, Evidence]:
+    """Search, then write evidence and report, whatever the outcome."""
+    from pennyweight import report
+    from pennyweight.search import result, start
+    from pennyweight.serve import catalogue
+
+    search = start(question, output, hardware, listener, resume=resume)
+    answer = search.run()
+    listener.stage("Writing the report")
+    trials = search.trials.study.trials
+    evidence = result.gather(question, answer, hardware, trials)
+    result.write(output, evidence)
+    report.write(output / "report.html", evidence, trials, colours=catalogue.colours())
+    return answer, evidence
+
+
+def _listening(listener: Listener | None) -> AbstractContextManager[Listener]:
+    from pennyweight.console import Live
+
+    return Live() if listener is None else nullcontext(listener)
+
+
+def _opened(model: str | Path | Model, listener: Listener) -> Model:
+    from pennyweight.inputs import open_model
+
+    if isinstance(model, Model):
+        return model
+    listener.stage(f"Opening {model}")
+    return open_model(str(model), listener.progress)
+
+
+def _workload(workload: str | Path | Workload, tokenizer: Path | None) -> Workload:
+    from pennyweight.inputs import read_workload
+
+    return workload if isinstance(workload, Workload) else read_workload(str(workload), tokenizer=tokenizer)
+
+
+def _hardware(listener: Listener) -> Hardware:
+    from pennyweight.plan.machine import measured_hardware
+
+    listener.stage("Measuring this machine")
+    return measured_hardware()
