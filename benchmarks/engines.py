@@ -253,7 +253,7 @@ def against(model: Model, chosen: Deployment, best: str, cell: Cell, tokens: Seq
     other = next(deployment for deployment in others if f"{deployment.engine} {deployment.scheme}" == best)
     arrivals = Arrivals("closed", max_concurrency=cell.streams)
     with ExitStack() as kept:
-        first, second = (comparing.opened_once(partial(serve, d), kept) for d in (chosen, other))
+        first, second = (comparing.opened_once(partial(open_engine, d), kept) for d in (chosen, other))
         found = comparing.compare(first, second, cell.load(tokens), arrivals, rounds=AGAINST_ROUNDS, ignore_eos=True)
     return found.as_json()
 
@@ -303,7 +303,7 @@ def editing() -> Workload:
 
 def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload, rounds: int) -> None:
     with ExitStack() as kept:
-        first, second = (comparing.opened_once(partial(serve, d), kept) for d in (guessed, plain))
+        first, second = (comparing.opened_once(partial(open_engine, d), kept) for d in (guessed, plain))
         found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
         answers = [references(opener(kept), requests.requests, techniques.unwatched) for opener in (first, second)]
     same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])

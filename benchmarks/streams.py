@@ -42,7 +42,7 @@ def main() -> None:
     _, held_out = traces.load("chat").split()
     for name, other in others.items():
         with ExitStack() as kept:
-            first, second = (comparing.opened_once(partial(serve, d), kept) for d in (chosen, other))
+            first, second = (comparing.opened_once(partial(open_engine, d), kept) for d in (chosen, other))
             for streams, count in REQUESTS.items():
                 # The servers run on from one load to the next, so each load has texts of its own.
                 load = held_out.take(count).at_least(count).variant(1000 + streams)

@@ -118,3 +118,21 @@ def evidence_beside(place: Path) -> Evidence | None:
         return None
     found: Evidence = read("evidence", file)
     return found
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON schema of this format's file; of the study, of one trial."""
+    made = codec.schema(FORMATS[name].cls)
+    made["properties"] = {"schema_version": {"const": SCHEMA_VERSION}, **made["properties"]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def write_schemas(folder: Path) -> None:
+    """One file a format; run as `python -m pennyweight.formats` after a change to one of its classes."""
+    folder.mkdir(exist_ok=True)
+    for name in FORMATS:
+        (folder / f"{name}.json").write_text(json.dumps(schema(name), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write_schemas(Path(__file__).with_name("schemas"))

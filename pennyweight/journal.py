@@ -47,7 +47,7 @@ class Journal(Study):
         try:
             header = json.loads(whole[0])
             question, version = dict(header["question"]), header.get("schema_version", 1)
-            rows = [json.loads(line) for line in whole[1:]]
+            rows = [dict(json.loads(line)) for line in whole[1:]]
         except (IndexError, ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{self.path} is no study ({error!r}): start again without --resume.") from error
         if question != self.question:

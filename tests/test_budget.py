@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from pennyweight import codec
 from pennyweight.budget import OBJECTIVES, Budget, Limit, LimitVerdict, Outcome, Verdict
 from pennyweight.errors import UsageError
-from pennyweight.hardware import Hardware
+from pennyweight.hardware import UNKNOWN_EFFICIENCY, Hardware
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.plan.cost import Load, predict
 
@@ -145,7 +146,7 @@ def test_what_is_predicted_can_be_scored_for_every_objective(objective: str) -> 
         "vocab_size": 32,
     }
     machine = Hardware("cpu", 2, 1 << 30, memory_bandwidth=1e9, arithmetic_rate={"f32": 1e9})
-    prediction = predict("x", config, "F32", "transformers", machine, Load(10, 10, 1))
+    prediction = predict("x", config, "F32", UNKNOWN_EFFICIENCY, machine, load=Load(10, 10, 1))
     assert math.isfinite(Budget(objective=objective).score(prediction))
 
 
@@ -161,14 +162,23 @@ def test_more_score_is_better_whatever_the_direction() -> None:
 
 def test_a_budget_survives_being_written_as_json() -> None:
     budget = Budget("cost", 0.05, 0.01, {"ttft_p95_ms": 1500.0}, 2e9, 0.5, 0.1, 0.99)
-    assert Budget.from_json(json.loads(json.dumps(budget.as_json()))) == budget
+    assert codec.value_of(Budget, json.loads(json.dumps(codec.plain(budget))), "here") == budget
 
 
 def test_a_verdict_is_written_with_every_limit_and_reason() -> None:
-    written = Budget(slo={"ttft_p95_ms": 5.0}).judge(measured("added_nats", 0.01, (0.0, 0.05))).as_json()
-    assert written["outcome"] == "REJECT"
-    assert [(v["quantity"], v["outcome"]) for v in written["limits"]] == [
+    verdict = Budget(slo={"ttft_p95_ms": 5.0}).judge(measured("added_nats", 0.01, (0.0, 0.05)))
+    written = codec.plain(verdict)
+    assert verdict.outcome is Outcome.REJECT and codec.value_of(Verdict, written, "here") == verdict
+    assert [(v["limit"]["quantity"], v["outcome"]) for v in written["limits"]] == [
         ("added_nats", "INCONCLUSIVE"),
         ("ttft_p95_ms", "REJECT"),
     ]
     assert json.loads(json.dumps(written)) == written
+
+
+def test_of_few_requests_the_maximum_stands_for_a_p99() -> None:
+    budget = Budget(max_added_nats=None, slo={"ttft_p99_ms": 5.0})
+    few = budget.judge(collect("x", [Quantity("ttft_max_ms", 6.0, "ms", "lower")]))
+    assert few.outcome is Outcome.REJECT and "maximum" in few.reason
+    many = [Quantity("ttft_max_ms", 6.0, "ms", "lower"), Quantity("ttft_p99_ms", 4.0, "ms", "lower")]
+    assert budget.judge(collect("x", many)).outcome is Outcome.ACCEPT

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pennyweight import hardware
+from pennyweight import codec, hardware
 from pennyweight.hardware import Hardware, available_cores, available_memory, detect
 
 X86 = "processor : 0\nmodel name : Some CPU @ 2 GHz: fast\nflags : fpu avx2 avx512f amx_int8 sse\n\nprocessor : 1\n"
@@ -64,7 +64,7 @@ def test_this_machine_is_described_and_nothing_is_timed() -> None:
 
 def test_hardware_survives_being_written_as_json() -> None:
     machine = Hardware("cpu", 2, 1 << 30, ("avx2",), 3.4e10, {"f32": 1e11, "int8": 4e11}, ("H100",))
-    assert Hardware.from_json(json.loads(json.dumps(machine.as_json()))) == machine
+    assert codec.value_of(Hardware, json.loads(json.dumps(codec.plain(machine))), "here") == machine
     assert machine.measured
 
 

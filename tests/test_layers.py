@@ -14,18 +14,35 @@ from pennyweight.techniques.base import TECHNIQUES
 from pennyweight.traces.reading import FORMATS
 
 ROOT = Path(pennyweight.__file__).parent
-VALUES = {"budget", "deployment", "generation", "hardware", "measurement", "model", "study", "workload"}
+VALUES = {
+    "balancing",
+    "budget",
+    "deployment",
+    "evidence",
+    "generation",
+    "hardware",
+    "measurement",
+    "model",
+    "schemes",
+    "service",
+    "shape",
+    "study",
+    "workload",
+}
 LAYERS = [
     {"errors"},
     {"paths"},
     VALUES,
-    {"checkpoint", "processes", "tokenizer", "traces"},
-    {"weights", "install", "openai_api"},
-    {"engines", "techniques", "export", "plan", "report"},
-    {"worker"},
+    {"codec", "processes", "tokenizer"},
+    {"checkpoint", "legacy", "traces"},
+    {"formats", "weights", "install", "openai_api", "artifact_cache"},
+    {"engines", "techniques", "export", "plan", "report", "journal"},
+    {"worker", "console"},
     {"serve"},
     {"measure"},
     {"search"},
+    {"inputs"},
+    {"verbs"},
     {"cli"},
     {"__main__"},
 ]
@@ -114,7 +131,7 @@ def allowed(importer: str, target: str) -> bool:
     if own == other:
         return True
     if own == "":  # the public names
-        return other in VALUES | {"errors"}
+        return other in VALUES | {"errors", "verbs"}
     if other == "":  # asking the package for a public name pulls in all nouns
         return RANK[own] > RANK["model"]
     return RANK[other] < RANK[own] or (own in VALUES and other in VALUES)

@@ -116,7 +116,7 @@ def speculation(text: str | None) -> dict[str, Any]:
 
 
 def arrivals(
-    max_concurrency: int, request_rate: float | None, burstiness: float, recorded: bool, time_scale: float
+    max_concurrency: int, request_rate: float | None, burstiness: float, *, recorded: bool, time_scale: float
 ) -> Arrivals:
     """One of: recorded times, a rate, a closed loop."""
     from pennyweight.workload import Arrivals

@@ -121,7 +121,7 @@ class Search:
             self.trials.correct(candidate, known.measurement)
         if known is not None and self.answers.complete:
             return
-        self.listener.stage(f"Baseline: {self.baseline.label}")
+        self.listener.stage(f"Baseline: {self.baseline.short_label}")
         started = time.perf_counter()
         with self.bench.open(self.baseline) as running:
             if known is None:
@@ -195,7 +195,7 @@ class Search:
 
     def _attempt(self, stage: Stage, candidate: Candidate, measure: Callable[[Any, Deployment], Measurement]) -> Trial:
         """Build, open, measure, record."""
-        self.listener.stage(f"{stage.capitalize()}: {candidate.label}")
+        self.listener.stage(f"{stage.capitalize()}: {candidate.deployment().short_label}")
         started = time.perf_counter()
         promise = self.trials.predicted(candidate)
         deployment, measurement, failure = candidate.deployment(), None, None
@@ -265,7 +265,7 @@ class Search:
             for deployment in self._ranked():
                 if deployment.group in refused or (group is not None and deployment.group != group):
                     continue
-                self.listener.stage(f"Proving on the held-out half: {deployment.label}")
+                self.listener.stage(f"Proving on the held-out half: {deployment.short_label}")
                 proof = self._prove_one(deployment)
                 if proof is None:
                     continue
@@ -325,7 +325,7 @@ class Search:
         known = self.trials.study.find(Stage.COMPARE, other.id)
         if known is not None and known.comparison is not None and known.notes.get("chosen") == chosen.id:
             return known.comparison
-        self.listener.stage(f"How much faster than {other.label}?")
+        self.listener.stage(f"How much faster than {other.short_label}?")
         started = time.perf_counter()
         comparison, failure = None, None
         try:

@@ -130,7 +130,7 @@ def _kernels(chosen: Deployment | None, trials: Sequence[Trial]) -> tuple[str, .
 
 
 def _speedup(comparison: Comparison | None, against: Deployment | None) -> Speedup | None:
-    return Speedup(against.label, comparison) if comparison and against else None
+    return Speedup(against.short_label, comparison) if comparison and against else None
 
 
 def _memory(deployment: Deployment | None, trials: Sequence[Trial]) -> float | None:
@@ -161,7 +161,7 @@ def _deploy_page(evidence: Evidence, chosen: Deployment) -> str:
     offer = catalogue.offer(chosen.engine)
     engine = f"It was measured with {chosen.engine} {offer.version}"
     engine += f", which `{offer.install}` brings." if offer.install.startswith("pw ") else "."
-    return f"""# {evidence.model_name} on {chosen.label}
+    return f"""# {evidence.model_name} on {chosen.short_label}
 
 Chosen by pennyweight {version} for the workload `{evidence.workload_name}` and accepted with:
 

@@ -48,7 +48,7 @@ def verify(directory: Path, stage: Callable[[str], None] = print, progress: Prog
     _check_artifact(Path(deployment.model_path), deployment.model_id)
     here = detect()
     same_machine = (evidence.hardware.cpu, evidence.hardware.cores) == (here.cpu, here.cores)
-    stage(f"Gates of {deployment.label}")
+    stage(f"Gates of {deployment.short_label}")
     with open_service(Service.of(deployment)) as endpoint:
         result = _gates(evidence, endpoint, with_speed=same_machine, progress=progress)
     if result.verdict.outcome is not Outcome.ACCEPT:

@@ -10,6 +10,7 @@ from pennyweight import engines
 from pennyweight.cli import options
 from pennyweight.cli.command_line import spread_pairs
 from pennyweight.errors import UsageError
+from pennyweight.inputs import read_workload
 
 
 @pytest.mark.parametrize(
@@ -92,10 +93,10 @@ def test_a_whole_number_may_be_given_for_a_setting_that_takes_fractions() -> Non
 
 
 def test_arrivals_are_recorded_or_at_a_rate_or_a_closed_loop() -> None:
-    assert options.arrivals(8, None, 1.0, True, 0.5).kind == "recorded"
-    assert options.arrivals(8, 3.0, 1.0, False, 1.0).kind == "poisson"
-    assert options.arrivals(8, 3.0, 0.5, False, 1.0).kind == "gamma"
-    closed = options.arrivals(8, None, 1.0, False, 1.0)
+    assert options.arrivals(8, None, 1.0, recorded=True, time_scale=0.5).kind == "recorded"
+    assert options.arrivals(8, 3.0, 1.0, recorded=False, time_scale=1.0).kind == "poisson"
+    assert options.arrivals(8, 3.0, 0.5, recorded=False, time_scale=1.0).kind == "gamma"
+    closed = options.arrivals(8, None, 1.0, recorded=False, time_scale=1.0)
     assert (closed.kind, closed.max_concurrency) == ("closed", 8)
 
 
@@ -105,15 +106,15 @@ def test_arrivals_are_recorded_or_at_a_rate_or_a_closed_loop() -> None:
 )
 def test_arrivals_that_contradict_themselves_are_refused(wrong: tuple) -> None:
     with pytest.raises(UsageError):
-        options.arrivals(*wrong)
+        options.arrivals(*wrong[:3], recorded=wrong[3], time_scale=wrong[4])
 
 
 def test_a_trace_of_lengths_needs_a_tokenizer(tmp_path: Path, tokenizer_directory: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 20, "output_length": 5, "hash_ids": [1]}\n')
     with pytest.raises(UsageError, match="--tokenizer"):
-        options.workload(str(trace), None, None, 0, None)
-    (request,) = options.workload(str(trace), None, None, 0, tokenizer_directory).requests
+        read_workload(str(trace))
+    (request,) = read_workload(str(trace), tokenizer=tokenizer_directory).requests
     assert len(request.prompt_tokens) == 20
 
 

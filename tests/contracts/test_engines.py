@@ -16,8 +16,9 @@ import pytest
 from pennyweight import checkpoint, engines, techniques, traces
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineRefused
+from pennyweight.schemes import TABLE
 from pennyweight.serve import Endpoint, open_engine
-from pennyweight.techniques.quantize import CALIBRATED, Quantize
+from pennyweight.techniques.quantize import Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts
 
@@ -47,7 +48,7 @@ def deployment(request: pytest.FixtureRequest, tiny_checkpoint: Path, wide_check
         pytest.skip(reason)
     model = checkpoint.open_model(str(wide_checkpoint if engine == "vllm" else tiny_checkpoint))
     if scheme != model.scheme:
-        calibration = tuple(texts(traces.load("chat").requests)) if scheme in CALIBRATED else ()
+        calibration = tuple(texts(traces.load("chat").requests)) if TABLE[scheme].calibrated else ()
         model = techniques.apply(Quantize(scheme, calibration=calibration), model)
     return Deployment(engine, str(model.path), model.id, scheme, {"max_num_seqs": 8})
 

@@ -12,9 +12,9 @@ import pytest
 from pennyweight import checkpoint, engines, paths, techniques, traces
 from pennyweight.errors import ModelError, StorageError, UsageError
 from pennyweight.model import LINEAGE_FILE, Model
+from pennyweight.schemes import TABLE
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.quantize import (
-    CALIBRATED,
     CONVERSIONS,
     GPTQ_GROUP,
     ONNX,
@@ -32,7 +32,7 @@ ENGINES = {"gguf": "openvino", "onnx": "onnxruntime"}
 
 
 def technique(scheme: str) -> Quantize:
-    return Quantize(scheme, 0, CALIBRATION if scheme in CALIBRATED else ())
+    return Quantize(scheme, 0, CALIBRATION if TABLE[scheme].calibrated else ())
 
 
 @pytest.fixture(scope="module")

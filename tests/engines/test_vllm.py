@@ -26,6 +26,8 @@ CONFIG = {
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "hidden_size": 512,
+    "intermediate_size": 1024,
+    "vocab_size": 512,
     "max_position_embeddings": 8192,
 }
 
@@ -55,15 +57,15 @@ def test_what_cannot_be_is_refused(settings: dict[str, object], word: str, model
 
 
 def test_ranks_share_the_cores(model: Path) -> None:
-    launch = VLLM(tensor_parallel_size=2).launch(model, "127.0.0.1", 1234, "name")
+    launch = VLLM(tensor_parallel_size=2).launch(model, "127.0.0.1", 1234, ("name", "alias"))
     assert launch.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0,1|2,3"
-    alone = VLLM(num_threads=2).launch(model, "127.0.0.1", 1234, "name")
+    alone = VLLM(num_threads=2).launch(model, "127.0.0.1", 1234, ("name", "alias"))
     assert alone.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0,1"
 
 
 def test_settings_reach_the_command_line(model: Path) -> None:
     asked = VLLM(speculative_method="ngram", prompt_lookup_max=2, max_model_len=512, enable_prefix_caching=True)
-    words = asked.launch(model, "127.0.0.1", 1234, "name").arguments
+    words = asked.launch(model, "127.0.0.1", 1234, ("name", "alias")).arguments
     assert json.loads(words[words.index("--speculative-config") + 1]) == {
         "method": "ngram",
         "num_speculative_tokens": 4,
@@ -76,7 +78,7 @@ def test_settings_reach_the_command_line(model: Path) -> None:
 def test_a_cache_that_holds_not_one_request_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "free_memory", lambda: 2**24)
     with pytest.raises(EngineRefused, match="3276 tokens would fit"):
-        VLLM().launch(model, "127.0.0.1", 1234, "name")
+        VLLM().launch(model, "127.0.0.1", 1234, ("name", "alias"))
 
 
 def test_requirements_leave_out_what_is_asked() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pennyweight import codec
 from pennyweight.deployment import Deployment
 from pennyweight.measure import replay
-from pennyweight.measure.compare import Comparison, Opener, compare, summarise
+from pennyweight.measure.compare import Opener, compare, summarise
+from pennyweight.measurement import Comparison
 from pennyweight.serve import Endpoint, open_engine
 from pennyweight.workload import Arrivals, Request, Workload
 
@@ -110,7 +112,16 @@ def test_more_confidence_is_a_wider_interval() -> None:
 
 
 def test_json_holds_every_run() -> None:
-    value = summarise([20, 40], [10, 20]).as_json()
+    compared = summarise([20, 40], [10, 20])
+    value = codec.plain(compared)
     assert value["a_tokens_per_s"] == [20, 40] and value["b_tokens_per_s"] == [10, 20]
-    assert value["ci95"] == pytest.approx([2.0, 2.0]) and value["within_noise"] is False
-    assert Comparison.from_json(value) == summarise([20, 40], [10, 20])
+    assert value["interval"] == pytest.approx([2.0, 2.0]) and compared.within_noise is False
+    assert codec.value_of(Comparison, value, "here") == compared
+
+
+@pytest.mark.parametrize(
+    ("interval", "says"),
+    [((1.5, 2.5), "1.50 to 2.50"), ((0.0, float("inf")), "too few rounds"), ((0.0, 3981632123.0), "too few rounds")],
+)
+def test_an_interval_without_a_bound_is_not_printed(interval: tuple[float, float], says: str) -> None:
+    assert says in Comparison(2.0, interval, (2.0,), (1.0,)).interval_in_words()

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pennyweight import codec
 from pennyweight.budget import Budget, Outcome
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, WorkloadError
+from pennyweight.evidence import Reference
 from pennyweight.measure import quality
-from pennyweight.measure.quality import Pair, Reference, look_sizes, measure_pairs
+from pennyweight.measure.quality import Pair, look_sizes, measure_pairs
 from pennyweight.serve import Endpoint, open_engine
 from pennyweight.workload import Request, Workload
 
@@ -56,7 +58,7 @@ def test_a_reference_is_the_baselines_answer_with_its_own_likelihood(scripted_en
     assert reference.answer[: len(reference.prompt)] == reference.prompt[:24]
     assert reference.logprobs == (-0.5,) * 24
     assert all(reference.agreed) and reference.right is True
-    assert Reference.from_json(reference.as_json()) == reference
+    assert codec.value_of(Reference, codec.plain(reference), "here") == reference
 
 
 def test_the_baseline_held_against_itself_is_accepted_with_nothing_added(scripted_endpoint: Endpoint) -> None:

@@ -92,18 +92,21 @@ def made(records: list[Record], heartbeats: tuple[float, ...] = (0.0,)) -> Repla
 
 
 def test_a_clean_run_is_believed() -> None:
-    made([record(0.001)] * 50 + [record(error="late")]).refuse_if_spoiled()
+    run = made([record(0.001)] * 50 + [record(error="late")])
+    run.refuse_if_empty()
+    run.refuse_if_late()
+    assert not run.is_late
 
 
 @pytest.mark.parametrize("spoiled", [made([record(0.05)] * 10), made([record()] * 10, (0.05,) * 10)])
 def test_a_late_generator_voids_the_run(spoiled: Replay) -> None:
     with pytest.raises(MeasurementVoid, match=r"p99 50\.0 ms"):
-        spoiled.refuse_if_spoiled()
+        spoiled.refuse_if_late()
 
 
 def test_a_run_without_an_answer_is_void_and_says_the_first_fault() -> None:
     with pytest.raises(MeasurementVoid, match=r"All 3 requests failed.*no such thing"):
-        made([record(error="no such thing")] * 3).refuse_if_spoiled()
+        made([record(error="no such thing")] * 3).refuse_if_empty()
 
 
 def test_times_of_a_record_are_those_of_the_definitions() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pennyweight import codec
 from pennyweight.deployment import Deployment
 from pennyweight.errors import MeasurementVoid, UsageError
 from pennyweight.measure import replay, resources
@@ -141,4 +142,4 @@ def test_a_wrong_model_name_voids_the_run(scripted_endpoint: Endpoint) -> None:
 
 
 def test_a_measurement_survives_json(measured: Measurement) -> None:
-    assert Measurement.from_json(measured.as_json()) == measured
+    assert codec.value_of(Measurement, codec.plain(measured), "here") == measured

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from pennyweight import schemes as table
 from pennyweight.engines.base import ENGINES, engine_class
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Measurement
-from pennyweight.plan.cost import ARITHMETIC, BITS, Load, ModelShape, kernels, predict
+from pennyweight.plan.cost import Load, predict
+from pennyweight.serve import catalogue
+from pennyweight.shape import ModelShape
 
 STEADY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 SLACK = 1 + 1e-9
@@ -27,8 +30,8 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 
-engines = st.sampled_from(["transformers", "openvino", "onnxruntime", "another"])
-schemes = st.sampled_from(sorted(BITS))
+engines = st.sampled_from(["transformers", "openvino", "onnxruntime", "scripted"])
+schemes = st.sampled_from(sorted(table.TABLE))
 streams = st.integers(1, 256)
 tokens = st.floats(1, 8000)
 machines = st.builds(
@@ -56,7 +59,8 @@ def predicted(
     config: dict[str, Any] = CONFIG,
     correction: float = 1.0,
 ) -> Measurement:
-    return predict("x", config, scheme, engine, machine, load, correction)
+    efficiency = catalogue.efficiency(engine, scheme)
+    return predict("x", config, scheme, efficiency, machine, load=load, correction=correction)
 
 
 @STEADY
@@ -75,8 +79,11 @@ def test_more_streams_never_lower_the_throughput(
 def test_fewer_bits_of_one_number_type_are_never_slower(
     machine: Hardware, engine: str, one: str, other: str, prompt: float, answer: float, count: int
 ) -> None:
-    assume(ARITHMETIC.get(one) == ARITHMETIC.get(other) and kernels(engine, one) == kernels(engine, other))
-    wide, narrow = sorted((one, other), key=lambda scheme: -BITS[scheme])
+    assume(
+        table.scheme(one).arithmetic == table.scheme(other).arithmetic
+        and catalogue.kernels(engine, one) == catalogue.kernels(engine, other)
+    )
+    wide, narrow = sorted((one, other), key=lambda scheme: -table.TABLE[scheme].bits)
     before, after = (predicted(machine, Load(prompt, answer, count), scheme, engine) for scheme in (wide, narrow))
     assert after["output_throughput"] * SLACK >= before["output_throughput"]
     for name in ("tpot_p50_ms", "ttft_p50_ms", "e2e_p50_ms", "peak_memory_bytes"):
@@ -115,7 +122,7 @@ def test_one_answer_takes_as_long_as_its_tokens_and_its_prompt(
 
 def test_no_engine_beats_the_memory_of_the_machine() -> None:
     shape = ModelShape.of(CONFIG)
-    limit = MACHINE.memory_bandwidth / (shape.parameters * BITS["BF16"] / 8)
+    limit = MACHINE.memory_bandwidth / (shape.read_parameters * table.TABLE["BF16"].bits / 8)
     for engine in ENGINES:
         assert 0 < predicted(engine=engine)["output_throughput"] < limit
 
@@ -134,7 +141,7 @@ def test_every_number_says_that_nobody_measured_it() -> None:
 def test_the_shape_counts_the_weights_that_a_step_reads() -> None:
     # Llama-3.2-1B: 1,235,814,400 parameters, of which 67,584 are norms and not counted here; its head is its embedding.
     assert ModelShape.of(CONFIG).parameters == 1_235_814_400 - (2 * 16 + 1) * 2048
-    assert ModelShape.of(CONFIG).cache_bytes_per_token == 2 * 2 * 16 * 8 * 64
+    assert ModelShape.of(CONFIG).cache_values_per_token == 2 * 16 * 8 * 64
 
 
 def test_a_config_without_the_newer_fields_is_read_as_they_were_meant() -> None:

@@ -12,17 +12,8 @@ from pennyweight.errors import UsageError
 from pennyweight.hardware import Hardware
 from pennyweight.model import Lineage, Model
 from pennyweight.plan.cost import Load
-from pennyweight.search.candidates import (
-    LADDERS,
-    UNMODIFIED,
-    Candidate,
-    Space,
-    finer_than,
-    is_unmodified,
-    neighbours,
-    predicted,
-    propose,
-)
+from pennyweight.schemes import TABLE
+from pennyweight.search.candidates import Candidate, Space, finer_than, is_unmodified, neighbours, predicted, propose
 from pennyweight.search.recipes import Recipe
 from pennyweight.serve import catalogue
 
@@ -107,8 +98,8 @@ def test_only_the_engines_that_were_asked_for_are_proposed(model: Model) -> None
 def test_only_the_schemes_that_were_asked_for_come_beside_the_unmodified_model(model: Model) -> None:
     schemes = {scheme for _, scheme, _ in space(model, schemes=["Q4_0"]).groups}
     assert "Q4_0" in schemes
-    assert schemes - {"Q4_0"} <= set(UNMODIFIED)
-    assert schemes & set(UNMODIFIED)
+    assert schemes - {"Q4_0"} <= {name for name, scheme in TABLE.items() if scheme.unmodified}
+    assert schemes & {name for name, scheme in TABLE.items() if scheme.unmodified}
     with pytest.raises(UsageError, match=r"'Q9_9'.*Q4_0"):
         space(model, schemes=["Q9_9"])
 
@@ -132,7 +123,7 @@ def test_a_finer_scheme_of_the_family_has_more_bits() -> None:
 
 def test_every_quantized_scheme_that_is_served_stands_on_a_ladder() -> None:
     served = {scheme for engine in catalogue.names() for scheme in catalogue.offer(engine).schemes}
-    assert served - set(UNMODIFIED) <= {scheme for ladder in LADDERS for scheme in ladder}
+    assert served - {name for name, scheme in TABLE.items() if scheme.unmodified} <= set(TABLE)
 
 
 def test_the_unmodified_model_is_known_as_such() -> None:

@@ -13,7 +13,7 @@ from pennyweight.measurement import Quantity, collect
 from pennyweight.search import compatibility
 from pennyweight.search.accounting import account
 from pennyweight.search.recipes import Recipe, compose, parse
-from pennyweight.study import Trial
+from pennyweight.study import Stage, Trial
 
 
 def test_all_combinations_in_their_order() -> None:
@@ -67,11 +67,11 @@ def trial(recipe: str, speed: float, nats: float) -> Trial:
     measured = collect(
         "x", [Quantity("output_throughput", speed, "tokens/s", "higher"), Quantity("added_nats", nats, "nats", "lower")]
     )
-    return Trial("screen", Deployment("openvino", "", "", "Q8_0", recipe=recipe), measured)
+    return Trial(Stage.SCREEN, Deployment("openvino", "", "", "Q8_0", recipe=recipe), measured)
 
 
 def test_what_each_gave_alone_and_together() -> None:
     rows = account([trial("", 100, 0.01), trial("a", 110, 0.02), trial("b", 120, 0.01), trial("a+b", 125, 0.03)])
-    together = next(row for row in rows if row["recipe"] == "a+b")
-    assert together["speed"] == pytest.approx(1.25) and together["alone"] == pytest.approx(1.32)
-    assert together["added_nats"] == pytest.approx(0.02)
+    together = next(row for row in rows if row.recipe == "a+b")
+    assert together.speed == pytest.approx(1.25) and together.alone == pytest.approx(1.32)
+    assert together.added_nats == pytest.approx(0.02)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -17,10 +18,12 @@ import pytest
 
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineError, EngineRefused, StorageError, UsageError
-from pennyweight.serve import open_engine, process
-from pennyweight.serve.process import EngineProcess
+from pennyweight.serve import open_engine
+from pennyweight.serve.launchers import local
+from pennyweight.serve.process import ServerProcess
 
 Scripted = Callable[..., Deployment]
+start_engine = partial(local.start_engine, names=("model",))
 
 
 def children() -> set[int]:
@@ -37,13 +40,13 @@ def _nothing_stays_behind() -> Iterator[None]:
     assert not left
 
 
-def ask(engine: EngineProcess, timeout: float = 20, tokens: int = 20) -> openai.types.Completion:
+def ask(engine: ServerProcess, timeout: float = 20, tokens: int = 20) -> openai.types.Completion:
     client = openai.OpenAI(base_url=f"{engine.base_url}/v1", api_key="none", max_retries=0, timeout=timeout)
     return client.completions.create(model="model", prompt="one two three", max_tokens=tokens)
 
 
 def test_an_engine_that_will_not_load_says_why_in_its_own_sentence(scripted: Scripted, tmp_path: Path) -> None:
-    engine = process.start(scripted(fault="load"), tmp_path / "log")
+    engine = start_engine(scripted(fault="load"), tmp_path / "log")
     with pytest.raises(EngineError, match=r"^scripted: told to fail while loading") as refused:
         engine.wait_healthy(60)
     assert "Traceback" not in str(refused.value)
@@ -74,14 +77,14 @@ def test_an_engine_that_hangs_lets_its_client_time_out_and_can_still_be_stopped(
 
 
 def test_an_engine_that_never_gets_ready_is_ended(scripted: Scripted, tmp_path: Path) -> None:
-    engine = process.start(scripted(fault="slow_load"), tmp_path / "log")
+    engine = start_engine(scripted(fault="slow_load"), tmp_path / "log")
     with pytest.raises(EngineError, match="--start-timeout"):
         engine.wait_healthy(timeout=1.5)
     assert not engine.alive
 
 
 def test_one_that_is_told_to_end_while_it_loads_does(scripted: Scripted, tmp_path: Path) -> None:
-    engine = process.start(scripted(fault="slow_load"), tmp_path / "log")
+    engine = start_engine(scripted(fault="slow_load"), tmp_path / "log")
     worker = psutil.Process(engine.process.pid)
     while not any("spawn_main" in " ".join(child.cmdline()) for child in worker.children()):
         time.sleep(0.05)
@@ -98,7 +101,7 @@ def test_a_taken_port_is_named_before_a_process_is_spent(scripted: Scripted, tmp
         port = holder.getsockname()[1]
         before = children()
         with pytest.raises(EngineError, match=f"Port {port}"):
-            process.start(scripted(), tmp_path / "log", port=port)
+            start_engine(scripted(), tmp_path / "log", port=port)
         assert children() == before
 
 
@@ -111,22 +114,22 @@ def test_settings_are_checked_before_a_process_is_spent(
 ) -> None:
     before = children()
     with pytest.raises(EngineRefused, match=word):
-        process.start(scripted(**settings), tmp_path / "log")
+        start_engine(scripted(**settings), tmp_path / "log")
     assert children() == before and not (tmp_path / "log").exists()
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="openvino"):
-        process.start(Deployment("warp", str(tmp_path), "tiny", "BF16"), tmp_path / "log")
+        start_engine(Deployment("warp", str(tmp_path), "tiny", "BF16"), tmp_path / "log")
 
 
 def test_a_model_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
-        process.start(Deployment("scripted", str(tmp_path / "nowhere"), "tiny", "BF16"), tmp_path / "log")
+        start_engine(Deployment("scripted", str(tmp_path / "nowhere"), "tiny", "BF16"), tmp_path / "log")
 
 
 def test_stopping_twice_is_safe_and_the_peak_is_remembered(scripted: Scripted, tmp_path: Path) -> None:
-    engine = process.start(scripted(), tmp_path / "log")
+    engine = start_engine(scripted(), tmp_path / "log")
     engine.wait_healthy(60)
     resident, seconds = engine.usage()
     assert resident > 10 << 20 and seconds > 0

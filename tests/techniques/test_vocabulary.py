@@ -12,7 +12,7 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.techniques.vocabulary import Vocabulary, renumbered
-from pennyweight.tokenizer import Tokenizer, growth, translation
+from pennyweight.tokenizer import Tokenizer, tokens_per_baseline_token, translation
 from pennyweight.workload import texts
 
 TEXTS = tuple(texts(traces.load("chat").requests))
@@ -71,8 +71,8 @@ def test_a_lost_token_is_translated_to_its_parts(pair: tuple[Model, Model]) -> N
         tokens = before.encode(text)
         spelled = [part for token in tokens for part in translate(token)]
         assert after.decode(spelled) == text
-    assert 1.0 < growth(whole.path, trimmed.path, TEXTS[8:]) < 1.5
-    assert growth(whole.path, trimmed.path, TEXTS[:8]) == 1.0
+    assert 1.0 < tokens_per_baseline_token(whole.path, trimmed.path, TEXTS[8:]) < 1.5
+    assert tokens_per_baseline_token(whole.path, trimmed.path, TEXTS[:8]) == 1.0
 
 
 def test_ids_in_configs_follow() -> None:

@@ -28,7 +28,7 @@ def test_the_config_names_what_it_implied_before() -> None:
 
 
 def test_parameters_become_a_width() -> None:
-    neurons = 3 * LAYOUT.hidden * LAYOUT.layers
+    neurons = 3 * LAYOUT.hidden_size * LAYOUT.layers
     assert intermediate_for(LAYOUT, LAYOUT.parameters - 32 * neurons) == 96
     assert intermediate_for(LAYOUT, LAYOUT.parameters - 32 * neurons - 1) == 64
     with pytest.raises(UsageError, match="no feed-forward"):

@@ -16,7 +16,8 @@ from pennyweight.deployment import Deployment
 from pennyweight.engines.llamacpp.backend import _splits
 from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.errors import EngineError, EngineMissing, EngineRefused
-from pennyweight.serve import process
+from pennyweight.serve.launchers import local
+from pennyweight.serve.process import ServerProcess
 from pennyweight.techniques.quantize import Quantize
 
 CONFIG = {
@@ -24,6 +25,8 @@ CONFIG = {
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "hidden_size": 512,
+    "intermediate_size": 1024,
+    "vocab_size": 512,
     "max_position_embeddings": 8192,
 }
 
@@ -118,12 +121,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def running(tiny_checkpoint: Path, temporary: Path) -> Iterator[process.EngineProcess]:
+def running(tiny_checkpoint: Path, temporary: Path) -> Iterator[ServerProcess]:
     if reason := LlamaCpp.missing():
         pytest.skip(reason)
     model = techniques.apply(Quantize("F16"), checkpoint.open_model(str(tiny_checkpoint)))
     deployment = Deployment("llamacpp", str(model.path), model.id, "F16", {"max_num_seqs": 2})
-    engine = process.start(deployment, temporary / "log")
+    engine = local.start_engine(deployment, temporary / "log", names=("model",))
     try:
         engine.wait_healthy(60)
         yield engine
@@ -132,13 +135,11 @@ def running(tiny_checkpoint: Path, temporary: Path) -> Iterator[process.EnginePr
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_is_named_to_its_client_and_takes_the_worker_along(
-    running: process.EngineProcess,
-) -> None:
+def test_a_server_that_is_killed_is_named_to_its_client_and_takes_the_worker_along(running: ServerProcess) -> None:
     (server,) = psutil.Process(running.process.pid).children()
     client = openai.OpenAI(base_url=f"{running.base_url}/v1", api_key="none", max_retries=0, timeout=20)
     server.suspend()
-    stream = client.completions.create(model=running.deployment.served_name, prompt="hi", max_tokens=9, stream=True)
+    stream = client.completions.create(model="model", prompt="hi", max_tokens=9, stream=True)
     server.kill()
     with pytest.raises(openai.APIError, match="llama-server"):
         list(stream)
@@ -147,7 +148,7 @@ def test_a_server_that_is_killed_is_named_to_its_client_and_takes_the_worker_alo
 
 
 @pytest.mark.slow
-def test_a_stopped_one_leaves_no_process_and_no_socket_behind(running: process.EngineProcess, temporary: Path) -> None:
+def test_a_stopped_one_leaves_no_process_and_no_socket_behind(running: ServerProcess, temporary: Path) -> None:
     (server,) = psutil.Process(running.process.pid).children()
     assert list(temporary.glob("pennyweight-llama-*/*.sock"))
     running.process.terminate()
@@ -162,7 +163,9 @@ def test_a_folder_without_weights_is_told_in_a_sentence(tokenizer_directory: Pat
     (directory / "config.json").write_text("{}")
     if LlamaCpp.missing():
         pytest.skip("the worker asks for its server first")
-    engine = process.start(Deployment("llamacpp", str(directory), "m", "F16", {}), temporary / "log")
+    engine = local.start_engine(
+        Deployment("llamacpp", str(directory), "m", "F16", {}), temporary / "log", names=("model",)
+    )
     with pytest.raises(EngineError, match=r"llamacpp cannot load .*model\.gguf"):
         engine.wait_healthy(60)
     assert not list(temporary.glob("pennyweight-llama-*"))

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pennyweight.serve.gateway.admission import BATCH, Admission, Shed, Ticket
+from pennyweight.serve.gateway.admission import Admission, Ticket
+from pennyweight.serve.gateway.refusals import Shed
+from pennyweight.serve.gateway.tenant import BATCH
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:

@@ -14,15 +14,15 @@ from typing import Any
 
 import openai
 import pytest
+from asks import a_pool
 from gateways import Running, Start, running
 
-from pennyweight.serve.gateway.admission import Ticket, Unavailable
+from pennyweight.serve.gateway.ask import Ask, Head, Piece
 from pennyweight.serve.gateway.batch_store import BatchStore
 from pennyweight.serve.gateway.batches import Batches
-from pennyweight.serve.gateway.flights import Piece
-from pennyweight.serve.gateway.keys import Tenant, add
-from pennyweight.serve.gateway.reading import Refused
-from pennyweight.serve.gateway.relay import Call, Head
+from pennyweight.serve.gateway.keys import add
+from pennyweight.serve.gateway.refusals import Refused, Unavailable
+from pennyweight.serve.gateway.tenant import Tenant
 
 ENDPOINT = "/v1/completions"
 
@@ -173,15 +173,15 @@ def test_a_kill_loses_nothing_and_repeats_nothing_that_was_done(deployed: Callab
 
 def test_an_item_that_no_engine_answers_ends_and_so_does_its_batch(tmp_path: Path, monkeypatch: Any) -> None:
     async def work() -> None:
-        async def answer(ticket: Ticket, call: Call) -> AsyncGenerator[Piece]:
-            if b"kill" in call.body:
+        async def answer(ask: Ask) -> AsyncGenerator[Piece]:
+            if b"kill" in ask.raw:
                 raise Unavailable("no engine")
-            if b"fault" in call.body:
+            if b"fault" in ask.raw:
                 raise ZeroDivisionError
             yield Head(400, "text/plain")
             yield b"no JSON at all"
 
-        batches = Batches(tmp_path, answer, lambda: 4, lambda _: None)
+        batches = Batches(tmp_path, answer, lambda: 4, lambda _: a_pool())
         content = b"".join(lines(1, prompt=word).replace(b"n0", word.encode()) for word in ("kill", "fault", "fine"))
         file = await batches.upload("a", "f", "batch", io.BytesIO(content))
         made = await batches.create("a", {"endpoint": ENDPOINT, "input_file_id": file.id})
@@ -204,12 +204,12 @@ def test_a_full_disk_is_told_and_what_was_done_is_asked_for_again(tmp_path: Path
     async def work() -> None:
         asked: list[str] = []
 
-        async def answer(ticket: Ticket, call: Call) -> AsyncGenerator[Piece]:
-            asked.append(ticket.tenant)
+        async def answer(ask: Ask) -> AsyncGenerator[Piece]:
+            asked.append(ask.tenant.name)
             yield Head(200, "application/json")
             yield json.dumps({"text": "x" * 20_000}).encode()
 
-        batches = Batches(tmp_path, answer, lambda: 1, lambda _: None)
+        batches = Batches(tmp_path, answer, lambda: 1, lambda _: a_pool())
         store: BatchStore = batches._store
         file = await batches.upload("a", "f", "batch", io.BytesIO(lines(3)))
         made = await batches.create("a", {"endpoint": ENDPOINT, "input_file_id": file.id})

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from asks import an_ask
 
-from pennyweight.serve.gateway.flights import Flight, Flights, Piece
-from pennyweight.serve.gateway.relay import Head, Unavailable
+from pennyweight.serve.gateway.ask import Ask, Head, Piece
+from pennyweight.serve.gateway.flights import Flights
+from pennyweight.serve.gateway.refusals import Unavailable
 
 
 class Source:
@@ -19,7 +21,7 @@ class Source:
         self.go = asyncio.Event()
         self._fault = fault
 
-    async def pieces(self) -> AsyncGenerator[Piece]:
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
         self.started += 1
         try:
             yield Head(200, "text/plain")
@@ -37,31 +39,44 @@ async def all_of(pieces: AsyncGenerator[Piece]) -> list[Piece]:
     return [piece async for piece in pieces]
 
 
+ASK = an_ask(key="k")
+HEAD, SHARED = Head(200, "text/plain"), Head(200, "text/plain", {"x-pennyweight-cache": "shared"})
+
+
 def test_all_hear_everything_and_the_engine_is_asked_once() -> None:
     async def work() -> None:
-        source, flights, landed = Source(), Flights(), []
-        first, shared = flights.join("k", source.pieces, landed.append)
-        listening = asyncio.create_task(all_of(first))
+        source = Source()
+        flights = Flights(source)
+        listening = asyncio.create_task(all_of(flights(ASK)))
         await asyncio.sleep(0.01)
-        late, late_shared = flights.join("k", source.pieces, landed.append)
-        listening_late = asyncio.create_task(all_of(late))
+        listening_late = asyncio.create_task(all_of(flights(ASK)))
         await asyncio.sleep(0.01)
         source.go.set()
-        expected = [Head(200, "text/plain"), b"one", b"two"]
-        assert await listening == await listening_late == expected
-        assert (shared, late_shared, source.started) == (False, True, 1)
-        assert [isinstance(flight, Flight) and flight.body for flight in landed] == [b"onetwo"]
-        again, shared = flights.join("k", source.pieces, landed.append)
-        assert await all_of(again) == expected and not shared
+        assert await listening == [HEAD, b"one", b"two"]
+        assert await listening_late == [SHARED, b"one", b"two"]
+        assert source.started == 1
+        assert await all_of(flights(ASK)) == [HEAD, b"one", b"two"]  # not shared: it had ended
+        assert source.started == 2
+
+    asyncio.run(work())
+
+
+def test_asks_without_a_key_go_on_alone() -> None:
+    async def work() -> None:
+        source = Source()
+        source.go.set()
+        flights = Flights(source)
+        assert await all_of(flights(an_ask())) == await all_of(flights(an_ask())) == [HEAD, b"one", b"two"]
+        assert source.started == 2
 
     asyncio.run(work())
 
 
 def test_a_fault_reaches_all() -> None:
     async def work() -> None:
-        source, flights = Source(Unavailable("gone")), Flights()
-        both = [flights.join("k", source.pieces, lambda _: None)[0] for _ in range(2)]
-        tasks = [asyncio.create_task(all_of(pieces)) for pieces in both]
+        source = Source(Unavailable("gone"))
+        flights = Flights(source)
+        tasks = [asyncio.create_task(all_of(flights(ASK))) for _ in range(2)]
         await asyncio.sleep(0.01)
         source.go.set()
         for task in tasks:
@@ -73,9 +88,9 @@ def test_a_fault_reaches_all() -> None:
 
 def test_only_the_last_who_leaves_ends_it() -> None:
     async def work() -> None:
-        source, flights = Source(), Flights()
-        both = [flights.join("k", source.pieces, lambda _: None)[0] for _ in range(2)]
-        tasks = [asyncio.create_task(all_of(pieces)) for pieces in both]
+        source = Source()
+        flights = Flights(source)
+        tasks = [asyncio.create_task(all_of(flights(ASK))) for _ in range(2)]
         await asyncio.sleep(0.01)
         tasks[0].cancel()
         await asyncio.sleep(0.01)
@@ -89,14 +104,13 @@ def test_only_the_last_who_leaves_ends_it() -> None:
 
 def test_who_comes_while_it_is_given_up_gets_an_answer_of_his_own() -> None:
     async def work() -> None:
-        source, flights = Source(), Flights()
-        first, _ = flights.join("k", source.pieces, lambda _: None)
-        task = asyncio.create_task(all_of(first))
+        source = Source()
+        flights = Flights(source)
+        task = asyncio.create_task(all_of(flights(ASK)))
         await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.sleep(0)  # the listener has left, and the engine has not heard of it yet
         source.go.set()
-        again, _ = flights.join("k", source.pieces, lambda _: None)
-        assert await all_of(again) == [Head(200, "text/plain"), b"one", b"two"]
+        assert await all_of(flights(ASK)) == [HEAD, b"one", b"two"]
 
     asyncio.run(work())

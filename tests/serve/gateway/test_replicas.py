@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from asks import DEPLOYMENT
 
-from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineError
 from pennyweight.serve.gateway.reading import BLOCK, blocks_of
-from pennyweight.serve.gateway.replicas import BEGINNINGS, Replica, Replicas
+from pennyweight.serve.gateway.replicas import BEGINNINGS, Replica, Replicas, State
 from pennyweight.serve.gateway.settings import GatewaySettings
 
 HELLO, OTHER = "You are a helpful assistant. " * 40, "Translate into French, please. " * 40
@@ -20,9 +21,9 @@ HELLO, OTHER = "You are a helpful assistant. " * 40, "Translate into French, ple
 
 @pytest.fixture
 def three(tmp_path: Path) -> Replicas:
-    made = Replicas(Deployment("scripted", "nowhere", "tiny", "BF16", {}), GatewaySettings(replicas=3), tmp_path)
+    made = Replicas(DEPLOYMENT, ("model",), GatewaySettings(), count=3, logs=tmp_path, numbers=itertools.count(1))
     process: Any = SimpleNamespace(alive=True)
-    made.all = [Replica(number, process, 8, "ready") for number in (1, 2, 3)]
+    made.all = [Replica(number, process, 8, State.READY) for number in (1, 2, 3)]
     return made
 
 
@@ -70,6 +71,6 @@ def test_a_replica_forgets_what_it_was_not_asked_for_long(three: Replicas) -> No
 def test_those_that_lost_the_request_are_avoided_and_nobody_is_asked_where_none_is_ready(three: Replicas) -> None:
     assert chosen(three, avoid=(1, 2)).number == 3
     for replica in three.all:
-        replica.state = "dead"
+        replica.state = State.DEAD
     with pytest.raises(EngineError, match="No engine"):
         chosen(three)

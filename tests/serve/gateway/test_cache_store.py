@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from pennyweight.serve.gateway.cache import Entry, RedisStore, SQLiteStore, Store, key_of, may_be_stored, opened
 
 from pennyweight.errors import StorageError, UsageError
 from pennyweight.processes import free_port
+from pennyweight.serve.gateway.cache_store import Entry, RedisStore, SQLiteStore, Store, open_store
+from pennyweight.service import CachePolicy
 
 
 def entry(body: bytes = b"answer") -> Entry:
@@ -58,7 +59,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_what_was_put_is_found_as_it_was(place: str) -> None:
     async def work() -> None:
-        async with closing(opened(place, 60, 2**20)) as store:
+        async with closing(open_store(CachePolicy(place, 60))) as store:
             assert await store.get("nothing") is None
             put = entry(b"data: {}\n\n\x00\xff")
             store.put("key", put)
@@ -69,7 +70,7 @@ def test_what_was_put_is_found_as_it_was(place: str) -> None:
 
 def test_what_is_too_old_is_gone(place: str) -> None:
     async def work() -> None:
-        async with closing(opened(place, 1, 2**20)) as store:
+        async with closing(open_store(CachePolicy(place, 1))) as store:
             store.put("short", entry())
             assert await eventually(store, "short") is not None
             await asyncio.sleep(1.2)
@@ -138,39 +139,7 @@ def test_a_redis_that_is_gone_is_left_alone_for_a_while() -> None:
 
 def test_places_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="redis://"):
-        opened("http://x", 1, 2**20)
+        open_store(CachePolicy("http://x"))
     (tmp_path / "no.db").write_text("this is no database, and long enough to be seen as none" * 100)
     with pytest.raises(StorageError, match=r"no\.db"):
-        opened(str(tmp_path / "no.db"), 1, 2**20)
-
-
-def test_keys_tell_apart_what_differs_and_only_that() -> None:
-    body = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
-    own = key_of("a", "d", "/v1", body)
-    assert own == key_of("a", "d", "/v1", {"temperature": 0, "user": "x", "stop": None, **body})
-    others = [
-        key_of("b", "d", "/v1", body),
-        key_of("a", "e", "/v1", body),
-        key_of("a", "d", "/v2", body),
-        key_of("a", "d", "/v1", {**body, "seed": 1}),
-        key_of("a", "d", "/v1", {**body, "stream": True}),
-    ]
-    assert len({own, *others}) == 6
-    forms = [{"json_schema": {"schema": {"properties": {name: {} for name in names}}}} for names in ("ab", "ba")]
-    assert len({key_of("a", "d", "/v1", {**body, "response_format": form}) for form in forms}) == 2
-    assert key_of("a", "d", "/v1", {"prompt": "\ud800"}) != key_of("a", "d", "/v1", {"prompt": "\ud801"})
-
-
-@pytest.mark.parametrize(
-    ("body", "asked", "stored"),
-    [
-        ({"temperature": 0}, "", True),
-        ({"seed": 1}, "", True),
-        ({}, "", False),
-        ({"temperature": 0.5}, "", False),
-        ({}, "use", True),
-        ({"temperature": 0}, "no", False),
-    ],
-)
-def test_only_what_would_be_said_again_is_stored(body: dict, asked: str, stored: bool) -> None:
-    assert may_be_stored(body, asked) is stored
+        open_store(CachePolicy(str(tmp_path / "no.db")))
