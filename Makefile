@@ -29,40 +29,40 @@ fix: $(INSTALLED)
 bench: bench-generator bench-face bench-streams bench-rival bench-search
 
 bench-generator: $(INSTALLED)
-	$(BIN)/python benchmarks/generator.py
+	$(BIN)/python -m benchmarks.generator
 
 bench-face: $(INSTALLED)
-	$(BIN)/python benchmarks/face.py
+	$(BIN)/python -m benchmarks.face
 
 bench-streams: $(INSTALLED)
-	$(BIN)/python benchmarks/streams.py --deployment $(DEMO_OUT)
+	$(BIN)/python -m benchmarks.streams --deployment $(DEMO_OUT)
 
 bench-perplexity: $(INSTALLED)
-	$(BIN)/python benchmarks/perplexity.py
+	$(BIN)/python -m benchmarks.perplexity
 
 bench-rival: $(INSTALLED)
-	$(BIN)/python benchmarks/rival.py --deployment $(DEMO_OUT)
+	$(BIN)/python -m benchmarks.rival --deployment $(DEMO_OUT)
 
 # Needs PENNYWEIGHT_DATA; about 45 minutes.
 bench-techniques: $(INSTALLED)
-	$(BIN)/python benchmarks/techniques.py
+	$(BIN)/python -m benchmarks.techniques
 
 # All installed engines: `pw engines` lists them. Parts can be run alone (`--help`):
 # table 55 minutes, winners up to 90, large 60 (with long prompts at 32 streams 100), speculation 40; llamacpp.py 15.
 bench-engines: $(INSTALLED)
-	$(BIN)/python benchmarks/engines.py
-	$(BIN)/python benchmarks/llamacpp.py
+	$(BIN)/python -m benchmarks.engines
+	$(BIN)/python -m benchmarks.llamacpp
 
 # Writes the table of what works together, and its page.
 bench-compatibility: $(INSTALLED)
-	$(BIN)/python benchmarks/compatibility.py
+	$(BIN)/python -m benchmarks.compatibility
 
 # LITELLM: a virtual environment with litellm[proxy], to be compared with. The soak takes 20 minutes.
 bench-gateway: $(INSTALLED)
-	$(BIN)/python benchmarks/gateway.py $(if $(LITELLM),--litellm $(LITELLM))
+	$(BIN)/python -m benchmarks.gateway $(if $(LITELLM),--litellm $(LITELLM))
 
 bench-search: $(INSTALLED)
-	$(BIN)/python benchmarks/search.py
+	$(BIN)/python -m benchmarks.search
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

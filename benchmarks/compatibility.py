@@ -22,8 +22,8 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import PennyweightError
 from pennyweight.model import Model
 from pennyweight.search import compatibility
+from pennyweight.search.bench import build_scheme
 from pennyweight.search.compatibility import Pair
-from pennyweight.search.trials import build_scheme
 from pennyweight.serve import catalogue, open_engine
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.dequantize import Dequantize
@@ -43,7 +43,7 @@ class Bench:
         self.engine = engine
         offer = catalogue.offer(engine)
         self.scheme = SCHEMES.get(offer.model_format, model.scheme)
-        self.model = build_scheme(model, engine, self.scheme, 0, (), techniques.unwatched)
+        self.model = build_scheme(model, engine, self.scheme)
         tokenizer = Tokenizer(model.path)
         rendered = [tokenizer.prompt_text(request) for request in traces.load("extract").requests]
         prompts = [tokenizer.encode(text, add_special_tokens=False) for text in rendered]
@@ -52,7 +52,7 @@ class Bench:
         if any("draft_model" in preset for preset in offer.presets.values()):
             calibration = tuple(texts(traces.load("chat").requests))
             small = techniques.apply(Depth(DRAFT_BLOCKS, "influence", calibration), model)
-            self.draft = str(build_scheme(small, engine, self.scheme, 0, (), techniques.unwatched).path)
+            self.draft = str(build_scheme(small, engine, self.scheme).path)
 
     def attempt(self, settings: Mapping[str, Any]) -> tuple[list[list[int]], float, str]:
         """As `run`, with the reason where it fails."""

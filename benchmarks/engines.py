@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from pennyweight import checkpoint, techniques, traces
+from pennyweight import checkpoint, codec, formats, schemes, techniques, traces
 from pennyweight.deployment import Deployment
 from pennyweight.errors import PennyweightError
 from pennyweight.hardware import Hardware
@@ -34,10 +34,11 @@ from pennyweight.measure.client import Sampling
 from pennyweight.measure.quality import references
 from pennyweight.measure.speed import measure_speed
 from pennyweight.model import Model
-from pennyweight.plan import cost
 from pennyweight.plan.machine import measured_hardware
-from pennyweight.search.trials import build_scheme
+from pennyweight.search.bench import build_scheme
 from pennyweight.serve import Endpoint, catalogue, open_engine
+from pennyweight.shape import ModelShape
+from pennyweight.techniques.base import unwatched
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
@@ -98,13 +99,13 @@ class Cell:
 
     def bound_seconds(self, model: Model, scheme: str, hardware: Hardware) -> float:
         """What the machine's measured bandwidth and arithmetic allow at best."""
-        shape = cost.ModelShape.of(model.config)
-        kind = cost.ARITHMETIC.get(scheme, "f32")
+        shape = ModelShape.of(model.config)
+        kind = schemes.scheme(scheme).arithmetic
         rate = hardware.arithmetic_rate.get(kind, hardware.arithmetic_rate["f32"])
-        weights = shape.parameters * cost.BITS.get(scheme, 16) / 8
-        head = model.config["vocab_size"] * model.config["hidden_size"]  # is read once a prompt, not once a token
-        prompts = 2 * (shape.parameters - head) * PROMPTS[self.prompt] * self.requests / rate
-        step = max(weights / hardware.memory_bandwidth, 2 * shape.parameters * self.streams / rate)
+        weights = shape.read_parameters * schemes.scheme(scheme).bits / 8
+        head = shape.vocabulary * shape.hidden_size  # is read once a prompt, not once a token
+        prompts = 2 * (shape.read_parameters - head) * PROMPTS[self.prompt] * self.requests / rate
+        step = max(weights / hardware.memory_bandwidth, 2 * shape.read_parameters * self.streams / rate)
         return float(prompts + step * OUTPUT * self.requests / self.streams)
 
 
@@ -129,7 +130,7 @@ def built(model: Model, largest: int, only: Sequence[str]) -> Iterator[Deploymen
                 say(part="table", model=model.name, engine=engine, scheme=scheme, refused=reason)
                 continue
             length = {"max_model_len": 1024} if "max_model_len" in offer.settings else {}
-            made = build_scheme(model, engine, scheme, 0, calibration, techniques.unwatched)
+            made = build_scheme(model, engine, scheme, calibration=calibration)
             settings = {"max_num_seqs": largest, **length}
             yield Deployment(engine, str(made.path), made.id, scheme, settings)
 
@@ -229,7 +230,7 @@ def winners(model: Model, speeds: Best, only: Sequence[str]) -> None:
                 "1",
             ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            chosen = Deployment.read(out / "deployment.json") if done.stdout else None
+            chosen = formats.read_service(out).only if (out / "deployment.json").exists() else None
             best = max(speeds[cell], key=speeds[cell].__getitem__)
             told = [line for line in done.stderr.splitlines() if line.startswith(("screen", "skip"))]
             fate = [line for line in told if f" {best} " in line]
@@ -255,7 +256,7 @@ def against(model: Model, chosen: Deployment, best: str, cell: Cell, tokens: Seq
     with ExitStack() as kept:
         first, second = (comparing.opened_once(partial(open_engine, d), kept) for d in (chosen, other))
         found = comparing.compare(first, second, cell.load(tokens), arrivals, rounds=AGAINST_ROUNDS, ignore_eos=True)
-    return found.as_json()
+    return codec.plain(found)
 
 
 def run(endpoint: Endpoint, cell: Cell, load: Workload) -> float:
@@ -271,7 +272,7 @@ def speculation(model: Model, rounds: int, only: Sequence[str]) -> None:
             if catalogue.offer(engine).missing or "n-gram speculation" not in presets:
                 continue
             scheme = CONVERTED.get(catalogue.offer(engine).model_format, model.scheme)
-            made = build_scheme(model, engine, scheme, 0, (), techniques.unwatched)
+            made = build_scheme(model, engine, scheme)
             settings = {"max_num_seqs": 1, **PRECISE.get(engine, {})}
             plain = Deployment(engine, str(made.path), made.id, scheme, settings)
             for guesses in GUESSES:
@@ -305,7 +306,7 @@ def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload
     with ExitStack() as kept:
         first, second = (comparing.opened_once(partial(open_engine, d), kept) for d in (guessed, plain))
         found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
-        answers = [references(opener(kept), requests.requests, techniques.unwatched) for opener in (first, second)]
+        answers = [references(opener(kept), requests.requests, unwatched) for opener in (first, second)]
     same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])
     say(
         part="speculation",
@@ -314,7 +315,7 @@ def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload
         scheme=plain.scheme,
         settings=guessed.settings,
         identical=round(float(same), 3),
-        **found.as_json(),
+        **codec.plain(found),
     )
 
 

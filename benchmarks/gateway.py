@@ -29,9 +29,8 @@ from typing import Any
 
 import aiohttp
 import psutil
-from pennyweight.serve.gateway.cache import Entry, SQLiteStore, key_of
 
-from pennyweight import checkpoint, techniques
+from pennyweight import checkpoint, formats, techniques
 from pennyweight.deployment import Deployment
 from pennyweight.errors import MeasurementVoid
 from pennyweight.measure.client import Sampling
@@ -39,6 +38,8 @@ from pennyweight.measure.speed import measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.processes import free_port
 from pennyweight.serve import Endpoint, open_engine
+from pennyweight.serve.gateway.cache_store import Entry, SQLiteStore
+from pennyweight.serve.gateway.exact_cache import key_of
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.workload import Arrivals, Request, Workload
 
@@ -66,13 +67,13 @@ def requests(count: int, tokens: int) -> Workload:
 def gateway(deployment: Deployment, *words: object) -> Iterator[tuple[Endpoint, psutil.Process]]:
     port = free_port("127.0.0.1")
     with tempfile.TemporaryDirectory() as directory:
-        deployment.write(Path(directory))
+        formats.write_deployment(Path(directory), deployment)
         command = [sys.executable, "-m", "pennyweight", "serve", directory, "--port", str(port), *map(str, words)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert select.select([process.stdout], [], [], START_SECONDS)[0], "the gateway did not start"
             try:
-                yield Endpoint(f"http://127.0.0.1:{port}", deployment.served_name), psutil.Process(process.pid)
+                yield Endpoint(f"http://127.0.0.1:{port}", "model"), psutil.Process(process.pid)
             finally:
                 process.terminate()
                 process.wait(60)

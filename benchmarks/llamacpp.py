@@ -21,14 +21,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from engines import CELLS, long_text, run, say
-from gateway import answers
 
+from benchmarks.engines import CELLS, long_text, run, say
+from benchmarks.gateway import answers
 from pennyweight import checkpoint, techniques, traces
 from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.hardware import available_cores
-from pennyweight.search.trials import build_scheme
-from pennyweight.serve import Endpoint, process
+from pennyweight.processes import end_with_parent, free_port
+from pennyweight.search.bench import build_scheme
+from pennyweight.serve import Endpoint
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts
@@ -63,7 +64,7 @@ threading.Event().wait()
 def started(command: list[str], port: int) -> Iterator[Endpoint]:
     """A server of others, up and answering; it ends with us."""
     quiet = subprocess.DEVNULL
-    server = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=process.end_with_parent)
+    server = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=end_with_parent)
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -103,11 +104,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         python = wheel_python(Path(directory) / "wheel")
         for scheme in arguments.schemes:
-            made = build_scheme(model, "llamacpp", scheme, 0, calibration, techniques.unwatched)
+            made = build_scheme(model, "llamacpp", scheme, calibration=calibration)
             (file,) = Path(made.path).glob("*.gguf")
             with ExitStack() as kept:
                 servers = {}
-                port = process.free_port("127.0.0.1")
+                port = free_port("127.0.0.1")
                 told = {
                     "model": str(file),
                     "port": port,
@@ -120,7 +121,7 @@ def main() -> None:
                 wheel = [str(python), "-c", WHEEL_SERVER, json.dumps(told)]
                 servers["wheel"] = kept.enter_context(started(wheel, port))
                 for name, program in programs.items():
-                    port = process.free_port("127.0.0.1")
+                    port = free_port("127.0.0.1")
                     command = [str(program), *settings.arguments(file, model.config), "--host", "127.0.0.1"]
                     command += ["--port", str(port), "--threads-http", str(HTTP_THREADS)]
                     servers[name] = kept.enter_context(started(command, port))

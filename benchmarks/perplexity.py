@@ -13,12 +13,12 @@ import os
 import time
 from pathlib import Path
 
-from pennyweight import checkpoint, techniques, traces
+from pennyweight import checkpoint, schemes, techniques, traces
 from pennyweight.engines.base import make
 from pennyweight.generation import Score
 from pennyweight.model import Model
 from pennyweight.techniques.dequantize import Dequantize
-from pennyweight.techniques.quantize import CALIBRATED, TUNABLE, Quantize
+from pennyweight.techniques.quantize import Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import texts
 
@@ -43,7 +43,7 @@ def weights(model: Model, scheme: str, iterations: int, calibration: tuple[str, 
     """The model whose weights are those of the scheme, in a form that transformers reads."""
     if scheme == model.scheme:
         return model
-    technique = Quantize(scheme, iterations, calibration) if scheme in CALIBRATED else Quantize(scheme)
+    technique = Quantize(scheme, iterations, calibration) if schemes.scheme(scheme).calibrated else Quantize(scheme)
     artifact = techniques.apply(technique, model)
     return techniques.apply(Dequantize(), checkpoint.open_model(str(artifact.path / "model.gguf")))
 
@@ -61,7 +61,7 @@ def main() -> None:
     model = techniques.apply(Dequantize(), model) if model.format == "gguf" else model
     tuning, _ = traces.load(arguments.workload).split()
     for scheme in arguments.schemes.split(","):
-        iterations = arguments.iterations if scheme in TUNABLE else 0
+        iterations = arguments.iterations if schemes.scheme(scheme).tunable else 0
         started = time.perf_counter()
         made = weights(model, scheme, iterations, tuple(texts(tuning.requests)))
         built = time.perf_counter() - started

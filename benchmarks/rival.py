@@ -11,11 +11,11 @@ import argparse
 import json
 from pathlib import Path
 
-from pennyweight import traces
-from pennyweight.deployment import Deployment
+from pennyweight import formats, traces
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed
-from pennyweight.serve import open_engine
+from pennyweight.serve import open_service
+from pennyweight.service import Service
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
 
@@ -27,10 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--deployment", type=Path, default=Path("demo-out"))
     arguments = parser.parse_args()
-    chosen = Deployment.read(arguments.deployment)
+    chosen = formats.read_service(arguments.deployment).only
+    assert chosen is not None
     text = "\n".join(texts(traces.load("extract").requests[:2]))
     prompt = tuple(Tokenizer(Path(chosen.model_path)).encode(text)[:PROMPT])
-    with open_engine(chosen) as endpoint:
+    with open_service(Service.of(chosen)) as endpoint:
         for streams in (1, 16, 32):
             requests = tuple(Request(str(i), str(i), OUTPUT, prompt_tokens=prompt) for i in range(4 * streams))
             arrivals = Arrivals("closed", max_concurrency=streams)

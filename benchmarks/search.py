@@ -16,10 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pennyweight.deployment import Deployment
-from pennyweight.search.verify import read_evidence
+from pennyweight import formats
+from pennyweight.search.verify import read_accepted
+from pennyweight.study import Stage
 
-CHOOSING = ("screen", "tune", "final")  # baseline, proofs and comparisons are the same in both
+CHOOSING = (Stage.SCREEN, Stage.TUNE, Stage.FINAL)  # baseline, proofs and comparisons are the same in both
 
 
 def ask(out: Path, engines: str, *more: str) -> tuple[dict[str, Any], int, float]:
@@ -40,17 +41,17 @@ def ask(out: Path, engines: str, *more: str) -> tuple[dict[str, Any], int, float
         *more,
     ]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    trials = [json.loads(line) for line in (out / "study.jsonl").read_text().splitlines()[1:]]
-    seconds = sum(t["seconds"] for t in trials if t["stage"] in CHOOSING)
-    chosen_from = [Deployment.from_json(t["deployment"]) for t in trials if t["stage"] in CHOOSING and t["measurement"]]
-    measured = len({deployment.id for deployment in chosen_from})
+    rows = [json.loads(line) for line in (out / "study.jsonl").read_text().splitlines()[1:]]
+    trials = [formats.value_of("trial", {"schema_version": formats.SCHEMA_VERSION, **row}, "study") for row in rows]
+    seconds = sum(t.seconds for t in trials if t.stage in CHOOSING)
+    measured = len({t.deployment.id for t in trials if t.stage in CHOOSING and t.measurement})
     return json.loads(output.splitlines()[-1]), measured, seconds
 
 
 def share_of_best(found: Path, best: Path, rounds: int) -> dict[str, Any]:
     """Speed of the search's choice over that of the exhaustive run's, from interleaved runs: each run's own figures
     were taken minutes apart, and the highest of sixteen noisy ones is flattered by its noise."""
-    if read_evidence(found)["chosen"] == read_evidence(best)["chosen"]:
+    if read_accepted(found).chosen == read_accepted(best).chosen:
         return {"ratio": 1.0, "same_deployment": True}
     command = [sys.executable, "-m", "pennyweight", "compare", str(found), str(best), "--rounds", str(rounds), "--json"]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -26,7 +26,7 @@ from pennyweight.search.candidates import Candidate
 from pennyweight.search.question import Listener, Question
 from pennyweight.serve import Endpoint, catalogue, open_service
 from pennyweight.service import Service
-from pennyweight.techniques.base import Progress
+from pennyweight.techniques.base import Progress, unwatched
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.workload import Arrivals, Workload
 
@@ -131,7 +131,13 @@ class ServiceBench:
 
 
 def build_scheme(
-    model: Model, engine: str, scheme: str, *, iterations: int, calibration: Sequence[str], progress: Progress
+    model: Model,
+    engine: str,
+    scheme: str,
+    *,
+    iterations: int = 0,
+    calibration: Sequence[str] = (),
+    progress: Progress = unwatched,
 ) -> Model:
     """The model in this scheme and the engine's format: itself, or an artifact from the cache or built now."""
     if scheme == model.scheme and catalogue.offer(engine).model_format == model.format:

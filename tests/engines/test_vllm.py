@@ -36,7 +36,7 @@ CONFIG = {
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(vllm, "has_cuda", lambda: False)
     monkeypatch.setattr(vllm, "available_cores", lambda: 4)
-    monkeypatch.setattr(vllm.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     return tmp_path
 

@@ -12,7 +12,7 @@ from pennyweight import checkpoint
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.export.targets import CHECKPOINT, EXPORTS, NOT_RUN, export
 from pennyweight.install import environments
-from pennyweight.model import Model
+from pennyweight.model import Lineage, Model
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def model(tokenizer_directory: Path, tmp_path: Path) -> Model:
     for file in tokenizer_directory.iterdir():
         (directory / file.name).write_bytes(file.read_bytes())
     (directory / "model.safetensors").write_bytes(b"weights")
-    return Model(directory, "huggingface", "BF16", checkpoint.Lineage("tiny", {"a": "1"}))
+    return Model(directory, "huggingface", "BF16", Lineage("tiny", {"a": "1"}))
 
 
 @pytest.mark.parametrize("name", [name for name, made in EXPORTS.items() if made.command])

@@ -12,8 +12,8 @@ import pytest
 from pennyweight import checkpoint, techniques, traces
 from pennyweight.budget import Budget, Outcome
 from pennyweight.deployment import Deployment
+from pennyweight.evidence import Reference
 from pennyweight.measure import quality
-from pennyweight.measure.quality import Reference
 from pennyweight.model import Model
 from pennyweight.serve import open_engine
 from pennyweight.techniques.dequantize import Dequantize

@@ -10,27 +10,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from pennyweight import checkpoint, search, traces
+from pennyweight import checkpoint, traces
 from pennyweight.budget import Budget
+from pennyweight.console import Silent
 from pennyweight.deployment import Deployment
-from pennyweight.measure.speed import measure_speed
+from pennyweight.measurement import Measurement
 from pennyweight.plan.machine import measured_hardware
-from pennyweight.search import trials as workbench
-from pennyweight.search.question import Question
+from pennyweight.search import Question, start
+from pennyweight.search.bench import ServiceBench
 from pennyweight.serve import Endpoint, open_engine
-from pennyweight.study import Trial
+from pennyweight.study import Stage
 
 pytestmark = pytest.mark.slow
 
 GENEROUS = ("--max-added-nats", "5", "--max-concurrency", "4", "--rounds", "2")
-
-
-class Silent:
-    def stage(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
-    def trial(self, trial: Trial) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +194,7 @@ def test_an_impossible_budget_is_infeasible_with_the_nearest_point(
     )
     assert ran.returncode == 3, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1])["verdict"] == "INFEASIBLE"
-    assert "Nearest" in ran.stderr and "ttft_p95_ms" in ran.stderr
+    assert "Nearest" in ran.stderr and "TTFT p95" in ran.stderr
     assert (tmp_path / "out" / "report.html").exists()
 
 
@@ -209,30 +205,33 @@ def test_a_dry_run_builds_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_an_engine_killed_in_its_run_is_one_failed_trial(
-    tiny_checkpoint: Path, workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kill_q8(endpoint: Endpoint, *arguments: Any, **more: Any) -> Any:
-        if endpoint.process is not None and endpoint.process.deployment.scheme == "Q8_0":
-            endpoint.process.process.kill()
-        return measure_speed(endpoint, *arguments, **more)
+class Killing(ServiceBench):
+    """The real bench, but that every engine with Q8_0 is killed once it runs."""
 
-    monkeypatch.setattr(workbench, "measure_speed", kill_q8)
-    monkeypatch.setattr(search.Search, "_hopeless", lambda *_: None)  # speeds of so small a model are noise
-    model = checkpoint.open_model(str(tiny_checkpoint))
+    def speed(self, running: Endpoint, *arguments: Any, **more: Any) -> Measurement:
+        assert running.process is not None
+        if "Q8_0" in running.process.what:
+            (engine,) = psutil.Process(running.process.process.pid).children()
+            engine.kill()
+        return super().speed(running, *arguments, **more)
+
+
+def test_an_engine_killed_in_its_run_is_one_failed_trial(tiny_checkpoint: Path, workload: Path, tmp_path: Path) -> None:
     question = Question(
-        model,
+        checkpoint.open_model(str(tiny_checkpoint)),
         traces.load(str(workload)),
         Budget(max_added_nats=5.0),
         streams=4,
         engines=("openvino",),
         schemes=("Q8_0",),
         rounds=1,
+        exhaustive=True,
     )
-    run = search.Search(question, tmp_path / "out", measured_hardware(), Silent())
+    run = start(question, tmp_path / "out", measured_hardware(), Silent())
+    run.bench = Killing(question, tmp_path / "out", Silent())
     answer = run.run()
-    failed = [t for t in run.study.trials if t.failure and t.stage == "screen"]
-    assert [t.deployment.scheme for t in failed] == ["Q8_0"]
+    failed = [t for t in run.trials.study.trials if t.failure and t.stage is Stage.SCREEN]
+    assert [t.deployment.scheme for t in failed] == ["Q8_0"] and "killed by signal 9" in (failed[0].failure or "")
     assert answer.chosen is not None and answer.chosen.scheme == "F16"
     assert answer.unmodified_wins
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pennyweight.engines.base import Runtime
-from pennyweight.engines.batching.rows import LEAST_BEGINNING, KeptRows, Lengths, RowRuntime, longest_beginning
+from pennyweight.engines.batching.draft import Lengths
+from pennyweight.engines.batching.rows import LEAST_BEGINNING, KeptRows, RowRuntime, longest_beginning
 from pennyweight.engines.batching.sampling import Logits, log_softmax
 from pennyweight.engines.batching.settings import RowEngine
 from pennyweight.generation import Generation

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateways import Running, Start, running
 
 from pennyweight import formats
 from pennyweight.deployment import Deployment
+from tests.serve.gateway.gateways import Running, Start, running
 
 
 @pytest.fixture(scope="session")

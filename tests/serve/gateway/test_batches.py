@@ -14,8 +14,6 @@ from typing import Any
 
 import openai
 import pytest
-from asks import a_pool
-from gateways import Running, Start, running
 
 from pennyweight.serve.gateway.ask import Ask, Head, Piece
 from pennyweight.serve.gateway.batch_store import BatchStore
@@ -23,6 +21,8 @@ from pennyweight.serve.gateway.batches import Batches
 from pennyweight.serve.gateway.keys import add
 from pennyweight.serve.gateway.refusals import Refused, Unavailable
 from pennyweight.serve.gateway.tenant import Tenant
+from tests.serve.gateway.asks import a_pool
+from tests.serve.gateway.gateways import Running, Start, running
 
 ENDPOINT = "/v1/completions"
 

@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from asks import a_pool, an_ask
 from prometheus_client import CollectorRegistry, Counter
 
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
 from pennyweight.serve.gateway.cache_store import Entry
 from pennyweight.serve.gateway.exact_cache import Keep, Lookup, key_of, may_be_stored
 from pennyweight.serve.gateway.flights import Flights
+from tests.serve.gateway.asks import a_pool, an_ask
 
 
 class Memory:

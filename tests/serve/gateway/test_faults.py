@@ -16,10 +16,10 @@ from typing import Any
 import openai
 import psutil
 import pytest
-from gateways import Running, Start, family
 
 from pennyweight.cli import reload as verb
 from pennyweight.errors import EngineError, UsageError
+from tests.serve.gateway.gateways import Running, Start, family
 
 pytestmark = pytest.mark.slow
 

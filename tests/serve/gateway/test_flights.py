@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from asks import an_ask
 
 from pennyweight.serve.gateway.ask import Ask, Head, Piece
 from pennyweight.serve.gateway.flights import Flights
 from pennyweight.serve.gateway.refusals import Unavailable
+from tests.serve.gateway.asks import an_ask
 
 
 class Source:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateways import Running, running
+
+from tests.serve.gateway.gateways import Running, running
 
 pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("PENNYWEIGHT_FUZZ_EXAMPLES", "60"))  # of each of 17 operations; 600 make the full 10,000

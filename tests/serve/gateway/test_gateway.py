@@ -18,10 +18,11 @@ from typing import Any
 
 import openai
 import pytest
-from gateways import Running, Start, running
 
 from pennyweight.serve.gateway import guard
-from pennyweight.serve.gateway.keys import Tenant, add
+from pennyweight.serve.gateway.keys import add
+from pennyweight.serve.gateway.tenant import Tenant
+from tests.serve.gateway.gateways import Running, Start, running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHAT: dict[str, Any] = {"model": "model", "messages": [{"role": "user", "content": "Say it again"}], "max_tokens": 8}

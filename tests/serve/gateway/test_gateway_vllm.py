@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-from gateways import running
 
 from pennyweight import checkpoint, formats
 from pennyweight.deployment import Deployment
 from pennyweight.engines.vllm import VLLM
+from tests.serve.gateway.gateways import running
 
 pytestmark = [
     pytest.mark.slow,

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from asks import an_ask
 
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
 from pennyweight.serve.gateway.limits import Bucket, Limits
 from pennyweight.serve.gateway.refusals import Shed
 from pennyweight.serve.gateway.tenant import Tenant
+from tests.serve.gateway.asks import an_ask
 
 
 async def silent(ask: Ask) -> AsyncGenerator[Piece]:

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from asks import DEPLOYMENT
 
 from pennyweight.errors import EngineError
 from pennyweight.serve.gateway.reading import BLOCK, blocks_of
 from pennyweight.serve.gateway.replicas import BEGINNINGS, Replica, Replicas, State
 from pennyweight.serve.gateway.settings import GatewaySettings
+from tests.serve.gateway.asks import DEPLOYMENT
 
 HELLO, OTHER = "You are a helpful assistant. " * 40, "Translate into French, please. " * 40
 
