@@ -6,6 +6,9 @@ import random
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+Finish = Literal["stop", "length", "error", "refused"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Event:
     tokens: Sequence[int] = ()
     logprobs: Sequence[float] = ()
     alternatives: Sequence[Sequence[tuple[int, float]]] = ()
-    finish: str | None = None
+    finish: Finish | None = None
     error: str | None = None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight.paths import absolute
+from pennyweight.schemes import ModelFormat
 
 LINEAGE_FILE = "lineage.json"
 
@@ -55,7 +56,7 @@ class Model:
     """A directory that an engine can load. `format` is huggingface, gguf or onnx; `scheme` names its weights."""
 
     path: Path
-    format: str
+    format: ModelFormat
     scheme: str
     lineage: Lineage
 

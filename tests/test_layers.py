@@ -33,7 +33,7 @@ LAYERS = [
     {"errors"},
     {"paths"},
     VALUES,
-    {"codec", "processes", "tokenizer"},
+    {"busy", "codec", "processes", "tokenizer"},
     {"checkpoint", "legacy", "traces"},
     {"formats", "weights", "install", "openai_api", "artifact_cache"},
     {"engines", "techniques", "export", "plan", "report", "journal"},
@@ -105,8 +105,8 @@ def eager_imports(importer: str, source: str) -> list[tuple[int, str]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             return
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.orelse:
-                visit(child)
+            for orelse in node.orelse:
+                visit(orelse)
             return
         if isinstance(node, ast.Import | ast.ImportFrom):
             found.extend((node.lineno, target) for target in targets(node, importer))

@@ -42,10 +42,10 @@ def bench(
     from contextlib import ExitStack
 
     from pennyweight import codec
+    from pennyweight.busy import look_for_others
     from pennyweight.console import Live
     from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure.client import Sampling
-    from pennyweight.measure.resources import look_for_others
     from pennyweight.measure.speed import measure_speed, summary_rows
 
     times = options.arrivals(max_concurrency, request_rate, burstiness, recorded=as_recorded, time_scale=time_scale)

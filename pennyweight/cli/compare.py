@@ -27,10 +27,10 @@ def compare(
     Runs of both are interleaved. Where A's vocabulary is another, its tokens are counted as B's.
     """
     from pennyweight import codec
+    from pennyweight.busy import look_for_others
     from pennyweight.console import Live
     from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure import compare as comparing
-    from pennyweight.measure.resources import look_for_others
     from pennyweight.tokenizer import tokens_per_baseline_token
     from pennyweight.workload import Arrivals, texts
 

@@ -28,13 +28,14 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
         raise UsageError(f"{file} is no YAML ({' '.join(str(error).split())}): write `option: value` lines.") from None
     if not isinstance(found, dict):
         raise UsageError(f"{file} holds no options: write `option: value` lines.")
-    known = {_spelled(parameter): parameter.name for parameter in context.command.params}
+    known = {
+        _spelled(parameter): parameter.name for parameter in context.command.params if parameter.name not in NOT_OPTIONS
+    }
     defaults = {}
     for name, value in found.items():
         spelled = str(name).replace("_", "-")
-        if spelled not in known or known[spelled] in NOT_OPTIONS:
-            options = ", ".join(sorted(set(known) - {n.replace("_", "-") for n in NOT_OPTIONS}))
-            raise UsageError(f"{file}: the option {name!r} is unknown: use some of {options}.")
+        if spelled not in known:
+            raise UsageError(f"{file}: the option {name!r} is unknown: use some of {', '.join(sorted(known))}.")
         defaults[known[spelled]] = _as_text(value)
     context.default_map = {**(context.default_map or {}), **defaults}
     return file

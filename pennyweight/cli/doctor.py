@@ -31,6 +31,8 @@ def doctor(as_json: options.AsJson = False) -> None:
     typer.echo(
         f"Memory     {hardware.memory_bytes / 2**30:.1f} GiB, read at {hardware.memory_bandwidth / 2**30:.1f} GiB/s"
     )
+    if hardware.busy_cores:
+        typer.echo(f"           measured while others used {hardware.busy_cores:.1f} cores: run it again when idle")
     rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in hardware.arithmetic_rate.items())
     typer.echo(f"Arithmetic {rates} billion operations/s")
     sizes = [f", {size / 2**30:.1f} GiB free" for size in hardware.gpu_free_bytes] or [""] * len(hardware.gpus)

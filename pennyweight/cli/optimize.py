@@ -86,9 +86,9 @@ def optimize(
         typer.echo(f"Wrote {write_config}: `pw optimize -c {write_config}`.")
         return
     from pennyweight import verbs
+    from pennyweight.busy import look_for_others
     from pennyweight.console import Live
     from pennyweight.inputs import open_model, read_workload, remote_settings
-    from pennyweight.measure.resources import look_for_others
     from pennyweight.paths import absolute
     from pennyweight.plan.machine import measured_hardware
     from pennyweight.search import Question, recipes

@@ -14,7 +14,7 @@ import numpy as np
 from pennyweight.engines.base import Runtime
 from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.generation import Event, Generation, Score, derived_seed
+from pennyweight.generation import Event, Finish, Generation, Score, derived_seed
 from pennyweight.hardware import Efficiency, Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
@@ -200,7 +200,7 @@ class OpenVINORuntime:
             return Event(generation.id, tokens, _matching(logprobs, tokens)) if tokens else None
         if status != statuses.FINISHED:
             return Event(generation.id, finish="error", error=f"OpenVINO ended the request as {status.name}")
-        finish = "length" if reason == self._genai.GenerationFinishReason.LENGTH else "stop"
+        finish: Finish = "length" if reason == self._genai.GenerationFinishReason.LENGTH else "stop"
         if tokens and tokens[-1] in generation.stop_tokens:
             tokens, finish = tokens[:-1], "stop"
         return Event(generation.id, tokens, _matching(logprobs, tokens), finish=finish)

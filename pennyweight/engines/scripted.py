@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from pennyweight.engines.base import Engine, Runtime
 from pennyweight.errors import EngineError, EngineRefused
-from pennyweight.generation import Event, Generation, Score
+from pennyweight.generation import Event, Finish, Generation, Score
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ScriptedRuntime:
 
     def submit(self, generation: Generation) -> None:
         if self._settings.fault == "refuse":
-            raise EngineRefused("scripted: told to refuse.")
+            raise EngineRefused("scripted: asked to refuse.")
         if self._settings.prefill_ms:
             time.sleep(self._settings.prefill_ms / 1000)
         self._running[generation.id] = (generation, 0)
@@ -72,7 +72,7 @@ class ScriptedRuntime:
                 continue
             token = generation.prompt[position % len(generation.prompt)]
             length = position + 1
-            finish = "length" if length >= generation.max_tokens else None
+            finish: Finish | None = "length" if length >= generation.max_tokens else None
             alternatives = [[(token, -0.5)]] if generation.top_logprobs else ()
             events.append(Event(generation.id, (token,), (-0.5,), alternatives, finish))
             if finish:

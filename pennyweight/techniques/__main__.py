@@ -1,4 +1,4 @@
-"""The job process: does the work of one technique, as `techniques.apply` spelled it in a file."""
+"""The job process: does the work of one technique, as jobs.py wrote it down in a file."""
 
 import json
 import sys
@@ -9,8 +9,9 @@ from pennyweight.techniques import base
 
 if __name__ == "__main__":
     spec = json.loads(Path(sys.argv[1]).read_text())
+    sys.path.extend(place for place in spec["path"] if place not in sys.path)  # a technique of the user's own
     try:
-        technique = base.from_json(spec["technique"], spec["settings"])
+        technique = base.from_json(spec["class"], spec["settings"])
         technique.build(Path(spec["source"]), Path(spec["target"]))
     except PennyweightError as error:
         print(f"pennyweight: {error}", flush=True)

@@ -106,19 +106,20 @@ def progress(done: int, total: int, note: str = "") -> None:
     print(f"{100 * done // max(total, 1)}%| {done}/{total} {note}", flush=True)
 
 
-def from_json(name: str, settings: Mapping[str, Any]) -> Technique:
-    return _class_of(name)(**settings)
+def from_json(place: str, settings: Mapping[str, Any]) -> Technique:
+    """The technique of the class at `module:name`, with these settings."""
+    return _class_at(place)(**settings)
 
 
-def _class_of(name: str) -> type[Technique]:
-    module, _, attribute = TECHNIQUES[name].partition(":")
+def _class_at(place: str) -> type[Technique]:
+    module, _, attribute = place.partition(":")
     found: type[Technique] = getattr(import_module(module), attribute)
     return found
 
 
 def searched() -> dict[str, type[Technique]]:
     """The techniques that a search composes, by their names in --techniques, in the order in which they are applied."""
-    classes = (_class_of(name) for name in APPLIED_IN_ORDER)
+    classes = (_class_at(TECHNIQUES[name]) for name in APPLIED_IN_ORDER)
     return {cls.search_name: cls for cls in classes}
 
 

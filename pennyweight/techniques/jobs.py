@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 
 from pennyweight import checkpoint
-from pennyweight.errors import ModelError, StorageError
+from pennyweight.errors import ModelError, StorageError, UsageError
 from pennyweight.model import Model
+from pennyweight.paths import absolute
 from pennyweight.techniques.base import Progress, Technique, unwatched
 
 OFFLINE = {
@@ -46,7 +47,19 @@ def apply(technique: Technique, model: Model, progress: Progress = unwatched) ->
 
 
 def _run_job(technique: Technique, source: Path, target: Path, progress: Progress) -> None:
-    spec = {"technique": technique.name, "settings": technique.__dict__, "source": str(source), "target": str(target)}
+    cls = type(technique)
+    if cls.__module__ == "__main__":
+        raise UsageError(
+            f"The technique {technique.name} is defined in the script that runs: move it into a module, "
+            "which the job process can import."
+        )
+    spec = {
+        "class": f"{cls.__module__}:{cls.__qualname__}",
+        "settings": technique.__dict__,
+        "source": str(source),
+        "target": str(target),
+        "path": [str(absolute(place)) for place in sys.path],
+    }
     with tempfile.TemporaryDirectory(prefix="pennyweight-job-") as directory:
         spec_file = Path(directory) / "job.json"
         spec_file.write_text(json.dumps(spec))

@@ -19,7 +19,7 @@ from typing import Any
 from pennyweight import engines
 from pennyweight.engines.base import Runtime
 from pennyweight.errors import EngineRefused, PennyweightError
-from pennyweight.generation import Event, Generation
+from pennyweight.generation import Event, Finish, Generation
 
 
 def run(connection: Connection, engine: str, settings: Mapping[str, Any], directory: str) -> None:
@@ -78,7 +78,7 @@ class Driver:
         try:
             self._runtime.submit(generation)
         except Exception as error:  # the library's refusal belongs to this request alone
-            kind = "refused" if isinstance(error, EngineRefused) else "error"
+            kind: Finish = "refused" if isinstance(error, EngineRefused) else "error"
             self._connection.send(("events", [Event(generation.id, finish=kind, error=last_line(error))]))
         else:
             self._active.add(generation.id)

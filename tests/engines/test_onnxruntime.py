@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_the_last_logits_of_a_prompt_are_those_of_all_its_positions(
     scheme: str, checkpoint_name: str, request: pytest.FixtureRequest
 ) -> None:
     model = techniques.apply(Quantize(scheme), checkpoint.open_model(str(request.getfixturevalue(checkpoint_name))))
-    runtime = ONNXRuntime(max_num_seqs=2).load(model.path)
+    runtime: Any = ONNXRuntime(max_num_seqs=2).load(model.path)
     every = runtime.extend(0, TOKENS, 0, every=True)
     last = runtime.extend(0, TOKENS, 0, every=False)
     assert (len(every), len(last)) == (len(TOKENS), 1)

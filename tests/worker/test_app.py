@@ -150,8 +150,9 @@ def test_echo_puts_the_prompt_before_the_answer(client: openai.OpenAI, tokenizer
 def test_token_ids_come_when_asked_for(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode(TEXT)
     answer = client.completions.create(model="model", prompt=TEXT, max_tokens=4, extra_body={"return_token_ids": True})
-    assert answer.choices[0].token_ids == tokens[:4]
-    assert answer.choices[0].prompt_token_ids == tokens
+    extra = answer.choices[0].model_extra or {}
+    assert extra["token_ids"] == tokens[:4]
+    assert extra["prompt_token_ids"] == tokens
     assert not hasattr(client.completions.create(model="model", prompt=TEXT, max_tokens=4).choices[0], "token_ids")
 
 

@@ -18,7 +18,7 @@ from pennyweight.engines.batching.draft import DraftGuesses, DraftModel, Lengths
 from pennyweight.engines.batching.prompt_lookup import PromptLookup
 from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax
 from pennyweight.engines.batching.settings import RowEngine
-from pennyweight.generation import Event, Generation, Score
+from pennyweight.generation import Event, Finish, Generation, Score
 
 PER_TOKEN = ("tokens", "logprobs", "alternatives")
 LEAST_BEGINNING = 16  # tokens
@@ -50,7 +50,7 @@ class Row:
         self.made += 1
         if token in self.generation.stop_tokens:
             return Event(self.generation.id, finish="stop")
-        finish = "length" if self.made >= self.generation.max_tokens else None
+        finish: Finish | None = "length" if self.made >= self.generation.max_tokens else None
         return Event(self.generation.id, (token,), (logprob,), (alternatives,), finish)
 
 

@@ -21,7 +21,7 @@ from pennyweight.engines.llamacpp.scorer import Scorer, logprob
 from pennyweight.engines.llamacpp.server import Chunk, Server, told_kernels
 from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.errors import EngineError, EngineRefused
-from pennyweight.generation import Event, Generation, Score, derived_seed
+from pennyweight.generation import Event, Finish, Generation, Score, derived_seed
 from pennyweight.processes import exit_in_words
 from pennyweight.tokenizer import Tokenizer
 
@@ -139,7 +139,7 @@ class LlamaBackend:
                     return
             raise EngineError("llama-server closed the answer early")
         except Exception as error:  # whatever it is, the request must end
-            kind = "refused" if isinstance(error, EngineRefused) else "error"
+            kind: Finish = "refused" if isinstance(error, EngineRefused) else "error"
             self._tell(Event(generation.id, finish=kind, error=str(error) or type(error).__name__))
 
     async def _tokens(self, chunk: Chunk, before: Sequence[int], told: int) -> list[int]:
@@ -202,7 +202,7 @@ def _sampling(generation: Generation) -> Chunk:
     }
 
 
-def _finish(chunk: Chunk) -> str | None:
+def _finish(chunk: Chunk) -> Finish | None:
     if not chunk.get("stop"):
         return None
     return "length" if chunk.get("stop_type") == "limit" else "stop"
