@@ -28,9 +28,15 @@ class Pool:
             self.deployment, self.names, settings, count=service.replicas_of(member), logs=logs, numbers=numbers
         )
         self.queue = Admission(lambda: self.replicas.capacity, settings.max_queue, settings.slo_ttft_ms / 1000)
-        self.replicas.on_change = self.queue.dispatch
+        self.replicas.on_change = self._replicas_changed
         self.card: dict[str, object] = {}
         self.successor: Pool | None = None
+
+    def _replicas_changed(self) -> None:
+        if self.replicas.gone:  # nothing comes back: everybody hears now what was lost
+            self.queue.release()
+        else:
+            self.queue.dispatch()
 
     @property
     def closed(self) -> bool:

@@ -134,7 +134,7 @@ class Replicas:
             others = [replica for replica in ready if replica.number not in avoid]
             if others or (ready and waited >= AVOID_SECONDS):
                 return self._best(others or ready, blocks)
-            if waited >= timeout or not (self._settings.restart or self.all_starting):
+            if waited >= timeout or self.gone:
                 raise EngineError(self._nothing_runs())
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
@@ -145,8 +145,10 @@ class Replicas:
         return ready[place]
 
     @property
-    def all_starting(self) -> bool:
-        return any(replica.state is State.STARTING for replica in self.all)
+    def gone(self) -> bool:
+        """None runs, and none will: they are not started again here."""
+        alive = (State.STARTING, State.READY, State.DRAINING)
+        return not self._settings.restart and bool(self.all) and not any(one.state in alive for one in self.all)
 
     def _nothing_runs(self) -> str:
         if self._settings.restart:
