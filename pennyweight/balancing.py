@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-AFFINITY = 0.25  # of the busiest replica's tokens that another may be busier, for a prompt whose beginning it knows
+AFFINITY = 0.25  # a replica that has the prompt's prefix may be busier by this share of the largest load
 
 
 def choose(outstanding: Sequence[int], known: Sequence[int]) -> int:
     """The place of the least busy replica, or of one that knows more of the prompt's beginning and is hardly busier.
 
-    `outstanding` counts the tokens that each was asked for and has not answered, `known` the prompt's first blocks that
-    each has seen. Equal ones are taken in their order.
+    `outstanding` counts the tokens of each replica's unanswered requests, `known` the prompt's first blocks that it has
+    seen. Ties go to the first.
     """
     places = range(len(outstanding))
     least = min(places, key=lambda place: outstanding[place])

@@ -114,7 +114,7 @@ def _open_directory(path: Path, name: str | None = None) -> Model:
 
 
 def check_directory(path: Path) -> None:
-    """Everything that can be wrong with a Hugging Face directory and can be seen without loading it."""
+    """Raise for any fault of a Hugging Face directory that can be found without loading it."""
     config = _read_json(path / "config.json", "save the model's config.json beside its weights")
     if not config.get("model_type"):
         raise ModelError(f"{path}/config.json names no model_type: take the config of the original model.")

@@ -1,6 +1,6 @@
 """Values to JSON and back, by their types: one codec for every file that people keep (docs/formats.md).
 
-Pydantic reads and checks the dataclasses as they stand; a value knows nothing of it. Fields at their default are left
+Pydantic validates the plain dataclasses, which do not depend on it. Fields at their default are left
 out when they are written, and a number that is not finite is written as text ("Infinity"), since JSON has none.
 """
 
@@ -28,7 +28,7 @@ def plain(value: Any) -> Any:
 
 
 def value_of(cls: type[T], data: Any, where: str, *, newer: bool = False) -> T:
-    """The typed value that `plain` made `data` of. Raises `StorageError` that names `where`, the key and the mend.
+    """The typed value from `data`, the inverse of `plain`. Raises `StorageError` with `where`, the key and the fix.
 
     `newer` says that a later release wrote the data: keys unknown to this one are named in the log and left out.
     """

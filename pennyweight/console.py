@@ -1,5 +1,5 @@
-"""What a person sees while something long runs: the stage, how far it is, how much time is left. On a terminal a live
-line, elsewhere plain lines; to standard error, so that results can be piped."""
+"""Progress of long operations: the stage, steps done and time left. A live line on a terminal, else plain lines; on
+standard error, so that results can be piped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pennyweight.measurement import Measurement
 from pennyweight.study import Stage, Trial
 
 QUIET_SECONDS = 9.0  # between lines where there is no terminal to redraw
-FEWEST_DONE = 2  # steps, before a time left is worth saying: the first one carries the start-up
+MIN_DONE = 2  # steps before the time left is shown: the first step includes the start-up
 FIGURES = (
     ("output_throughput", "{:.0f} tokens/s"),
     ("ttft_p95_ms", "TTFT p95 {:.0f} ms"),
@@ -27,7 +27,7 @@ FIGURES = (
 
 
 class Live:
-    """A listener for whatever takes long. Every stage speaks at least every ten seconds, a silent one too."""
+    """A listener that shows progress. Every stage prints at least every ten seconds, even without news."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
@@ -85,7 +85,7 @@ class Live:
         if self._first is None and done >= 1:
             self._first = (now, done)
         said = f"{done}/{total}" + (f", {note}" if note else "")
-        if self._first is not None and done - self._first[1] >= FEWEST_DONE and done < total:
+        if self._first is not None and done - self._first[1] >= MIN_DONE and done < total:
             left = (now - self._first[0]) / (done - self._first[1]) * (total - done)
             said += f", about {duration(left)} left"
         return said

@@ -20,7 +20,7 @@ SHORT = {
     "flash_attention": "flash attention {}",
     "speculative_method": "speculation by {}",
 }
-UNSET = (False, 0, "", "auto", -1)  # values that say: as the engine does by itself
+UNSET = (False, 0, "", "auto", -1)  # values that mean the engine's default
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Deployment:
 
     @property
     def id(self) -> str:
-        """Depends on everything that changes what is served, and not on where it lies."""
+        """Depends on everything that changes what is served, not on paths."""
         return canonical_hash(
             {"engine": self.engine, "model": self.model_id, "scheme": self.scheme, "settings": dict(self.settings)}
             | ({"recipe": self.recipe} if self.recipe else {})

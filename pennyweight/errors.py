@@ -6,14 +6,14 @@
     ├── WorkloadError                     the requests cannot be used as they are
     ├── EngineError                       an engine refused, died or hung
     │   ├── EngineMissing                 its runtime is not installed
-    │   └── EngineRefused                 it was asked for something that it cannot do
+    │   └── EngineRefused                 the request or settings are not supported
     ├── EndpointError                     a server did not answer as the OpenAI API says
-    ├── MeasurementVoid                   the measurement spoiled itself and must not be believed
+    ├── MeasurementVoid                   the measurement is invalid (it disturbed itself)
     ├── StorageError                      disk, cache or output directory
     ├── Infeasible                    3   no candidate meets the budget
     └── GateFailed                    4   a deployment does not hold what it was accepted for
 
-A message is one sentence that names the thing, the fault and the mend.
+A message is one sentence that names the thing, the fault and the fix.
 """
 
 
@@ -47,7 +47,7 @@ class EngineMissing(EngineError):
 
 
 class EngineRefused(EngineError):
-    """The engine was asked for a preset, a scheme or a size that it does not have."""
+    """The engine does not support a setting, a scheme or something in a request."""
 
 
 class EndpointError(PennyweightError):
@@ -55,7 +55,7 @@ class EndpointError(PennyweightError):
 
 
 class MeasurementVoid(PennyweightError):
-    """The run spoiled its own measurement: it is thrown away, never reported."""
+    """The run disturbed its own measurement, which is discarded and never reported."""
 
 
 class StorageError(PennyweightError):

@@ -61,8 +61,8 @@ class Speedup:
 
 @dataclass(frozen=True)
 class TechniqueGain:
-    """What a recipe gave against the same engine and scheme without it. `alone` multiplies what its techniques gave one
-    by one: a `speed` below it means that they do not add up."""
+    """The gain of a recipe over the same engine and scheme without it. `alone` is the product of its techniques' own
+    gains: a `speed` below it means that they do not add up."""
 
     recipe: str
     engine: str

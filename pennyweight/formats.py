@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Format:
-    """`from_first` turns what release 0.1.0 wrote into today's keys."""
+    """One file format. `from_first` converts release 0.1.0's keys to today's."""
 
     cls: type[Any]
     file: str
@@ -79,7 +79,7 @@ def as_json(value: Any) -> dict[str, Any]:
 
 
 def value_of(name: str, data: Mapping[str, Any], where: str) -> Any:
-    """The same of a JSON value at hand, of whatever release."""
+    """The value of this format from parsed JSON, of any release."""
     found = dict(data)
     version = found.pop("schema_version", 1)
     form = FORMATS[name]

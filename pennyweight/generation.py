@@ -1,4 +1,4 @@
-"""What an engine is asked for and what it answers: values that pass between worker, engines and the wire format."""
+"""Requests to an engine and its answers: values passed between the worker, the engines and the OpenAI API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Finish = Literal["stop", "length", "error", "refused"]
 
 @dataclass(frozen=True)
 class Generation:
-    """What an engine is asked for. Temperature 0 is greedy. `top_logprobs` is None when none were asked for, `schema` a
+    """One request to an engine. Temperature 0 is greedy. `top_logprobs` is None when none were requested, `schema` a
     JSON schema that the answer must follow."""
 
     id: str
@@ -45,8 +45,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Score:
-    """Teacher forcing over one sequence: log-probabilities of its tokens from some place on, with the most likely token
-    and its log-probability at each of these places."""
+    """Teacher forcing over one sequence: log-probabilities of its tokens from some position on, and the most likely
+    token with its log-probability at each position."""
 
     logprobs: Sequence[float]
     top_tokens: Sequence[int]

@@ -32,7 +32,7 @@ INTERESTING_FLAGS = (
 @dataclass(frozen=True)
 class Hardware:
     """`memory_bandwidth` is in bytes/s read by all cores; `arithmetic_rate` in operations/s by number type
-    (a multiply and an add count as two). Both are measured, and empty until somebody does."""
+    (a multiply and an add count as two). Both are empty until they are measured."""
 
     cpu: str
     cores: int
@@ -43,7 +43,7 @@ class Hardware:
     gpus: tuple[str, ...] = ()
     gpu_free_bytes: tuple[int, ...] = ()
     numa_nodes: int = 1
-    busy_cores: float = 0.0  # that others used while the rates were measured: they are too low then
+    busy_cores: float = 0.0  # used by other processes during the measurement; if above 0, the rates are too low
 
     @property
     def measured(self) -> bool:
@@ -107,7 +107,7 @@ def _gpu_name(information: Path) -> str:
 
 
 def _gpu_free_bytes() -> tuple[int, ...]:
-    """Of each CUDA device, as its driver tells."""
+    """Free bytes of each CUDA device, as its driver reports them."""
     if shutil.which("nvidia-smi") is None:
         return ()
     command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
@@ -124,7 +124,7 @@ def _read(path: str) -> str:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of a machine's limits that an engine reaches, and what each layer of a step costs it besides.
+    """Shares of a machine's limits that an engine reaches, and the fixed time per layer and step.
     `arithmetic` is by number type: an engine whose integer kernels gain little over its float ones has a low share."""
 
     memory: float

@@ -71,7 +71,7 @@ class Target:
 
     @property
     def tokenizer(self) -> Path | None:
-        """Of a service of one."""
+        """The model directory of a service of one; else None."""
         only = self.service.only if self.service else None
         return Path(only.model_path) if only else None
 
@@ -140,7 +140,7 @@ def _checked(engine: str, settings: Mapping[str, Any], before: Mapping[str, Any]
 
 
 def remote_settings(engines: tuple[str, ...] | None, base_url: str | None) -> dict[str, str] | None:
-    """Of the server that `--base-url` names, which `--engines` may leave out."""
+    """Settings of the `remote` engine for `--base-url`, or None without one."""
     asked = engines is not None and catalogue.REMOTE in engines
     if base_url is None:
         if asked:

@@ -13,7 +13,7 @@ def deployment(old: Json) -> Json:
 
 
 def measurement(old: Json | None) -> Json | None:
-    """A quantity did not say its own name."""
+    """In 0.1.0 a quantity did not contain its name."""
     if old is None:
         return None
     return {**old, "quantities": {name: {"name": name, **quantity} for name, quantity in old["quantities"].items()}}
@@ -41,7 +41,7 @@ def verdict(old: Json) -> Json:
 
 
 def trial(old: Json) -> Json:
-    """A comparison stood among the notes."""
+    """In 0.1.0 a comparison was among the notes."""
     notes = dict(old["notes"])
     compared = comparison(notes) if "ratio" in notes else None
     for name in ("ratio", "ci95", "within_noise", "a_tokens_per_s", "b_tokens_per_s"):

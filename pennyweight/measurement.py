@@ -15,7 +15,7 @@ Better = Literal["lower", "higher"]
 class Quantity:
     """One number with its unit and direction. `raw` keeps the values that it was made of.
 
-    `predicted` marks a number that nobody measured; reports never show one without saying so.
+    `predicted` marks a number that was not measured; reports always label it.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Comparison:
     b_tokens_per_s: tuple[float, ...]
 
     def in_other_tokens(self, ratio: float) -> Comparison:
-        """With A's throughput in B's tokens, of which each takes `ratio` of A's."""
+        """With A's throughput converted to B's tokens; one of B's tokens takes `ratio` of A's."""
         low, high = self.interval
         a = tuple(speed / ratio for speed in self.a_tokens_per_s)
         return Comparison(self.ratio / ratio, (low / ratio, high / ratio), a, self.b_tokens_per_s)
 
-    def interval_in_words(self) -> str:
+    def describe_interval(self) -> str:
         """Few rounds can leave the interval without any bound worth printing."""
         low, high = self.interval
         if not (math.isfinite(high) and high < UNBOUNDED * self.ratio):

@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def end_with_parent() -> None:
-    """In a new process, before it becomes a server of one process. One that is loading hears nothing milder."""
+    """A `preexec_fn` for single-process servers: SIGKILL on the parent's end; a loading server ignores SIGTERM."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -37,8 +37,8 @@ def refuse_taken_port(host: str, port: int) -> None:
             raise EngineError(f"Port {port} on {host} cannot be used ({why}): choose another with --port.") from None
 
 
-def exit_in_words(code: int | None) -> str:
-    """How a process ended, to follow a verb."""
+def describe_exit(code: int | None) -> str:
+    """How a process ended, as the end of a sentence."""
     if code is None or code >= 0:
         return f" with exit code {code}"
     return f", killed by signal {-code}" + (" (often: out of memory)" if code == -9 else "")

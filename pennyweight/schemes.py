@@ -1,4 +1,4 @@
-"""Number formats of weights, in one table: whoever needs to know what a scheme is looks here."""
+"""Number formats of weights (schemes), in one table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ NumberType = Literal["f32", "bf16", "int8"]
 @dataclass(frozen=True)
 class Scheme:
     """`bits` per weight of the block matrices, scales included, and the embedding or head where the scheme converts it.
-    `arithmetic` is the number type in which engines multiply by it. `finer` names the schemes of its family that lose
-    less, from the finest on: what they lose, it loses too. `calibrated`: its scales are searched on text. `tunable`:
+    `arithmetic` is the number type in which engines multiply by it. `finer` names the schemes of its family that are
+    more accurate, best first: if one fails, so does this one. `calibrated`: its scales are searched on text. `tunable`:
     its rounding can be tuned by gradient descent."""
 
     name: str
@@ -47,5 +47,5 @@ FULL_PRECISION = ("F32", "BF16", "F16")  # of checkpoints, as safetensors spells
 
 
 def scheme(name: str) -> Scheme:
-    """The scheme of this name. One that the table lacks (a server of somebody else's) counts as 16-bit floats."""
+    """The scheme of this name. An unknown one (of a remote server) counts as 16-bit floats."""
     return TABLE.get(name) or Scheme(name, "huggingface", 16.0, "f32")

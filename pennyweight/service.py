@@ -18,7 +18,7 @@ DEFAULT_NAME = "model"
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """Answers given before, to the very same request. `place` is a file for SQLite, or redis://…; empty keeps none."""
+    """Exact-match cache of answers. `place` is a file for SQLite, or redis://…; empty keeps none."""
 
     place: str = ""
     ttl_seconds: float = 3600.0
@@ -34,8 +34,8 @@ class CachePolicy:
 @dataclass(frozen=True)
 class Service:
     """`members` by name. `routes` maps the model name of a request to the member that answers it; a request that names
-    none goes to the first. `replicas` counts engine processes by member, one where it is silent. `placement` says where
-    a member runs: `local`, this machine, is all that there is so far."""
+    none goes to the first. `replicas` counts engine processes by member (default 1). `placement` says where a
+    member runs: `local` (this machine) is the only choice so far."""
 
     members: Mapping[str, Deployment]
     routes: Mapping[str, str]
@@ -86,7 +86,7 @@ class Service:
         return tuple(name for name, other in self.routes.items() if other == member)
 
     def member_for(self, name: str | None) -> str | None:
-        """Who answers a request for this model name; None for an unknown name."""
+        """The member that answers requests for this model name; None for an unknown name."""
         return next(iter(self.routes.values())) if not name else self.routes.get(name)
 
     def replicas_of(self, member: str) -> int:
@@ -99,7 +99,7 @@ class Service:
 
     @property
     def id(self) -> str:
-        """Depends on what is served under which name, and not on where it lies or how it is cached."""
+        """Depends on what is served under which name, not on paths or cache settings."""
         members = {name: deployment.id for name, deployment in self.members.items()}
         return canonical_hash({"members": members, "routes": dict(self.routes)})
 
@@ -113,7 +113,7 @@ class Service:
         return " + ".join(parts)
 
     def with_settings(self, settings: Mapping[str, object]) -> Service:
-        """The same with these engine settings changed, for a service of one."""
+        """This service with some engine settings changed; only for a service of one."""
         if self.only is None:
             raise UsageError("--set changes the settings of a service with one member: edit service.json instead.")
         changed = replace(self.only, settings={**self.only.settings, **settings})

@@ -46,7 +46,7 @@ class Trial:
 
 @dataclass
 class Study:
-    """The trials so far. `question` is what they answer. A subclass (search/journal.py) makes appending durable."""
+    """The trials so far. `question` is what they answer. A subclass (journal.py) makes appending durable."""
 
     question: Mapping[str, Any] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)

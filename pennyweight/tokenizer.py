@@ -101,7 +101,7 @@ class Tokenizer:
             return str(self._compiled.render(messages=messages, add_generation_prompt=True, tools=None, **self.special))
         except ModelError:
             raise
-        except Exception as error:  # a template is foreign code: whatever it raises is about these messages
+        except Exception as error:  # a template is third-party code: any error is about these messages
             raise ModelError(
                 f"The model's chat template refuses these messages ({error}): change their order."
             ) from None

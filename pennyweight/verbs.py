@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pennyweight.serve import Endpoint
     from pennyweight.techniques import Technique
 
-LEAST_DISK_BYTES = 1 << 28
+MIN_DISK_BYTES = 1 << 28
 
 
 def optimize(
@@ -42,10 +42,10 @@ def optimize(
     written into the directory `output`.
 
     `model` is a Hub id, a Hugging Face directory, a .gguf file or `demo`; `workload` a built-in name or a file.
-    `listener` hears of stages, progress and trials; by default they are shown on standard error. Further arguments are
+    `listener` receives stages, progress and trials; by default they are shown on standard error. Further arguments are
     those of `search.Question` (streams, seed, engines, schemes, rounds, techniques as {name: amount}, …).
 
-    Raises `PennyweightError` for what cannot be answered; an answer whose `outcome` is not ACCEPT is returned.
+    Raises `PennyweightError` when no search is possible; an `outcome` other than ACCEPT is returned, not raised.
     """
     from pennyweight.search import Question
 
@@ -151,7 +151,7 @@ def prepare_output(output: Path, *, resume: bool) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{output} cannot be made ({error.strerror}): choose another directory with -o.") from None
-    if shutil.disk_usage(output).free < LEAST_DISK_BYTES:
+    if shutil.disk_usage(output).free < MIN_DISK_BYTES:
         raise StorageError(f"The disk of {output} has less than 256 MiB free: free some space.")
 
 

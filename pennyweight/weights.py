@@ -18,7 +18,7 @@ SHARD_BYTES = 2 << 30
 
 
 class Weights:
-    """The tensors of the checkpoint in `directory`, by name; nothing is read before it is asked for."""
+    """The tensors of the checkpoint in `directory`, by name; each is read only when it is accessed."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -64,7 +64,7 @@ def rewrite(
 
 
 def write(target: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: int = SHARD_BYTES) -> None:
-    """Shards of at most so many bytes (a single tensor may be larger), with an index where there are several."""
+    """Write shards of at most `shard_bytes` (a single tensor may be larger), with an index if there are several."""
     from safetensors.torch import save_file
 
     shards: list[list[str]] = []

@@ -122,8 +122,8 @@ class Workload:
         return replace(self, requests=tuple(r for r in self.requests if r.id in chosen))
 
     def at_least(self, count: int) -> Workload:
-        """Repeated until there are so many requests. Each copy's text begins differently, so that no copy finds
-        another's prompt in a prefix cache."""
+        """Repeated until there are at least `count` requests. Each copy's text begins differently, so that a prefix
+        cache has no hits between copies."""
         copies = max(1, -(-count // len(self.requests)))
         repeated = [_copy(r, number, f"({number}) ") for number in range(copies) for r in self.requests]
         return replace(self, requests=tuple(repeated[: max(count, len(self.requests))]))

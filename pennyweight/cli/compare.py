@@ -52,7 +52,7 @@ def compare(
         ratio = tokens_per_baseline_token(second.tokenizer, first.tokenizer, texts(requests.requests))
         result = result.in_other_tokens(ratio)
     noise = ", within noise" if result.within_noise else ""
-    typer.echo(f"{result.ratio:.2f} times as fast ({result.interval_in_words()}{noise})")
+    typer.echo(f"{result.ratio:.2f} times as fast ({result.describe_interval()}{noise})")
     if as_json:
         row = {"a": first.label, "b": second.label, "ci95": list(result.interval), "within_noise": result.within_noise}
         print(json.dumps({**row, **codec.plain(result)}))

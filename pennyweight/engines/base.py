@@ -3,7 +3,7 @@
 An engine's class is its settings: frozen, checked when it is made. It is one of three kinds:
 
     a library                      load() gives a `Runtime`, which a driver process steps for our worker
-    a server of its own kind       backend() gives a `Backend`, which our worker asks
+    a server with another API      backend() gives a `Backend`, to which our worker sends requests
     a server of the OpenAI API     launch() gives its command line
 """
 
@@ -37,17 +37,17 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Launch:
-    """A server's command line, and what its environment has more than ours."""
+    """A server's command line, and the environment variables to add for it."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Runtime(Protocol):
-    """A loaded model in a driver process: submit, step until each has ended. One thread drives it.
+    """A loaded model in a driver process: submit generations, then step until each has ended. Only one thread calls it.
 
-    `score` tells of the tokens from place `start` on (1 or more). `kernels` says what multiplies its matrices, as the
-    library tells it: a slow one is why quantized is often not faster.
+    `score` returns log-probabilities of the tokens from position `start` on (1 or more). `kernels` names the
+    matrix-multiplication kernels as the library reports them: a slow kernel is why quantized is often not faster.
     """
 
     def submit(self, generation: Generation) -> None: ...
@@ -59,9 +59,9 @@ class Runtime(Protocol):
 
 
 class Backend(Protocol):
-    """A server that runs the model in a process of its own, asked from our worker's event loop: a `Runtime` that nobody
-    steps. `tell` hears every event; `ended` is called with a sentence once if the server ends by itself. Whoever made
-    it closes it, started or not."""
+    """A server that runs the model in a separate process; our worker's event loop sends it requests. Unlike a `Runtime`
+    it needs no stepping. `tell` is called with every event; `ended` is called once, with a message, if the server
+    exits unexpectedly. The caller that created a backend must close it, even if it was never started."""
 
     async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None: ...
     def submit(self, generation: Generation) -> None: ...
@@ -84,15 +84,15 @@ class Engine:
     schemes: ClassVar[tuple[str, ...]]
     architectures: ClassVar[tuple[str, ...]]  # `model_type` values; empty means all that transformers knows
     max_top_logprobs: ClassVar[int] = 1
-    tested: ClassVar[tuple[str, str]] = ("0", "")  # versions from the first up to, and without, the second
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what may be said, of settings that are one of a few words
-    recipe: ClassVar[Recipe | None] = None  # of an environment of its own
+    tested: ClassVar[tuple[str, str]] = ("0", "")  # versions: first inclusive, second exclusive
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # setting -> its allowed values
+    recipe: ClassVar[Recipe | None] = None  # how to install a separate environment
     path_settings: ClassVar[tuple[str, ...]] = ()  # settings that name a file or a directory
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what can be pulled: settings that pull it
-    # What it reaches of a machine's limits, by scheme; "" is for those that are not named. Measured: docs/log.md.
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset name -> the settings it stands for
+    # Share of the machine's limits that it reaches, by scheme; "" covers all other schemes. Measured: docs/log.md.
     efficiency: ClassVar[Mapping[str, Efficiency]] = {"": UNKNOWN_EFFICIENCY}
     colour: ClassVar[str] = "#4a3aa7"  # in the report
-    follows_schemas: ClassVar[bool] = False  # JSON schemas, in its answers
+    supports_json_schema: ClassVar[bool] = False  # can constrain answers to a JSON schema
     # "module:class" of the `Runtime` or the `Backend`, imported only in the process that runs it
     runtime: ClassVar[str] = ""
     server: ClassVar[str] = ""
@@ -115,7 +115,7 @@ class Engine:
         return loaded
 
     def backend(self, directory: Path) -> Backend | None:
-        """What our worker asks instead of a driver, for an engine whose model runs in a server already."""
+        """The backend that our worker uses instead of a driver process, if this engine has one; else None."""
         if not self.server:
             return None
         made: Backend = _named(self.server)(directory, self)
@@ -127,8 +127,8 @@ class Engine:
         return None
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
-        """Settings worth searching on this machine at this load, whose longest request takes so many tokens: name ->
-        values, the default first."""
+        """Settings worth searching on this machine at this load: name -> values, the default first. `longest` is the
+        token count of the longest request, prompt and answer."""
         del hardware, streams, longest
         return {}
 
@@ -138,7 +138,7 @@ class Engine:
 
     @classmethod
     def missing(cls) -> str | None:
-        """The sentence that says what is not installed and mends it, or None."""
+        """A message that says what is not installed and how to install it, or None."""
         absent = [package for package in cls.packages if util.find_spec(package) is None]
         if not absent:
             return None
@@ -146,7 +146,7 @@ class Engine:
 
     @classmethod
     def wheels(cls, packages: Sequence[str] | None = None) -> list[str]:
-        """As the package index spells them."""
+        """Package names as the package index spells them."""
         return [package.replace("_", "-") for package in (cls.packages if packages is None else packages)]
 
     @classmethod
@@ -161,12 +161,12 @@ class Engine:
 
     @classmethod
     def warning(cls) -> str | None:
-        """What is to be said of a version that the tests did not see."""
+        """A warning if the installed version is outside the tested range, else None."""
         lowest, beyond = cls.tested
         version = cls.version()
         if not beyond or _numbers(lowest) <= _numbers(version) < _numbers(beyond):
             return None
-        return f"{cls.name} {version} is outside the tested range ({lowest} up to {beyond}): it may answer otherwise."
+        return f"{cls.name} {version} is outside the tested range ({lowest} up to {beyond}): its answers may differ."
 
     @classmethod
     def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
@@ -196,7 +196,7 @@ def _named(place: str) -> Any:
 
 
 def make(name: str, settings: Mapping[str, Any]) -> Engine:
-    """The engine with these settings; unknown names and wrong types are refused with what there is."""
+    """The engine with these settings; unknown names and wrong types raise `EngineRefused`."""
     cls = engine_class(name)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     checked = dict(settings)
@@ -212,7 +212,7 @@ def make(name: str, settings: Mapping[str, Any]) -> Engine:
 
 
 def require(name: str) -> type[Engine]:
-    """The engine's class, or the sentence that says how to install it."""
+    """The engine's class. Raises `EngineMissing`, which says how to install it."""
     cls = engine_class(name)
     sentence = cls.missing()
     if sentence is not None:

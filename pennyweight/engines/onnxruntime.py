@@ -1,6 +1,6 @@
 """ONNX Runtime: models from ONNX Runtime GenAI's builder, run through a plain session.
 
-GenAI's own engine forms its batch once (a request that comes later waits for all of it: measured, see
+GenAI's own engine uses static batching (a later request waits for the whole batch: measured, see
 docs/decisions/0004). The builder's graph takes each row's own length from the attention mask, so a session over one
 shared key-value store per layer decodes a dense batch of unequal rows, in place.
 """
@@ -65,12 +65,12 @@ class ONNXRuntime(RowEngine):
 
 
 class ONNXRuntimeRuntime(RowRuntime):
-    """The store is one array (rows, heads, positions, width) for each layer's keys and values, bound both as what the
-    graph reads and as what it writes."""
+    """The store is one array (rows, heads, positions, width) for each layer's keys and values, bound both as the
+    graph's input and as its output."""
 
     def __init__(self, directory: Path, settings: ONNXRuntime) -> None:
-        draft = settings.draft_of(directory)
-        super().__init__(settings, ONNXRuntimeRuntime(draft, settings.of_the_draft()) if draft else None)
+        draft = settings.draft_directory(directory)
+        super().__init__(settings, ONNXRuntimeRuntime(draft, settings.draft_settings()) if draft else None)
         import onnx
         import onnxruntime
 
@@ -83,7 +83,7 @@ class ONNXRuntimeRuntime(RowRuntime):
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
         model = onnx.load(str(directory / decoder["filename"]), load_external_data=False)
-        self._graph = head_where_asked(model)
+        self._graph = logits_at_positions(model)
         self._session = self._opened(options)
         capacity = max(FIRST_CAPACITY, sliding_window(model))
         self._shape = (settings.slots + 1, decoder["num_key_value_heads"], capacity, decoder["head_size"])
@@ -115,7 +115,7 @@ class ONNXRuntimeRuntime(RowRuntime):
         return logits
 
     def kernels(self) -> list[str]:
-        """By a profile of one token, in a session of its own."""
+        """From a profile of one token, run in a separate session."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -174,15 +174,15 @@ def sliding_window(model: Any) -> int:
     return max((int(a.i) for a in attributes if a.name == "local_window_size"), default=0)
 
 
-def head_where_asked(model: Any) -> bytes:
-    """The builder's graph with one more input: the positions at which logits are wanted. Of a prompt that is the last,
-    and the head can be a fifth of all weights."""
+def logits_at_positions(model: Any) -> bytes:
+    """The builder's graph with one more input: the positions at which logits are wanted. A prompt needs
+    logits only at its last position, and the head can be a fifth of all weights."""
     import onnx
 
     graph = model.graph
     made_by = {name: node for node in graph.node for name in node.output}
     head = made_by["logits"]
-    while not head.op_type.startswith("MatMul"):  # what comes after it works on each position alone
+    while not head.op_type.startswith("MatMul"):  # the nodes after it work on each position separately
         head = made_by[head.input[0]]
     chosen = onnx.helper.make_node("Gather", [head.input[0], POSITIONS], [f"{POSITIONS}/hidden"], axis=1)
     graph.node.insert(list(graph.node).index(head), chosen)

@@ -18,7 +18,7 @@ from pennyweight.generation import Event, Finish, Generation, Score, derived_see
 from pennyweight.hardware import Efficiency, Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
-FEW_STREAMS = 4  # up to so many, memory sets the pace and float32 arithmetic costs nothing (it gained 1.2x at 1)
+FEW_STREAMS = 4  # up to this many, memory bandwidth is the limit and float32 costs nothing (1.2x faster at 1)
 SUPERBLOCK = 256  # weights of one K-quant block
 KERNEL_PROMPT = 32  # tokens
 PRECISIONS = ("auto", "f32", "bf16", "f16")
@@ -26,10 +26,10 @@ PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 @dataclass(frozen=True)
 class OpenVINO(Speculating):
-    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are taken in pieces between decodes.
+    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are processed in chunks.
 
-    `dynamic_quantization_group_size`: how many activations share a scale where float32 ones meet quantized weights and
-    are rounded to 8 bits; 0: they are not rounded; -1: as OpenVINO likes.
+    `dynamic_quantization_group_size`: how many activations share a scale when float32 activations are rounded to
+    8 bits for multiplication with quantized weights; 0: no rounding; -1: OpenVINO's default.
     """
 
     max_num_batched_tokens: int = 512
@@ -59,8 +59,8 @@ class OpenVINO(Speculating):
         "kv_cache_dtype": KV_CACHE_DTYPES,
         "inference_precision": PRECISIONS,
     }
-    follows_schemas: ClassVar[bool] = True
-    max_top_logprobs: ClassVar[int] = 0  # the pipeline tells the drawn token's log-probability and no other
+    supports_json_schema: ClassVar[bool] = True
+    max_top_logprobs: ClassVar[int] = 0  # the pipeline reports only the sampled token's log-probability
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,8 +80,8 @@ class OpenVINO(Speculating):
         widths = [config.get(name) or SUPERBLOCK for name in ("hidden_size", "intermediate_size")]
         if scheme == "Q4_K_M" and any(width % SUPERBLOCK for width in widths):
             raise EngineRefused(
-                f"openvino cannot read Q4_K_M of widths {widths}: what is no multiple of {SUPERBLOCK} falls back to "
-                "Q5_0 there, which it does not know; use Q8_0 or Q4_0."
+                f"openvino cannot read Q4_K_M of widths {widths}: widths that are no multiple of {SUPERBLOCK} use "
+                "Q5_0, which it does not support; use Q8_0 or Q4_0."
             )
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
@@ -132,7 +132,7 @@ class OpenVINORuntime:
             self._speculates["max_ngram_size"] = settings.prompt_lookup_max
             properties["prompt_lookup"] = True
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(self._file), schedule, "CPU", properties)
-        self._max_num_seqs = settings.max_num_seqs  # the pipeline does not hold its own limit while it splits prompts
+        self._max_num_seqs = settings.max_num_seqs  # the pipeline exceeds its own limit while it splits prompts
         self._waiting: deque[tuple[Generation, Any]] = deque()  # with its configuration
         self._handles: dict[str, tuple[Any, Generation]] = {}
         self._numbers = 0
@@ -140,7 +140,7 @@ class OpenVINORuntime:
 
     def submit(self, generation: Generation) -> None:
         configuration = self._configuration(generation)
-        configuration.validate()  # here a refusal belongs to this request, in a step it would end all
+        configuration.validate()  # an error raised here fails this request only; raised in a step it would fail all
         self._waiting.append((generation, configuration))
 
     def _configuration(self, generation: Generation) -> Any:
@@ -187,7 +187,7 @@ class OpenVINORuntime:
 
     def _read(self, handle: Any, generation: Generation) -> Event | None:
         statuses = self._genai.GenerationStatus
-        status = handle.get_status()  # before the reading, so that nothing falls between the two
+        status = handle.get_status()  # before reading, so that no tokens are missed between the two calls
         tokens: list[int] = []
         logprobs: list[float] = []
         reason = None
@@ -226,10 +226,10 @@ class OpenVINORuntime:
 
 
 class Scorer:
-    """The same weights and kernels as a plain stateful model, which tells the first choice at every place; the
-    pipeline's own `echo` tells only the log-probability of the token that stands there.
+    """The same weights and kernels as a plain stateful model, which gives the most likely token at every position; the
+    pipeline's `echo` gives only the log-probability of the prompt's own token.
 
-    The graph is extended to return the two numbers per place instead of a vocabulary's worth of logits.
+    The graph is extended to return these few numbers per position instead of logits for the whole vocabulary.
     """
 
     def __init__(self, file: Path, properties: Mapping[str, Any]) -> None:
@@ -257,7 +257,7 @@ class Scorer:
         return Score(*(values.tolist() for values in told))
 
     def kernels(self) -> list[str]:
-        """As its execution graph names them, which it does once a prompt went through."""
+        """As the execution graph names them; available only after a prompt was processed."""
         self.score(range(KERNEL_PROMPT), 1)
         counted: Counter[str] = Counter()
         for node in self._request.get_compiled_model().get_runtime_model().get_ordered_ops():
@@ -268,7 +268,7 @@ class Scorer:
 
 
 def _saved_graph(file: Path, directory: Path, properties: Mapping[str, Any]) -> str:
-    """OpenVINO's own form of the GGUF. GenAI writes it beside the file it reads, so it is given a link elsewhere."""
+    """OpenVINO's own form of the GGUF. GenAI writes it beside its input file, so it reads a link elsewhere."""
     import openvino_genai
 
     link = directory / "model.gguf"

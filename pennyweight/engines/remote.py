@@ -1,4 +1,4 @@
-"""Any server with the OpenAI API that somebody else runs. It is measured and proven as it is."""
+"""A server with the OpenAI API that pennyweight did not start. It is measured as it is."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ class Remote(Engine):
             )
 
     def load(self, directory: Path) -> Runtime:
-        raise EngineRefused(f"{self.base_url} is served already, whatever {directory} holds.")
+        raise EngineRefused(f"{self.base_url} is served already: {directory} is not loaded.")

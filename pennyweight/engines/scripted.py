@@ -1,4 +1,4 @@
-"""The scripted engine: written answers at written speeds. It ships, so that users can time and break their own code.
+"""The scripted engine: predictable answers at set speeds, shipped so that users can test their own code.
 
 It needs a model directory for its tokenizer only. The answer repeats the prompt's own tokens in order (so that tests
 can predict it), one token per running request and step; a step takes `step_ms`, a prompt `prefill_ms` once.
@@ -21,7 +21,7 @@ from pennyweight.generation import Event, Finish, Generation, Score
 @dataclass(frozen=True)
 class Scripted(Engine):
     """`fault` breaks it on purpose: `load` (refuses to load), `slow_load` (never gets ready), `die` (exits after
-    `fault_after` tokens), `hang` (stops stepping after them), `forget` (says nothing more to one request) or `refuse`
+    `fault_after` tokens), `hang` (stops stepping after them), `forget` (drops one request silently) or `refuse`
     (takes no request)."""
 
     step_ms: float = 0.0
@@ -41,7 +41,7 @@ class Scripted(Engine):
     def load(self, directory: Path) -> Runtime:
         del directory  # the tokenizer is the worker's business
         if self.fault == "load":
-            raise EngineError("scripted: told to fail while loading: take the setting fault=load away.")
+            raise EngineError("scripted: told to fail while loading: remove the setting fault=load.")
         if self.fault == "slow_load":
             time.sleep(3600)
         return ScriptedRuntime(self)
@@ -99,7 +99,7 @@ class ScriptedRuntime:
         return Score([-0.5 - self._settings.loss] * count, list(tokens[start:]), [-0.5 - self._settings.loss] * count)
 
     def kernels(self) -> list[str]:
-        return ["written answers: nothing is multiplied"]
+        return ["scripted answers: no matrix multiplication"]
 
     def close(self) -> None:
         self._running.clear()

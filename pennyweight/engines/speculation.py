@@ -1,5 +1,5 @@
-"""Speculative decoding as a setting of an engine (Leviathan et al. 2022, arxiv.org/abs/2211.17192): something cheap
-guesses tokens ahead, and the model checks them all in one step."""
+"""Speculative decoding as a setting of an engine (Leviathan et al. 2022, arxiv.org/abs/2211.17192): a cheap
+method proposes draft tokens, and the model verifies them all in one step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SPECULATION_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "n-gram speculation": {"speculative_method": "ngram"},
     "draft model": {"speculative_method": "draft_model", "draft_model": A_DRAFT},
 }
-MOST_GUESSES = 64
+MAX_SPECULATIVE_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Speculating(Engine):
-    """`ngram` looks the last `prompt_lookup_max` tokens up in the text so far and guesses what followed there;
-    `draft_model` is the directory of a smaller model of the same vocabulary (`pw draft`). Spelled as vLLM's."""
+    """`ngram` looks the last `prompt_lookup_max` tokens up in the text so far and drafts the tokens that followed;
+    `draft_model` is the directory of a smaller model of the same vocabulary (`pw draft`). The names are vLLM's."""
 
     speculative_method: str = ""
     num_speculative_tokens: int = 4
@@ -38,12 +38,14 @@ class Speculating(Engine):
         if self.speculative_method not in ("", *self.methods):
             known = " or ".join(self.methods)
             raise EngineRefused(
-                f"{self.name}: speculative_method={self.speculative_method!r} is nothing that it has: use {known}."
+                f"{self.name}: speculative_method={self.speculative_method!r} is not supported: use {known}."
             )
         for setting in ("num_speculative_tokens", "prompt_lookup_max"):
             value = getattr(self, setting)
-            if not 1 <= value <= MOST_GUESSES:
-                raise EngineRefused(f"{self.name}: {setting}={value} is not possible: use 1 to {MOST_GUESSES}.")
+            if not 1 <= value <= MAX_SPECULATIVE_TOKENS:
+                raise EngineRefused(
+                    f"{self.name}: {setting}={value} is not possible: use 1 to {MAX_SPECULATIVE_TOKENS}."
+                )
         if self.speculative_method == "draft_model" and not (Path(self.draft_model) / self.draft_file).exists():
             raise EngineRefused(
                 f"{self.name}: draft_model={self.draft_model!r} holds no {self.draft_file}: make one with `pw draft`."

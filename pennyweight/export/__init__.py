@@ -1,1 +1,1 @@
-"""What runs elsewhere: checkpoints and commands for engines that we write for and do not serve with."""
+"""Export: checkpoints and commands for engines that pennyweight does not serve with."""

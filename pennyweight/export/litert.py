@@ -14,10 +14,10 @@ from pennyweight.install.environments import Command, Recipe
 from pennyweight.model import Model
 
 NAME = "litert"
-VERSION = "0.9.4"  # 0.10 asks for TensorFlow while it is imported, and does not say so
+VERSION = "0.9.4"  # 0.10 imports TensorFlow without declaring it as a dependency
 LONGEST = 1280  # tokens of prompt and answer: the cache is allocated whole
 CHECK_FILE = "check.json"
-LEAST_SHARE = 0.5  # of the answer's tokens up to the first that differs; near ties fall somewhere
+MIN_SHARE = 0.5  # share of tokens before the first difference; near ties may differ
 
 
 def _commands(home: Path) -> list[Command]:
@@ -45,10 +45,10 @@ def convert(model: Model, directory: Path) -> dict[str, Any]:
         raise EngineError(f"litert-torch cannot convert {model.name} ({last[0][:300]}): export for another engine.")
     checked: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     whole = checked["model.tflite"]
-    if whole["tokens_as_transformers"] < LEAST_SHARE * whole["of"]:
+    if whole["tokens_as_transformers"] < MIN_SHARE * whole["of"]:
         raise EngineRefused(
-            f"LiteRT answers otherwise than transformers after {whole['tokens_as_transformers']} of {whole['of']} "
-            f"tokens of {model.name}: this architecture is not converted rightly."
+            f"LiteRT's answer differs from transformers' after {whole['tokens_as_transformers']} of {whole['of']} "
+            f"tokens of {model.name}: this architecture is not converted correctly."
         )
     (directory / CHECK_FILE).write_text(json.dumps(checked, indent=1) + "\n")
     return checked

@@ -1,7 +1,7 @@
 """Run by the Python of LiteRT's own environment: `litert_convert.py MODEL DIRECTORY LENGTH`.
 
 Converts a checkpoint, float32 and with 8-bit weights, and lets LiteRT's runtime and transformers continue the same
-prompt. The last line printed is JSON: agreement and pace by file. Imports nothing of pennyweight, which is not there.
+prompt. The last line printed is JSON: agreement and tokens/s by file. It must not import pennyweight.
 """
 
 from __future__ import annotations

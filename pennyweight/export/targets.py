@@ -23,9 +23,9 @@ CHECKED = "exported and checked by its own runtime, not served"
 
 @dataclass(frozen=True)
 class Export:
-    """`command` takes the model's context length and the port, and is run beside the checkpoint. Spelled as in the
-    documentation that `source` names. `convert` writes into a directory and tells what its check showed; it needs the
-    environment of `recipe`."""
+    """`command` takes the model's context length and the port, and is run beside the checkpoint. The flags
+    are taken from the documentation that `source` names. `convert` writes into a directory and returns the results of
+    its check; it needs the environment of `recipe`."""
 
     name: str
     schemes: tuple[str, ...]
@@ -41,7 +41,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Exported:
-    """What there is to look at, and how far it was tried."""
+    """The result of an export: its files, and whether it was run."""
 
     path: Path
     state: str
@@ -104,5 +104,5 @@ def export(model: Model, name: str, directory: Path, port: int) -> Exported:
 
 
 def _weights_by_link(source: str, target: str) -> None:
-    """What somebody may edit is copied: a link would change the original, too."""
+    """Weights are linked; files that a user may edit are copied, because editing a link changes the original."""
     (link_or_copy if source.endswith(".safetensors") else shutil.copyfile)(source, target)

@@ -1,8 +1,8 @@
-"""Engines that live outside of our own environment: what installs one under the cache directory, and removes it.
+"""Engines that need a separate environment: installing one under the cache directory, and removing it.
 
 <cache>/engines/<name>/
     install.log       what the commands said
-    done.json         those that have ended well: a cut installation goes on after them
+    done.json         finished commands: an interrupted installation continues after them
     installed.json    written last
 """
 
@@ -49,7 +49,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an engine is made: commands for a home, run one after the other. `needs` are programs on the PATH."""
+    """How an engine is installed: `commands(home)` are run one after the other. `needs` are programs on the PATH."""
 
     version: str
     commands: Callable[[Path], list[Command]]
@@ -74,7 +74,7 @@ def installed(name: str) -> Mapping[str, Any] | None:
 
 
 def made(name: str, file: str) -> Path | None:
-    """A file of an installation that is whole."""
+    """A file of a complete installation, or None."""
     found = home(name) / file
     return found if installed(name) and found.exists() else None
 
@@ -109,7 +109,7 @@ def install(name: str, recipe: Recipe, stage: Stage, progress: Progress) -> Path
 
 
 def remove(name: str) -> int:
-    """Free what an installation took, a cut one too; returns its bytes."""
+    """Delete an installation, complete or not; returns the bytes freed."""
     place = home(name)
     if not place.exists():
         raise UsageError(f"{name} is not installed under {place.parent}: there is nothing to remove.")

@@ -2,7 +2,7 @@
 
     python -m pennyweight.install.requirements SITE NAME FILE WITHOUT…
 
-For packages that ask for builds which the index does not have; pip itself has no way to leave one out.
+For packages that require builds which the index does not have; pip cannot skip a single requirement.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ ANSWER_CONCURRENCY = 32
 SCORE_CONCURRENCY = 2
 FIRST_LOOK = 16  # requests; each further look doubles them
 CONSISTENCY = Limit("self_agreement", 0.90, floor=True)  # openvino with an 8-bit cache: F16 0.981, Q8_0 0.956
-FEWEST_SESSIONS = 8  # below this a bootstrap interval says nothing
+MIN_SESSIONS = 8  # below this a bootstrap interval says nothing
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -196,7 +196,7 @@ def measure_pairs(subject: str, done: Sequence[Pair], confidence: float) -> Meas
     sessions = [pair.session for pair in done]
     nats = by_session(sessions, [pair.added_nats for pair in done])
     agreement = by_session(sessions, [pair.agreement for pair in done])
-    interval_of = _wide_interval if len(nats) < FEWEST_SESSIONS else mean_interval
+    interval_of = _wide_interval if len(nats) < MIN_SESSIONS else mean_interval
     quantities = []
     for name, values, unit, better in (
         ("added_nats", nats, "nats/token", "lower"),
@@ -218,7 +218,7 @@ def _task_quantities(done: Sequence[Pair], confidence: float) -> list[Quantity]:
     before = by_session(sessions, [float(bool(p.baseline_right)) for p in labelled])
     after = by_session(sessions, [float(bool(p.candidate_right)) for p in labelled])
     lost, interval = lost_share(before, after, confidence)
-    if len(before) < FEWEST_SESSIONS:
+    if len(before) < MIN_SESSIONS:
         interval = (float("-inf"), float("inf"))
     return [
         Quantity("task_score", float(after.mean()), "1", "higher"),

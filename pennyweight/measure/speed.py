@@ -19,7 +19,7 @@ from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
 SLO_NAMES = ("ttft", "tpot", "e2el")
-FEWEST_FOR_P99 = 100  # values: of fewer, the 99th percentile is little else than the maximum
+MIN_FOR_P99 = 100  # values: of fewer, the 99th percentile is little else than the maximum
 
 
 def measure_speed(
@@ -94,7 +94,7 @@ def _latencies(records: Sequence[Record]) -> list[Quantity]:
         found.extend(
             Quantity(f"{name}_p{p}_ms", percentile(values, p), "ms", "lower")
             for p in PERCENTILES
-            if p < 99 or len(values) >= FEWEST_FOR_P99
+            if p < 99 or len(values) >= MIN_FOR_P99
         )
         found.append(Quantity(f"{name}_max_ms", max(values), "ms", "lower"))
     return found

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pennyweight.errors import WorkloadError
-from pennyweight.measure.quality import FEWEST_SESSIONS
+from pennyweight.measure.quality import MIN_SESSIONS
 from pennyweight.workload import Request, Workload
 
-MOST_NAMED = 5
+MAX_NAMED = 5
 FLIPS = 0.02  # share of answers that change from right to wrong or back, as quantization has it
 POWER_Z, CONFIDENCE_Z = 1.28, 1.645  # 90% power, 95% confidence, one-sided
 MARGINS = (0.01, 0.02, 0.05, 0.10)
@@ -110,8 +110,8 @@ def _decides(halves: tuple[Workload, Workload] | None) -> tuple[str, ...]:
     held_out = halves[1]
     sessions = len({request.session for request in held_out.requests})
     found = []
-    if sessions < FEWEST_SESSIONS:
-        found.append(f"--max-added-nats: no, {sessions} held-out sessions are too few ({FEWEST_SESSIONS} are needed).")
+    if sessions < MIN_SESSIONS:
+        found.append(f"--max-added-nats: no, {sessions} held-out sessions are too few ({MIN_SESSIONS} are needed).")
     else:
         found.append(f"--max-added-nats: yes, on {len(held_out.requests)} held-out requests of {sessions} sessions.")
     labelled = len(held_out.labelled)
@@ -134,8 +134,8 @@ def needed(margin: float, flips: float = FLIPS) -> int:
 
 
 def _named(requests: Sequence[Request]) -> str:
-    names = ", ".join(repr(request.id) for request in requests[:MOST_NAMED])
-    more = f" and {len(requests) - MOST_NAMED} more" if len(requests) > MOST_NAMED else ""
+    names = ", ".join(repr(request.id) for request in requests[:MAX_NAMED])
+    more = f" and {len(requests) - MAX_NAMED} more" if len(requests) > MAX_NAMED else ""
     return f"{names}{more}"
 
 

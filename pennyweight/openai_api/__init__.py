@@ -1,1 +1,1 @@
-"""OpenAI's wire format, shared by the worker, the gateway and whoever asks them. No engine and no network in here."""
+"""OpenAI's wire format, shared by the worker, the gateway and their clients. Contains no engine and no network code."""

@@ -1,4 +1,4 @@
-"""The OpenAI API's bodies: what may be asked, and how answers are spelled. No engine and no network in here.
+"""The OpenAI API's bodies: request and answer fields. Contains no engine and no network code.
 
 Source: OpenAI's API reference for /v1/completions and /v1/chat/completions; `ignore_eos`, `return_token_ids` and
 `max_tokens: 0` with `echo` are spelled as vLLM's server has them, `logprob_start_len` as SGLang's.
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MOST_ANSWERS = 16  # of one request
+MAX_ANSWERS = 16  # of one request
 
 
 class StreamOptions(BaseModel):
@@ -33,7 +33,7 @@ class ResponseFormat(BaseModel):
         return self
 
     @property
-    def asked_schema(self) -> dict[str, Any] | None:
+    def requested_schema(self) -> dict[str, Any] | None:
         if self.type == "text":
             return None
         return self.json_schema.definition if self.json_schema else {"type": "object"}
@@ -51,7 +51,7 @@ class Body(BaseModel):
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: int = Field(1, ge=1, le=MOST_ANSWERS)
+    n: int = Field(1, ge=1, le=MAX_ANSWERS)
     ignore_eos: bool = False
     return_token_ids: bool = False
     response_format: ResponseFormat | None = None
@@ -68,9 +68,9 @@ class Body(BaseModel):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
-    def asked_schema(self) -> dict[str, Any] | None:
+    def requested_schema(self) -> dict[str, Any] | None:
         """The JSON schema that the answer must follow."""
-        return self.response_format.asked_schema if self.response_format else None
+        return self.response_format.requested_schema if self.response_format else None
 
     @property
     def include_usage(self) -> bool:

@@ -11,5 +11,5 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
 
 
 def error_event(message: str) -> bytes:
-    """How a stream ends that has begun and cannot go on."""
+    """The last event of a stream that fails after it has begun."""
     return b"data: " + json.dumps(error_body(message, "server_error")).encode() + b"\n\n"

@@ -1,7 +1,7 @@
-"""The JSON schemas that answers can be held to: a part of JSON Schema 2020-12, close to what OpenAI documents for its
-structured outputs. What is outside of it is refused, and the rest written anew from what was understood, before an
-engine sees it: one that stumbles over a schema does so in the middle of a step and takes all other requests along
-(OpenVINO GenAI 2026.4 with xgrammar), and one that finds too many ways to go on stands still (llama.cpp).
+"""JSON schemas for structured outputs: a subset of JSON Schema 2020-12, close to what OpenAI documents. A schema
+outside the subset is refused, and an accepted one is rewritten in canonical form before an engine sees it. This is
+because an engine that fails on a schema fails in the middle of a step, with all other requests (OpenVINO GenAI 2026.4
+with xgrammar), and one that must follow too many alternatives hangs (llama.cpp).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ DEFINITIONS = ("$defs", "definitions")
 ARRAY_WORDS = {"items", "minItems", "maxItems"}
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
 BOUNDS = (("minItems", "maxItems"), ("minLength", "maxLength"), ("minimum", "maximum"))
-MOST_BYTES, MOST_PARTS, MOST_VALUES, DEEPEST = 2**16, 200, 200, 32
-MOST_REPEATED, MOST_REPEATED_IN_ALL = 1000, 10_000
-MOST_BEGINNINGS = {"array": 1, "object": 8}  # of alternatives for one place: a parser follows all that begin alike
-MOST_ALTERNATIVES = 64
+MAX_BYTES, MAX_PARTS, MAX_VALUES, DEEPEST = 2**16, 200, 200, 32
+MAX_REPEATED, MAX_REPEATED_IN_ALL = 1000, 10_000
+MAX_BEGINNINGS = {"array": 1, "object": 8}  # of alternatives for one place: a parser follows all that begin alike
+MAX_ALTERNATIVES = 64
 LARGEST, LARGEST_VALUE = 2**31, 2**53
 NAME = re.compile(r'[^"\\\x00-\x1f\x7f]+')  # others break xgrammar's own text of the grammar
 REFERENCE = re.compile(r"#/(\$defs|definitions)/([\w.-]+)")
@@ -30,18 +30,18 @@ Schema = dict[str, Any]
 
 
 def followed(schema: Mapping[str, Any]) -> str:
-    """The schema as an engine gets it, or the sentence that says what is not followed here."""
+    """The rewritten schema as JSON for an engine. Raises `EngineRefused` for what is not supported."""
     try:
         size = len(json.dumps(schema, allow_nan=False))
     except ValueError:
-        raise EngineRefused("The JSON schema holds a number that is none.") from None
-    if size > MOST_BYTES:
-        raise EngineRefused(f"The JSON schema is larger than {MOST_BYTES:,} bytes: make it smaller.")
+        raise EngineRefused("The JSON schema contains a number that is none (NaN or Infinity).") from None
+    if size > MAX_BYTES:
+        raise EngineRefused(f"The JSON schema is larger than {MAX_BYTES:,} bytes: make it smaller.")
     made = _Rewriting().part("schema", schema, 0)
     definitions = {f"#/{kind}/{name}": part for kind in DEFINITIONS for name, part in made.get(kind, {}).items()}
     for place, part in _parts("schema", made):
         kinds = list(_beginnings(place, part, definitions, ()))
-        for kind, most in MOST_BEGINNINGS.items():
+        for kind, most in MAX_BEGINNINGS.items():
             if kinds.count(kind) > most:
                 raise EngineRefused(f"{place}: more than {most} alternatives are an {kind}: leave fewer.")
     _check_ends([made, *definitions.values()], definitions)
@@ -49,16 +49,16 @@ def followed(schema: Mapping[str, Any]) -> str:
 
 
 class _Rewriting:
-    """One schema on its way: how much of it there is."""
+    """Rewrites one schema and counts its parts against the limits."""
 
     def __init__(self) -> None:
         self._parts = self._repeated = 0
 
     def part(self, place: str, part: Any, depth: int) -> Schema:
         self._parts += 1
-        if self._parts > MOST_PARTS or depth > DEEPEST:
+        if self._parts > MAX_PARTS or depth > DEEPEST:
             raise EngineRefused(
-                f"The JSON schema has more than {MOST_PARTS} parts or {DEEPEST} levels: make it smaller."
+                f"The JSON schema has more than {MAX_PARTS} parts or {DEEPEST} levels: make it smaller."
             )
         if part is True:
             return {}
@@ -67,13 +67,13 @@ class _Rewriting:
         made = {word: value for word, value in part.items() if word not in REMARKS}
         for word, value in made.items():
             if word not in WORDS:
-                raise EngineRefused(f"{place}: the keyword {word[:40]!r} is not followed here: leave it away.")
+                raise EngineRefused(f"{place}: the keyword {word[:40]!r} is not supported: remove it.")
             if not WORDS[word](value):
                 raise EngineRefused(f"{place}: {word} cannot be {str(value)[:60]!r} here.")
         _check_together(place, made)
         self._repeated += sum(made.get(word, 0) for word in COUNTS)
-        if self._repeated > MOST_REPEATED_IN_ALL:
-            raise EngineRefused(f"{place}: all lengths together are more than {MOST_REPEATED_IN_ALL:,}: lower them.")
+        if self._repeated > MAX_REPEATED_IN_ALL:
+            raise EngineRefused(f"{place}: all lengths together are more than {MAX_REPEATED_IN_ALL:,}: lower them.")
         return self._inside(place, made, depth + 1)
 
     def _inside(self, place: str, made: Schema, depth: int) -> Schema:
@@ -85,7 +85,7 @@ class _Rewriting:
             options = enumerate(made["anyOf"])
             made["anyOf"] = [self.part(f"{place}.anyOf[{n}]", value, depth) for n, value in options]
             if len({json.dumps(option) for option in made["anyOf"]}) < len(made["anyOf"]):
-                raise EngineRefused(f"{place}: two alternatives are the same: leave one away.")
+                raise EngineRefused(f"{place}: two alternatives are the same: remove one.")
         more = made.get("additionalProperties", False)
         if more is not False:
             made["additionalProperties"] = self.part(f"{place}.additionalProperties", more, depth)
@@ -93,7 +93,7 @@ class _Rewriting:
         if is_array or ARRAY_WORDS & made.keys():  # without `items`, xgrammar takes no items at all
             made["items"] = self.part(f"{place}.items", made.get("items", True), depth)
         if made.get("minimum", 0) < 0:
-            made.setdefault("maximum", LARGEST)  # without it, xgrammar makes numbers that are none
+            made.setdefault("maximum", LARGEST)  # without it, xgrammar generates invalid numbers
         return made
 
 
@@ -107,7 +107,7 @@ def _check_together(place: str, part: Schema) -> None:
             raise EngineRefused(f"{place}: {least} is above {most}.")
     missing = [name for name in part.get("required", ()) if name not in part.get("properties", {})]
     if missing:
-        raise EngineRefused(f"{place}: {missing[0][:40]!r} is required and no property.")
+        raise EngineRefused(f"{place}: {missing[0][:40]!r} is required but no property has this name.")
 
 
 def _parts(place: str, part: Schema) -> Iterator[tuple[str, Schema]]:
@@ -134,8 +134,8 @@ def _beginnings(place: str, part: Schema, definitions: Mapping[str, Schema], tra
     for inside, behind in ways:
         for kind in _beginnings(place, inside, definitions, behind):
             told += 1
-            if told > MOST_ALTERNATIVES:
-                raise EngineRefused(f"{place}: there are more than {MOST_ALTERNATIVES} alternatives: leave fewer.")
+            if told > MAX_ALTERNATIVES:
+                raise EngineRefused(f"{place}: there are more than {MAX_ALTERNATIVES} alternatives: leave fewer.")
             yield kind
     if not ways:
         yield from _kinds(part)
@@ -150,7 +150,7 @@ def _kinds(part: Schema) -> Sequence[str]:
 
 
 def _check_ends(parts: Sequence[Schema], definitions: Mapping[str, Schema]) -> None:
-    """Every definition has an answer that ends."""
+    """Check that every definition allows a finite answer."""
     ending: set[str] = set()
 
     def ends(part: Schema) -> bool:
@@ -166,7 +166,7 @@ def _check_ends(parts: Sequence[Schema], definitions: Mapping[str, Schema]) -> N
     while more := {name for name, part in definitions.items() if name not in ending and ends(part)}:
         ending |= more
     if not all(ends(part) for part in parts):
-        raise EngineRefused("The JSON schema has a part that no answer could end: let it.")
+        raise EngineRefused("The JSON schema recurses without end: make a property optional or add an alternative.")
 
 
 def _kind(value: Any) -> bool:
@@ -184,11 +184,11 @@ def _plain(value: Any) -> bool:
 
 
 def _values(value: Any) -> bool:
-    return isinstance(value, list) and 0 < len(value) <= MOST_VALUES and _plain(value)
+    return isinstance(value, list) and 0 < len(value) <= MAX_VALUES and _plain(value)
 
 
 def _count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= MOST_REPEATED
+    return type(value) is int and 0 <= value <= MAX_REPEATED
 
 
 def _bound(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Server-sent events over ASGI: what worker and gateway share of sending them."""
+"""Server-sent events over ASGI: helpers shared by worker and gateway."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from starlette.types import Receive
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
-    """Returns when the client has."""
+    """Returns when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

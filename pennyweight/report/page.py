@@ -89,7 +89,7 @@ def _speedup(evidence: Evidence) -> str:
             c = speedup.comparison
             runs = " / ".join(f"{a:.0f} : {b:.0f}" for a, b in zip(c.a_tokens_per_s, c.b_tokens_per_s, strict=True))
             noise = " (within noise)" if c.within_noise else ""
-            rows.append((f"{what}: {speedup.against}", f"{c.ratio:.2f}", c.interval_in_words() + noise, runs))
+            rows.append((f"{what}: {speedup.against}", f"{c.ratio:.2f}", c.describe_interval() + noise, runs))
     if not rows:
         return "<p>There is nothing to compare with: the baseline itself was chosen, or nothing was.</p>"
     return _table(("against", "times as fast", "interval", "tokens/s of each interleaved pair"), rows)

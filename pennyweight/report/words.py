@@ -21,7 +21,7 @@ NAMES = {
     "dollars_per_million_tokens": "dollars per million output tokens",
 }
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "time between chunks", "e2e": "whole answer"}
-MOST_REASONS = 3
+MAX_REASONS = 3
 
 
 def sentences(evidence: Evidence) -> list[str]:
@@ -38,8 +38,8 @@ def failure_sentence(evidence: Evidence) -> str:
     reasons = list(dict.fromkeys(reason for _, reason in evidence.failures))
     if not reasons:
         return "Nothing was tried: every candidate was refused (see the report)."
-    more = f" ({len(reasons) - MOST_REASONS} more in the report)" if len(reasons) > MOST_REASONS else ""
-    return " ".join(reasons[:MOST_REASONS]) + more
+    more = f" ({len(reasons) - MAX_REASONS} more in the report)" if len(reasons) > MAX_REASONS else ""
+    return " ".join(reasons[:MAX_REASONS]) + more
 
 
 def _choice(evidence: Evidence) -> str:
@@ -75,7 +75,7 @@ def _speed(evidence: Evidence) -> str:
 def _times(speedup: Speedup, what: str) -> str:
     noise = ", which is within noise" if speedup.comparison.within_noise else ""
     engine = " ".join(speedup.against.split()[:2])
-    interval = speedup.comparison.interval_in_words()
+    interval = speedup.comparison.describe_interval()
     return f"{speedup.comparison.ratio:.2f} times as fast as {what}, {engine} ({interval}{noise})"
 
 

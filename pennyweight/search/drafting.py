@@ -29,7 +29,7 @@ from pennyweight.workload import Arrivals, Workload
 ENGINE, SCHEME = "openvino", "Q8_0"  # where speculation is measured
 RUN_WAVES = 3
 LENGTH = 384  # tokens of prompt and continuation to learn from
-FEWEST_REQUESTS = 12
+MIN_REQUESTS = 12
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Draft:
 
 def draft(asked: Drafting, listener: Listener) -> Draft:
     tuning, held_out = asked.workload.split(asked.seed)
-    if len(held_out.requests) < FEWEST_REQUESTS:
-        raise UsageError(f"{len(held_out.requests)} held-out requests are too few to measure on: {FEWEST_REQUESTS}.")
+    if len(held_out.requests) < MIN_REQUESTS:
+        raise UsageError(f"{len(held_out.requests)} held-out requests are too few to measure on: {MIN_REQUESTS}.")
     shape = changeable(asked.target.config)
     if not 1 <= asked.layers < shape.layers:
         raise UsageError(f"--layers {asked.layers} makes no draft: {asked.target.name} has {shape.layers}.")
@@ -123,7 +123,7 @@ def _speedup(
     plain = {"max_num_seqs": streams}
     guessing = {"speculative_method": "draft_model", "num_speculative_tokens": asked.guesses}
     speculative = {**plain, **guessing, "draft_model": str(small.path)}
-    count = max(FEWEST_REQUESTS, RUN_WAVES * streams)
+    count = max(MIN_REQUESTS, RUN_WAVES * streams)
     load = held_out.take(count, asked.seed).at_least(count)
     with ExitStack() as kept:
         openers = []

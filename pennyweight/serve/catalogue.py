@@ -1,4 +1,4 @@
-"""What can be served here: the engines' descriptions, for those who propose deployments and never run one."""
+"""What can be served here: descriptions of the engines, for code that proposes deployments without running them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Offer:
 
 
 def names() -> tuple[str, ...]:
-    """Engines that we can serve with; the scripted one only plays, and a remote one is served by others."""
+    """Engines that we can serve with; without `scripted`, which has no model, and `remote`, which we do not run."""
     return tuple(name for name in engines.ENGINES if name not in ("scripted", REMOTE))
 
 
@@ -82,14 +82,14 @@ def install(engine: str, stage: environments.Stage, progress: environments.Progr
 
 
 def remove(engine: str) -> int:
-    """Free the bytes that its environment took."""
+    """Delete its environment; returns the bytes freed."""
     if recipe_of(engine) is None:
         raise UsageError(f"{engine} has no environment of its own: uninstall it with pip.")
     return environments.remove(engine)
 
 
 def schemes_of(engine: str, model: Model) -> list[str]:
-    """What the engine could serve of a model: a full-precision checkpoint it takes as it is, others are made."""
+    """What the engine could serve of a model: a full-precision checkpoint unchanged, or quantized."""
     cls = engines.engine_class(engine)
     if cls.model_format != model.format:
         return list(cls.schemes)
@@ -99,7 +99,7 @@ def schemes_of(engine: str, model: Model) -> list[str]:
 def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:
     """The sentence that says why this engine cannot serve such a model, before anything is built."""
     try:
-        engines.engine_class(engine).refuse_early(config, scheme)  # first: nobody shall install in vain
+        engines.engine_class(engine).refuse_early(config, scheme)  # before asking for an installation in vain
         engines.require(engine)
     except (EngineMissing, EngineRefused) as error:
         return str(error)
@@ -129,7 +129,7 @@ def require(names: Sequence[str]) -> None:
 
 
 def kernels(engine: str, scheme: str) -> str:
-    """What schemes share that an engine runs with one efficiency: its name, and the scheme where it has its own."""
+    """A key for measured efficiency: the engine's name, plus the scheme if it has its own entry."""
     return f"{engine} {scheme}" if scheme in engines.engine_class(engine).efficiency else engine
 
 
@@ -145,7 +145,7 @@ def colours() -> dict[str, str]:
 
 
 def packages() -> tuple[str, ...]:
-    """Of our own environment, whose versions a measurement depends on, as the package index spells them."""
+    """Packages of our environment whose versions affect a measurement, as the package index spells them."""
     return tuple({wheel: None for name in engines.ENGINES for wheel in engines.engine_class(name).wheels()})
 
 

@@ -22,7 +22,7 @@ from pennyweight.serve.process import ServerProcess
 from pennyweight.service import Service
 
 START_TIMEOUT = 300.0
-# A measurement wants to hear of a lost engine and not to have it replaced, and it queues as much as it likes.
+# A measurement must see a lost engine as an error, not have it restarted, and needs no limit on the queue.
 MEASURING = GatewaySettings(
     max_queue=1_000_000, request_bytes=2**26, stall_seconds=0.0, drain_seconds=1.0, restart=False
 )
@@ -30,7 +30,7 @@ MEASURING = GatewaySettings(
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An OpenAI endpoint. `process` is None for a server that we did not start, whose insides we cannot watch."""
+    """An OpenAI endpoint. `process` is None for a server that we did not start and cannot measure."""
 
     base_url: str
     model: str
@@ -38,7 +38,7 @@ class Endpoint:
     api_key: str | None = None
 
     def kernels(self) -> tuple[str, ...]:
-        """What multiplied, as the engine reports it; nothing of servers that do not."""
+        """The matrix-multiplication kernels that the engine reports; empty if it reports none."""
         return self.process.kernels() if self.process is not None else ()
 
 
@@ -90,6 +90,6 @@ def open_engine(
 
 
 def _remote(deployment: Deployment) -> Endpoint:
-    """A server of somebody else's is asked as it is."""
+    """The endpoint of a server that we did not start."""
     settings = deployment.settings
     return Endpoint(settings["base_url"], settings["served_model"], api_key=os.environ.get("OPENAI_API_KEY"))

@@ -17,20 +17,20 @@ from pathlib import Path
 import psutil
 
 from pennyweight.errors import EngineError
-from pennyweight.processes import exit_in_words
+from pennyweight.processes import describe_exit
 
-# Runtimes report home or look for updates unless they are told not to.
+# Environment variables that turn off telemetry and update checks of runtimes.
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
-    "CI": "true",  # what keeps `import openvino` from reporting itself
+    "CI": "true",  # turns off the telemetry of `import openvino`
 }
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our loopback
 STOP_SECONDS = 10.0
-KERNEL_SECONDS = 120.0  # some start the model once more to tell
+KERNEL_SECONDS = 120.0  # some engines load the model again to report them
 LOG_LINES = 12
 Environment = Mapping[str, str]
 
@@ -54,7 +54,7 @@ class ServerProcess:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of the log, on one line, for an error message."""
         try:
             lines = self.log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]
@@ -67,7 +67,7 @@ class ServerProcess:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if not self.alive:
-                raise EngineError(self.death())
+                raise EngineError(self.exit_message())
             if self._healthy():
                 return
             tick()
@@ -86,20 +86,20 @@ class ServerProcess:
             return False
 
     def kernels(self) -> tuple[str, ...]:
-        """What multiplies its matrices, where its face tells it."""
+        """The matrix-multiplication kernels, if its API reports them."""
         try:
             with LOCAL.open(f"{self.base_url}/kernels", timeout=KERNEL_SECONDS) as answer:
                 return tuple(json.load(answer)["kernels"])
         except (urllib.error.URLError, OSError, ValueError, KeyError):
             return ()
 
-    def death(self) -> str:
+    def exit_message(self) -> str:
         code = self.process.returncode
-        words = self.last_words()
+        words = self.log_tail()
         marker = "pennyweight: "
-        if marker in words:  # the worker said it in a sentence of its own
+        if marker in words:  # the worker wrote a complete error message
             return words.rsplit(marker, 1)[1]
-        return f"{self.what} ended{exit_in_words(code)}: {words or 'it wrote nothing'} (log: {self.log})."
+        return f"{self.what} ended{describe_exit(code)}: {words or 'it wrote nothing'} (log: {self.log})."
 
     def usage(self) -> tuple[int, float]:
         """Resident bytes of the process tree now, and its CPU seconds so far. The peak is kept in `peak_bytes`."""
@@ -115,7 +115,7 @@ class ServerProcess:
         return resident, seconds
 
     def stop(self) -> None:
-        """Ask, then insist, and leave none of its processes behind. Safe to call twice."""
+        """SIGTERM, then SIGKILL for the whole process group. Safe to call twice."""
         if self.alive:
             _signal_group(self.process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 WINDOW = 256  # tokens read at once
-MOST_WINDOWS = 32
-FEWEST_TOKENS = 2048  # below this the ranking follows the text's accidents
+MAX_WINDOWS = 32
+MIN_TOKENS = 2048  # below this the ranking follows the text's accidents
 BATCH = 4
 
 
@@ -48,14 +48,14 @@ def windows(source: Path, texts: Sequence[str]) -> list[torch.Tensor]:
 
     tokenizer = Tokenizer(source)
     stream = [token for text in texts for token in tokenizer.encode(text)]
-    if len(stream) < FEWEST_TOKENS:
+    if len(stream) < MIN_TOKENS:
         raise ModelError(
-            f"The calibration text has {len(stream)} tokens and {FEWEST_TOKENS} are needed for a ranking that means "
+            f"The calibration text has {len(stream)} tokens and {MIN_TOKENS} are needed for a ranking that means "
             "something: give a longer workload."
         )
     context = json.loads((source / "config.json").read_text()).get("max_position_embeddings", WINDOW)
     length = min(WINDOW, context)
-    count = min(MOST_WINDOWS, len(stream) // length)
+    count = min(MAX_WINDOWS, len(stream) // length)
     rows = torch.tensor(stream[: count * length]).reshape(count, length)
     return [rows[start : start + BATCH] for start in range(0, count, BATCH)]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pennyweight.techniques.distill_settings import DistillSettings
 
-FEWEST_PROMPTS = 8
+MIN_PROMPTS = 8
 TOGETHER = 64  # texts written at once
 DRAWN = 2  # counts changes of what the same seed writes
 
@@ -143,10 +143,10 @@ def short_enough(settings: DistillSettings, teacher: Path) -> list[str]:
     tokenizer = Tokenizer(teacher).backend
     lengths = [len(prompt_tokens(tokenizer, prompt, 0)) for prompt in settings.prompts]
     fitting = [p for p, length in zip(settings.prompts, lengths, strict=True) if length <= settings.length // 2]
-    if len(fitting) < FEWEST_PROMPTS:
+    if len(fitting) < MIN_PROMPTS:
         raise UsageError(
             f"{len(fitting)} of {len(lengths)} prompts fit into half of --length {settings.length} and "
-            f"{FEWEST_PROMPTS} are needed: raise --length (the longest prompt has {max(lengths)} tokens)."
+            f"{MIN_PROMPTS} are needed: raise --length (the longest prompt has {max(lengths)} tokens)."
         )
     return fitting
 

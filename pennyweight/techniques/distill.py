@@ -62,10 +62,9 @@ class Distill(DistillSettings):
                 f"--hidden matches states of one width: the student has {student.hidden_size}, the teacher "
                 f"{teacher.hidden_size}."
             )
-        if len(self.prompts) < continuations.FEWEST_PROMPTS:
+        if len(self.prompts) < continuations.MIN_PROMPTS:
             raise UsageError(
-                f"{len(self.prompts)} prompts are too few to distil on: {continuations.FEWEST_PROMPTS} or more are "
-                "needed."
+                f"{len(self.prompts)} prompts are too few to distil on: {continuations.MIN_PROMPTS} or more are needed."
             )
         continuations.short_enough(self, Path(self.teacher))
         continuations.shared_tokens(model.path, Path(self.teacher))

@@ -32,7 +32,7 @@ PACKED = {"W8A8": ("INT8", "llm_compressor"), "W4A16": ("W4A16", "auto_gptq")}
 SCHEMES = (*CONVERSIONS, *TUNED, *ONNX, *PACKED)
 
 WINDOW = 256  # tokens of one calibration sample
-MOST_WINDOWS = 32
+MAX_WINDOWS = 32
 BATCH = 4
 GPTQ_GROUP = 32  # weights that share a scale: divides every width that a 4-bit GGUF divides
 UNLISTED = ("DFLASH", "GEMMA4_ASSISTANT")
@@ -177,7 +177,7 @@ class Quantize(Technique):
         stream: list[int] = []
         for text in self.calibration:
             stream += tokenizer(text)["input_ids"]
-        count = min(MOST_WINDOWS, len(stream) // length)
+        count = min(MAX_WINDOWS, len(stream) // length)
         if count < BATCH:
             raise ModelError(
                 f"The calibration text has {len(stream)} tokens, {BATCH * length} are needed: give a longer workload."

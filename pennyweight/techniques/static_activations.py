@@ -27,9 +27,9 @@ from pennyweight.techniques.base import progress
 
 SMOOTHED = 0.5  # how much of a channel's size goes over to the weights
 ENORMOUS = 20  # times the median token's largest value
-MOST_ERROR = 0.05  # of the median token, of its own size
-MOST_BATCHES = 4  # of the calibration text, spread over it: two passes in float32
-RECIPE = {"smoothed": SMOOTHED, "enormous": ENORMOUS, "most_error": MOST_ERROR, "batches": MOST_BATCHES}
+MAX_ERROR = 0.05  # of the median token, of its own size
+MAX_BATCHES = 4  # of the calibration text, spread over it: two passes in float32
+RECIPE = {"smoothed": SMOOTHED, "enormous": ENORMOUS, "most_error": MAX_ERROR, "batches": MAX_BATCHES}
 LEVELS = 255
 BLOCK = 32  # weights that share a scale where activations are rounded as they come
 
@@ -40,7 +40,7 @@ Batches = Sequence[NDArray[np.int64]]  # of tokens, [texts, tokens]
 def quantize(whole: Path, target: Path, batches: Batches) -> None:
     """From the builder's float32 graph in `whole`, whose weights are changed, to one of integers in `target`."""
     graph = Graph(whole)
-    read = batches[:: max(1, len(batches) // MOST_BATCHES)][:MOST_BATCHES]
+    read = batches[:: max(1, len(batches) // MAX_BATCHES)][:MAX_BATCHES]
     scales = graph.smoothing(graph.channels(read))
     ranges = graph.ranges(read, scales)
     fitting = graph.fitting(ranges)
@@ -120,7 +120,7 @@ class Graph:
 
     def fitting(self, ranges: Mapping[str, Range]) -> list[str]:
         """The matrices whose inputs one scale fits."""
-        return [node.name for name, nodes in self.readers.items() if ranges[name].error <= MOST_ERROR for node in nodes]
+        return [node.name for name, nodes in self.readers.items() if ranges[name].error <= MAX_ERROR for node in nodes]
 
     def smoothing(self, largest: Mapping[str, Array]) -> dict[str, Array]:
         """By what to divide each channel of the inputs whose maker can take it over."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 SNAP = 64  # rows of the head: what kernels and GGUF's blocks like
-FEWEST_TOKENS = 2048  # of corpus: below this it says little about what will be needed
+MIN_TOKENS = 2048  # of corpus: below this it says little about what will be needed
 ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 ID_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "unk_token_id")
 SAMPLE = (
@@ -116,9 +116,9 @@ def needed(source: Path, corpus: Sequence[str]) -> set[str]:
         ids = tokenizer.encode(text)
         found.update(ids)
         count += len(ids)
-    if count < FEWEST_TOKENS:
+    if count < MIN_TOKENS:
         raise ModelError(
-            f"The corpus has {count} tokens and {FEWEST_TOKENS} are needed to trust it: give more text (--corpus)."
+            f"The corpus has {count} tokens and {MIN_TOKENS} are needed to trust it: give more text (--corpus)."
         )
     for start in range(len(SAMPLE)):  # some templates refuse a system message, or an assistant's first
         try:

@@ -1,6 +1,6 @@
-"""The OpenAI face of an engine that has none: `python -m pennyweight.worker --description … --port …`.
+"""The OpenAI API for an engine that has none: `python -m pennyweight.worker --description … --port …`.
 
-This process speaks HTTP; the model runs in another one (see host.py).
+This process speaks HTTP; the model runs in another one (driver_host.py, backend_host.py).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Served:
     engine: Engine
     host: Host
     tokenizer: Tokenizer
-    names: tuple[str, ...]  # that requests may call the model by
+    names: tuple[str, ...]  # model names that requests may use
     context_length: int
 
     def prompt_of(self, body: CompletionBody | ChatBody) -> list[int]:
@@ -88,8 +88,8 @@ class Served:
                 "context_length_exceeded",
             )
         if body.tools:
-            raise Refused(f"{self.engine.name} calls no tools: leave tools away.", "tools")
-        schema = None if body.asked_schema is None else self._followed(body.asked_schema)
+            raise Refused(f"{self.engine.name} does not support tools: remove tools.", "tools")
+        schema = None if body.requested_schema is None else self._followed(body.requested_schema)
         if asked and (body.top_logprobs or 0) > self.engine.max_top_logprobs:
             raise Refused(f"{self.engine.name} gives at most {self.engine.max_top_logprobs} top_logprobs.", "logprobs")
         return Generation(
@@ -105,8 +105,8 @@ class Served:
         )
 
     def _followed(self, schema: dict[str, Any]) -> str:
-        if not self.engine.follows_schemas:
-            message = f"{self.engine.name} does not hold answers to a form: leave response_format away."
+        if not self.engine.supports_json_schema:
+            message = f"{self.engine.name} does not support structured output: remove response_format."
             raise Refused(message, "response_format")
         try:
             return json_schema.followed(schema)
@@ -115,7 +115,7 @@ class Served:
 
 
 def application(served: Served) -> Starlette:
-    """The HTTP face. Every error has OpenAI's shape."""
+    """The HTTP application. Every error has OpenAI's format."""
 
     async def answer_call(request: Request, shape: type[CompletionBody] | type[ChatBody]) -> Response:
         body = _read(shape, await request.body())
@@ -148,7 +148,7 @@ def application(served: Served) -> Starlette:
 
     async def score_prompt(answer: Answer, body: Body) -> Response:
         if not (isinstance(body, CompletionBody) and body.echo and body.logprobs is not None):
-            raise Refused("max_tokens 0 asks for nothing: add echo and logprobs to score the prompt.", "max_tokens")
+            raise Refused("max_tokens 0 generates nothing: add echo and logprobs to score the prompt.", "max_tokens")
         if len(answer.prompt_tokens) < 2:
             raise Refused("A prompt of one token has nothing to score: send two or more.", "prompt")
         start = min(max(1, body.logprob_start_len), len(answer.prompt_tokens) - 1)
@@ -241,7 +241,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 def _end(number: int, _: object) -> None:
-    """uvicorn raises the signal that ended it once more: as an exception it leaves us time to end the engine."""
+    """uvicorn re-raises the signal that ended it: turned into an exception, it leaves time to stop the engine."""
     signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
 

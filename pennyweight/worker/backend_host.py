@@ -1,4 +1,4 @@
-"""An engine whose model runs in a server of its own kind: asked from here, with no driver between."""
+"""The worker's side of an engine that runs as a `Backend` server: called directly, without a driver process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens to text while they arrive: whole characters only, and nothing of a stop string gets out."""
+"""Tokens to text while they arrive: whole characters only, and never a part of a stop string."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ does for a whole step), and HTTP would stand still meanwhile.
 
     worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start) ("kernels", key)
                        ("close",)
-    driver -> worker   ("ready",) ("failed", sentence) ("events", [Event, …]) ("told", key, answer | None, fault)
+    driver -> worker   ("ready",) ("failed", sentence) ("events", [Event, …]) ("reply", key, answer | None, fault)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pennyweight.generation import Event, Finish, Generation
 
 
 def run(connection: Connection, engine: str, settings: Mapping[str, Any], directory: str) -> None:
-    """The driver process's main function: load, say so, and step until told to close or the worker is gone."""
+    """The driver process's main function: load, report ready, and step until a close message or the worker's end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the worker decides when to end
     try:
@@ -31,7 +31,7 @@ def run(connection: Connection, engine: str, settings: Mapping[str, Any], direct
     except PennyweightError as error:
         connection.send(("failed", str(error)))
         return
-    except Exception as error:  # whatever a library raises while loading is one sentence to the user
+    except Exception as error:  # any error while loading becomes one message to the user
         connection.send(("failed", cannot_load(engine, directory, error)))
         return
     connection.send(("ready",))
@@ -53,13 +53,13 @@ class Driver:
     def drive(self) -> None:
         while not self._closing:
             if not self._active or self._connection.poll():
-                self._obey(self._connection.recv())
+                self._handle(self._connection.recv())
                 continue
             events = self._step()
             if events:
                 self._connection.send(("events", events))
 
-    def _obey(self, message: tuple[Any, ...]) -> None:
+    def _handle(self, message: tuple[Any, ...]) -> None:
         match message:
             case ("submit", generation):
                 self._submit(generation)
@@ -68,9 +68,9 @@ class Driver:
                     self._active.discard(generation_id)
                     self._runtime.cancel(generation_id)
             case ("score", key, tokens, start):
-                self._tell(key, lambda: self._runtime.score(tokens, start))
+                self._reply(key, lambda: self._runtime.score(tokens, start))
             case ("kernels", key):
-                self._tell(key, self._runtime.kernels)
+                self._reply(key, self._runtime.kernels)
             case _:
                 self._closing = True
 
@@ -86,18 +86,18 @@ class Driver:
     def _step(self) -> list[Event]:
         try:
             events = self._runtime.step()
-        except Exception as error:  # a step that failed leaves the library in nobody knows what state: end with it
+        except Exception as error:  # a failed step leaves the library in an unknown state: exit
             events = [Event(i, finish="error", error=last_line(error)) for i in self._active]
             self._closing = True
         self._active.difference_update([event.id for event in events if event.finish])
         return events
 
-    def _tell(self, key: int, ask: Callable[[], Any]) -> None:
+    def _reply(self, key: int, ask: Callable[[], Any]) -> None:
         try:
             answer, fault = ask(), None
         except Exception as error:  # as above
             answer, fault = None, last_line(error)
-        self._connection.send(("told", key, answer, fault))
+        self._connection.send(("reply", key, answer, fault))
 
 
 def cannot_load(engine: str, directory: str, error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pennyweight.errors import EngineError
 from pennyweight.generation import Generation, Score
-from pennyweight.processes import exit_in_words
+from pennyweight.processes import describe_exit
 from pennyweight.worker import driver
 from pennyweight.worker.host import Host
 
@@ -38,8 +38,8 @@ class DriverHost(Host):
             first = await asyncio.to_thread(self._connection.recv)
         except EOFError:
             self._process.join(CLOSE_SECONDS)
-            raise EngineError(f"{self._engine} ended while it loaded{exit_in_words(self._process.exitcode)}.") from None
-        except BaseException:  # told to end meanwhile, and the thread that listens ends with the process only
+            raise EngineError(f"{self._engine} ended while it loaded{describe_exit(self._process.exitcode)}.") from None
+        except BaseException:  # cancelled: the thread in recv() ends only when the process does
             self._process.kill()
             raise
         if first[0] == "failed":
@@ -59,7 +59,7 @@ class DriverHost(Host):
             with contextlib.suppress(OSError):  # it may end between the two lines
                 self._connection.send(("close",))
             self._process.join(CLOSE_SECONDS)
-            self._process.kill()  # a step can take longer than anybody wants to wait
+            self._process.kill()  # a step can take too long to wait for
 
     def _begin(self, generation: Generation) -> None:
         self._connection.send(("submit", generation))
@@ -98,10 +98,10 @@ class DriverHost(Host):
             if fault is None:
                 answer.set_result(value)
             else:
-                answer.set_exception(EngineError(f"The engine could not tell: {fault}"))
+                answer.set_exception(EngineError(f"The engine could not answer: {fault}"))
 
     def _gone(self) -> None:
-        self._die(f"The engine's process ended{exit_in_words(self._process.exitcode)}.")
+        self._die(f"The engine's process ended{describe_exit(self._process.exitcode)}.")
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(EngineError(self.failure))

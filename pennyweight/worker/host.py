@@ -1,4 +1,4 @@
-"""The worker's side of an engine: counts its requests and hands events to whoever waits, however the engine is reached
+"""The worker's side of an engine: counts requests and passes events to their sinks. Subclasses reach the engine
 (driver_host.py, backend_host.py)."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Host(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Load the model; returns when it is ready, raises the sentence that says why not."""
+        """Load the model and return when it is ready; raises `EngineError` with the reason if it fails."""
 
     def submit(self, generation: Generation, sink: Callable[[Event], None]) -> None:
         self._refuse_dead()
@@ -42,8 +42,8 @@ class Host(ABC):
         self._begin(generation)
 
     def finish(self, generation_id: str, reason: str) -> None:
-        """End a generation for the reason that its reader saw, in the engine too if it still runs there; its sink hears
-        nothing more."""
+        """End a generation and record `reason` in the metrics; stop it in the engine if it still runs there. Its sink
+        gets no more events."""
         running = self._running.pop(generation_id, None)
         if running is None:
             return
@@ -55,7 +55,7 @@ class Host(ABC):
             self._end(generation_id)
 
     def cancel(self, generation_id: str) -> None:
-        """The client has left. Nothing happens to what has ended already."""
+        """The client has disconnected. Does nothing to a generation that has ended."""
         self.finish(generation_id, "abort")
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Host(ABC):
         running.sink(event)
 
     def _die(self, sentence: str) -> None:
-        """The engine is gone: everyone who waits hears of it."""
+        """The engine has ended: every running generation gets an error event."""
         self.failure = sentence
         for generation_id, running in list(self._running.items()):
             running.sink(Event(generation_id, finish="error", error=sentence))

@@ -1,4 +1,4 @@
-"""Answers on their way out: one generation or several of the same prompt, whole or as a stream."""
+"""Sending answers: one generation or several of the same prompt, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ Growing = tuple[Answer, Generating]
 
 
 def copies(generation: Generation, count: int) -> list[Generation]:
-    """As many of the same prompt; a seed gives each its own, the first the one that was asked for."""
+    """`count` generations of the same prompt. Each gets its own seed, counting up from the requested one."""
     seeds = [None if generation.seed is None else generation.seed + n for n in range(count)]
     first, *others = seeds
     return [replace(generation, seed=first), *(replace(generation, id=uuid.uuid4().hex, seed=s) for s in others)]
 
 
 class EventStream(Response):
-    """Server-sent events, straight to ASGI; a client that leaves ends the generations. Where the engine may refuse,
-    nothing is out before it has begun; else headers go at once, so that nobody has to read them when the text comes."""
+    """Server-sent events, straight to ASGI; a client that disconnects cancels the generations. If the engine may
+    refuse (`refusable`), headers wait for the first event; else they are sent at once, so that text is not delayed."""
 
     def __init__(self, answers: Sequence[Growing], include_usage: bool, *, refusable: bool = False) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})

@@ -184,7 +184,7 @@ def formed(client: openai.OpenAI, schema: object, **more: object) -> str | None:
 
 def test_answers_follow_a_json_schema_or_it_is_refused(client: openai.OpenAI, deployment: Deployment) -> None:
     words = {"enum": ["red", "green", 17]}
-    if not engines.engine_class(deployment.engine).follows_schemas:
+    if not engines.engine_class(deployment.engine).supports_json_schema:
         with pytest.raises(openai.BadRequestError, match="response_format"):
             formed(client, words)
         return

@@ -44,16 +44,16 @@ def test_a_draft_of_other_tokens_is_refused(tmp_path: Path) -> None:
         config = {"vocab_size": size, "max_position_embeddings": context}
         (tmp_path / name / "config.json").write_text(json.dumps(config))
 
-    def draft_of(name: str) -> Path | None:
+    def draft_directory(name: str) -> Path | None:
         settings = {"speculative_method": "draft_model", "draft_model": str(tmp_path / name)}
         made = engines.make("transformers", settings)
         assert isinstance(made, RowEngine)
-        return made.draft_of(tmp_path / "large")
+        return made.draft_directory(tmp_path / "large")
 
-    assert draft_of("fit") == tmp_path / "fit"
+    assert draft_directory("fit") == tmp_path / "fit"
     for name in ("small", "short"):
         with pytest.raises(EngineRefused, match=r"pw draft"):
-            draft_of(name)
+            draft_directory(name)
 
 
 def test_engines_without_it_name_what_they_have() -> None:

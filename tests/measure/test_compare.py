@@ -124,4 +124,4 @@ def test_json_holds_every_run() -> None:
     [((1.5, 2.5), "1.50 to 2.50"), ((0.0, float("inf")), "too few rounds"), ((0.0, 3981632123.0), "too few rounds")],
 )
 def test_an_interval_without_a_bound_is_not_printed(interval: tuple[float, float], says: str) -> None:
-    assert says in Comparison(2.0, interval, (2.0,), (1.0,)).interval_in_words()
+    assert says in Comparison(2.0, interval, (2.0,), (1.0,)).describe_interval()

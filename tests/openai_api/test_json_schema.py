@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pennyweight import checkpoint, engines, techniques
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineRefused
-from pennyweight.openai_api.json_schema import DEEPEST, LARGEST, MOST_PARTS, followed
+from pennyweight.openai_api.json_schema import DEEPEST, LARGEST, MAX_PARTS, followed
 from pennyweight.serve import open_engine
 from pennyweight.techniques.quantize import Quantize
 
@@ -115,7 +115,7 @@ def chain(length: int) -> dict[str, Any]:
         ({"properties": {"a": 3}}, "object"),
         ({"items": {"type": "string", "maxLength": 10**9}}, "maxLength"),
         (deep(DEEPEST + 1), "levels"),
-        ({"properties": {str(n): {} for n in range(MOST_PARTS)}}, str(MOST_PARTS)),
+        ({"properties": {str(n): {} for n in range(MAX_PARTS)}}, str(MAX_PARTS)),
     ],
 )
 def test_the_rest_is_refused_with_the_place(schema: dict[str, Any], said: str) -> None:

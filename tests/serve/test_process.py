@@ -60,7 +60,7 @@ def test_an_engine_that_dies_gives_its_client_an_error_and_ends(scripted: Script
             ask(endpoint.process)
         endpoint.process.process.wait(15)
         assert not endpoint.process.alive
-        assert "exit code 9" in endpoint.process.last_words()
+        assert "exit code 9" in endpoint.process.log_tail()
 
 
 def test_an_engine_that_hangs_lets_its_client_time_out_and_can_still_be_stopped(scripted: Scripted) -> None:

@@ -80,7 +80,7 @@ def test_a_matrix_whose_input_would_drown_is_left_alone(graph: Graph) -> None:
 def test_a_model_of_which_nothing_fits_is_refused(
     graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static_activations, "MOST_ERROR", 0.0)
+    monkeypatch.setattr(static_activations, "MAX_ERROR", 0.0)
     with pytest.raises(ModelError, match="INT8_STATIC"):
         static_activations.quantize(tmp_path, tmp_path / "target", TOKENS)
 

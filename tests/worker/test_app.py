@@ -392,7 +392,7 @@ def test_tokenize_tells_ids_and_how_many(scripted_endpoint: Endpoint) -> None:
 
 def test_what_the_engine_refuses_is_a_bad_request(tokenizer_directory: Path) -> None:
     with open_engine(Deployment("scripted", str(tokenizer_directory), "tiny", "BF16", {"fault": "refuse"})) as endpoint:
-        with pytest.raises(openai.BadRequestError, match="told to refuse"):
+        with pytest.raises(openai.BadRequestError, match="asked to refuse"):
             client_of(endpoint).completions.create(model="model", prompt="hi", max_tokens=4)
         assert gauge(endpoint, "pennyweight:num_requests_running") == 0
 

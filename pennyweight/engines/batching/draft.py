@@ -1,4 +1,4 @@
-"""Guesses from a smaller model on the row loop of the library that runs the large one."""
+"""Draft tokens from a smaller model, run by the same library as the target model."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ Lengths = NDArray[np.int64]
 
 
 class Forward(Protocol):
-    """What is needed of a `RowRuntime` (rows.py has the meaning of its operations)."""
+    """What is needed of a `RowRuntime` (rows.py documents its operations)."""
 
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits: ...
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits: ...
 
 
 class DraftModel:
-    """The small model, with one row of its own that holds whatever text it guessed for last."""
+    """The draft model, with one row that holds the text of its latest draft."""
 
     def __init__(self, runtime: Forward) -> None:
         self._runtime = runtime
         self._held: list[int] = []
 
-    def guess(self, text: Sequence[int], most: int) -> list[int]:
-        """What it would say next, greedily. Tokens that its row holds already are not computed again."""
+    def propose(self, text: Sequence[int], most: int) -> list[int]:
+        """Up to `most` next tokens, greedily. Tokens that its row already holds are not computed again."""
         if most < 1:
             return []
         start = beginning(self._held, text[:-1])  # the last one's logits are needed
         self._held = list(text)
         logits = self._runtime.extend(0, text[start:], start, every=False)[-1]
-        guesses = [int(logits.argmax())]
-        while len(guesses) < most:
+        draft = [int(logits.argmax())]
+        while len(draft) < most:
             length = np.array([len(self._held)])
-            logits = self._runtime.decode(guesses[-1:], length)[0]
-            self._held.append(guesses[-1])
-            guesses.append(int(logits.argmax()))
-        return guesses
+            logits = self._runtime.decode(draft[-1:], length)[0]
+            self._held.append(draft[-1])
+            draft.append(int(logits.argmax()))
+        return draft
 
 
-class DraftGuesses:
-    """The small model's guesses for one request, asked as `PromptLookup` is."""
+class DraftProposer:
+    """The draft model's tokens for one request, with the interface of `PromptLookup`."""
 
     def __init__(self, draft: DraftModel) -> None:
         self._draft = draft
@@ -53,11 +53,11 @@ class DraftGuesses:
     def extend(self, tokens: Sequence[int]) -> None:
         self._text.extend(tokens)
 
-    def guess(self, most: int) -> list[int]:
-        return self._draft.guess(self._text, most)
+    def propose(self, most: int) -> list[int]:
+        return self._draft.propose(self._text, most)
 
 
 def beginning(held: Sequence[int], text: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """Length of the common prefix of both."""
     most = min(len(held), len(text))
     return next((n for n in range(most) if held[n] != text[n]), most)

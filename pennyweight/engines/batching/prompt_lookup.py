@@ -1,4 +1,4 @@
-"""Guesses from the text itself: what followed the last few tokens when they stood there before.
+"""Draft tokens from the text itself: what followed the last few tokens at their previous occurrence.
 
 Source: Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding.
 """
@@ -17,15 +17,15 @@ class PromptLookup:
         self._ends: dict[tuple[int, ...], int] = {}
 
     def extend(self, tokens: Iterable[int]) -> None:
-        """A run is entered once the text has gone on after it, so that it never finds itself."""
+        """A run is indexed only after another token follows it, so that a lookup never finds itself."""
         for token in tokens:
             for size in self._sizes:
                 if size <= len(self._tokens):
                     self._ends[tuple(self._tokens[-size:])] = len(self._tokens)
             self._tokens.append(token)
 
-    def guess(self, most: int) -> list[int]:
-        """At most so many tokens; none where the text's end is new."""
+    def propose(self, most: int) -> list[int]:
+        """Up to `most` draft tokens; none if the last tokens did not occur before."""
         for size in self._sizes:
             if size <= len(self._tokens):
                 end = self._ends.get(tuple(self._tokens[-size:]))

@@ -1,4 +1,4 @@
-"""A continuously formed batch for libraries that only run a model forward.
+"""Continuous batching for libraries that only run a model's forward pass.
 
 Each running request owns a row of one key-value store. A step takes a piece of one waiting prompt, then decodes one
 token for every row. Rows are kept dense: when one ends, the last one takes its place. A library supplies four
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pennyweight.engines.batching.draft import DraftGuesses, DraftModel, Lengths, beginning
+from pennyweight.engines.batching.draft import DraftModel, DraftProposer, Lengths, beginning
 from pennyweight.engines.batching.prompt_lookup import PromptLookup
 from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax
 from pennyweight.engines.batching.settings import RowEngine
 from pennyweight.generation import Event, Finish, Generation, Score
 
 PER_TOKEN = ("tokens", "logprobs", "alternatives")
-LEAST_BEGINNING = 16  # tokens
+MIN_PREFIX = 16  # tokens
 
 
 @dataclass
@@ -30,23 +30,23 @@ class Row:
 
     generation: Generation
     sampler: Sampler
-    guesser: PromptLookup | DraftGuesses | None = None
+    proposer: PromptLookup | DraftProposer | None = None
     held: list[int] = field(default_factory=list)
     last: int = 0
     made: int = 0
-    ahead: int = 0  # tokens that are guessed at once
+    ahead: int = 0  # draft tokens per step
 
     @property
     def left(self) -> int:
-        """Tokens that it may still make."""
+        """Tokens that it may still generate."""
         return self.generation.max_tokens - self.made
 
     def take(self, logits: Logits) -> Event:
-        """Draw the next token and say what became of it. An end token itself is not part of the answer."""
+        """Sample the next token and return its event. An end token itself is not part of the answer."""
         token, logprob, alternatives = self.sampler.draw(logits)
         self.last = token
-        if self.guesser is not None:
-            self.guesser.extend((token,))
+        if self.proposer is not None:
+            self.proposer.extend((token,))
         self.made += 1
         if token in self.generation.stop_tokens:
             return Event(self.generation.id, finish="stop")
@@ -55,9 +55,9 @@ class Row:
 
 
 class RowRuntime(ABC):
-    """The loop; a subclass knows the library, and gives the runtime of the draft model if there is one. Rows of the
-    store: those that run, densely, the one that is being filled after them, and from `max_num_seqs` on those kept for
-    their beginnings."""
+    """The loop; a subclass supplies the operations, and the draft model's runtime if there is one. The store's
+    rows: first the running ones without gaps, then the one whose prompt is being processed, and from `max_num_seqs` on
+    the ended ones kept as a prefix cache."""
 
     def __init__(self, settings: RowEngine, draft: RowRuntime | None) -> None:
         self._settings = settings
@@ -93,7 +93,7 @@ class RowRuntime(ABC):
         if self._filling is not None:
             events.extend(self._fill(self._filling))
         if self._rows:
-            events.extend(self._guess() or self._advance())
+            events.extend(self._speculate() or self._advance())
         return events
 
     def cancel(self, generation_id: str) -> None:
@@ -116,27 +116,27 @@ class RowRuntime(ABC):
         self._rows.clear()
 
     def _admit(self, generation: Generation) -> None:
-        """What a kept or a running row holds of the prompt's beginning is copied and not computed again."""
+        """The longest prompt prefix that a kept or running row holds is copied instead of computed."""
         row = Row(generation, Sampler(generation))
-        row.guesser = self._guesser()
-        if row.guesser is not None:
-            row.guesser.extend(generation.prompt)
+        row.proposer = self._proposer()
+        if row.proposer is not None:
+            row.proposer.extend(generation.prompt)
             row.ahead = self._settings.num_speculative_tokens
         if self._settings.enable_prefix_caching:
             running = [(index, other.held) for index, other in enumerate(self._rows)]
-            source, length = longest_beginning(generation.prompt, [*running, *self._kept])
+            source, length = longest_common_prefix(generation.prompt, [*running, *self._kept])
             if length:
                 self._move(source, len(self._rows), length)
                 row.held = list(generation.prompt[:length])
         self._filling = row
 
-    def _guesser(self) -> PromptLookup | DraftGuesses | None:
+    def _proposer(self) -> PromptLookup | DraftProposer | None:
         if self._draft is not None:
-            return DraftGuesses(self._draft)
+            return DraftProposer(self._draft)
         return PromptLookup(self._settings.prompt_lookup_max) if self._settings.speculative_method else None
 
     def _fill(self, row: Row) -> list[Event]:
-        """The next piece of the prompt; after the last one it runs."""
+        """Process the next chunk of the prompt; after the last chunk the row starts decoding."""
         prompt, begin = row.generation.prompt, len(row.held)
         piece = prompt[begin : begin + (self._settings.max_num_batched_tokens or len(prompt))]
         logits = self.extend(len(self._rows), piece, begin, every=False)
@@ -162,16 +162,16 @@ class RowRuntime(ABC):
                 self._release(index)
         return events
 
-    def _guess(self) -> list[Event]:
-        """One step for several tokens of a row that runs alone: those that it would have drawn anyway are taken. Text
-        that is hard to guess is guessed less far ahead."""
+    def _speculate(self) -> list[Event]:
+        """One speculative step of a row that runs alone: draft tokens that match what the model samples are accepted.
+        When few are accepted, the next draft is shorter."""
         row = self._rows[0]
-        if row.guesser is None or len(self._rows) > 1:
+        if row.proposer is None or len(self._rows) > 1:
             return []
-        guesses = row.guesser.guess(min(row.ahead, row.left - 1))
-        if not guesses:
+        draft = row.proposer.propose(min(row.ahead, row.left - 1))
+        if not draft:
             return []
-        fed = [row.last, *guesses]
+        fed = [row.last, *draft]
         events: list[Event] = []
         for token, logits in zip(fed, self.extend(0, fed, len(row.held), every=True), strict=True):
             if events and token != row.last:
@@ -183,7 +183,7 @@ class RowRuntime(ABC):
                 break
         right = len(events) - 1
         most = self._settings.num_speculative_tokens
-        row.ahead = min(most, 2 * row.ahead) if right == len(guesses) else right + 1
+        row.ahead = min(most, 2 * row.ahead) if right == len(draft) else right + 1
         return [joined(events)]
 
     def _release(self, index: int) -> None:
@@ -200,7 +200,7 @@ class RowRuntime(ABC):
 
 
 class KeptRows:
-    """Ended rows and their tokens. A row that only begins another is given up for it, else the one kept longest."""
+    """Ended rows and their tokens. A row that is a prefix of the new one is replaced, else the oldest."""
 
     def __init__(self, rows: Iterable[int]) -> None:
         self._rows: deque[tuple[int, list[int]]] = deque((row, []) for row in rows)
@@ -209,7 +209,7 @@ class KeptRows:
         return iter(self._rows)
 
     def take(self, tokens: Sequence[int]) -> int:
-        """The row that shall hold these from now on."""
+        """The row to store these tokens in."""
         place = next((n for n, (_, held) in enumerate(self._rows) if tokens[: len(held)] == held), 0)
         row, _ = self._rows[place]
         del self._rows[place]
@@ -218,15 +218,15 @@ class KeptRows:
 
 
 def joined(events: Sequence[Event]) -> Event:
-    """Several of one request as one."""
+    """Several events of one request merged into one."""
     tokens, logprobs, alternatives = ([x for event in events for x in getattr(event, name)] for name in PER_TOKEN)
     return Event(events[-1].id, tokens, logprobs, alternatives, events[-1].finish)
 
 
-def longest_beginning(prompt: Sequence[int], held: Iterable[tuple[int, Sequence[int]]]) -> tuple[int, int]:
-    """The row that begins most like the prompt, and how far: never the whole, whose last logits are needed, and nothing
-    below what a copy is worth."""
-    best, longest = 0, LEAST_BEGINNING - 1
+def longest_common_prefix(prompt: Sequence[int], held: Iterable[tuple[int, Sequence[int]]]) -> tuple[int, int]:
+    """The row with the longest common prefix with the prompt, and that prefix's length: at most the prompt less one
+    token, whose logits are needed, and 0 below `MIN_PREFIX`, where a copy does not pay."""
+    best, longest = 0, MIN_PREFIX - 1
     for row, tokens in held:
         most = min(len(prompt) - 1, len(tokens))
         if most <= longest:
@@ -234,4 +234,4 @@ def longest_beginning(prompt: Sequence[int], held: Iterable[tuple[int, Sequence[
         same = beginning(prompt[:most], tokens)
         if same > longest:
             best, longest = row, same
-    return (best, longest) if longest >= LEAST_BEGINNING else (0, 0)
+    return (best, longest) if longest >= MIN_PREFIX else (0, 0)

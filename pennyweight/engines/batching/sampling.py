@@ -1,4 +1,4 @@
-"""Logits to a token, for runtimes that hand out logits: greedy, or temperature and nucleus with a seed per request."""
+"""Logits to a token, for runtimes that return logits: greedy, or temperature and nucleus with a seed per request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sampler:
         self._random = random.Random(generation.seed)
 
     def draw(self, logits: Logits) -> tuple[int, float, list[tuple[int, float]]]:
-        """One row of logits -> token, its log-probability (0 unless asked for), and the alternatives asked for."""
+        """One row of logits -> token, its log-probability (0 unless requested), and the requested alternatives."""
         token = int(logits.argmax()) if self._temperature == 0 else self._sample(logits)
         if self._top_logprobs is None:
             return token, 0.0, []

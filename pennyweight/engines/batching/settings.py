@@ -14,9 +14,9 @@ from pennyweight.errors import EngineRefused
 
 @dataclass(frozen=True)
 class RowEngine(Speculating):
-    """`max_num_batched_tokens` is how much of a prompt one step takes (0: all of it): running answers wait less for it.
-    `enable_prefix_caching` keeps as many ended rows as may run. Guesses are made while one request runs alone: checking
-    several tokens of several rows would need a padded batch, and pays least where the batch is large."""
+    """`max_num_batched_tokens` limits the prompt tokens of one step (0: no limit), so that running answers wait less.
+    `enable_prefix_caching` keeps up to `max_num_seqs` ended rows. Speculation is used only while one request runs:
+    verifying several tokens of several rows would need a padded batch, and gains least where the batch is large."""
 
     max_num_batched_tokens: int = 0
     enable_prefix_caching: bool = False
@@ -35,8 +35,8 @@ class RowEngine(Speculating):
                 "prompts) or more."
             )
 
-    def draft_of(self, directory: Path) -> Path | None:
-        """Where the small model is that guesses for the one in this directory. Both must mean the same by a token."""
+    def draft_directory(self, directory: Path) -> Path | None:
+        """The draft model's directory, for the model in `directory`. Both must have the same vocabulary."""
         if not self.draft_model:
             return None
         place = Path(self.draft_model)
@@ -49,8 +49,8 @@ class RowEngine(Speculating):
             )
         return place
 
-    def of_the_draft(self) -> Self:
-        """The same for the small model: one row, and nothing guesses for it."""
+    def draft_settings(self) -> Self:
+        """These settings for the draft model: one row, no speculation."""
         return replace(self, speculative_method="", draft_model="", max_num_seqs=1, enable_prefix_caching=False)
 
     @property

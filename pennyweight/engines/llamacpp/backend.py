@@ -1,7 +1,7 @@
-"""A running `llama-server` behind the protocol of backends: requests go to its native /completion over a socket file.
+"""A running `llama-server` as a `Backend`: requests go to its native /completion over a Unix socket.
 
-The server sends nothing while a character is incomplete and then names its last token only, so the others are found
-again from its bytes, and their log-probabilities by asking for the whole vocabulary at that place.
+While a character is incomplete the server sends nothing, and then reports only the character's last token. The other
+tokens are recovered from its bytes, and their log-probabilities by requesting the whole vocabulary at that position.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from pennyweight.engines.llamacpp.scorer import Scorer, logprob
-from pennyweight.engines.llamacpp.server import Chunk, Server, told_kernels
+from pennyweight.engines.llamacpp.server import Chunk, Server, kernels_from_log
 from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.generation import Event, Finish, Generation, Score, derived_seed
-from pennyweight.processes import exit_in_words
+from pennyweight.processes import describe_exit
 from pennyweight.tokenizer import Tokenizer
 
-MOST_LOST = 4  # tokens of one character
+MAX_LOST = 4  # tokens of one character
 SCORING_SLOTS = 4
 
 
@@ -68,7 +68,7 @@ class LlamaBackend:
     async def kernels(self) -> list[str]:
         socket = self._place / "kernels.sock"
         async with self._starting:
-            return await asyncio.to_thread(told_kernels, self._settings, self._file, self._config, socket)
+            return await asyncio.to_thread(kernels_from_log, self._settings, self._file, self._config, socket)
 
     async def close(self) -> None:
         self._closing = True
@@ -79,11 +79,11 @@ class LlamaBackend:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         code = self._server.process.wait()
         if not self._closing:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: we end ourselves
-                loop.call_soon_threadsafe(self._ended, f"llama-server ended{exit_in_words(code)}.")
+            with contextlib.suppress(RuntimeError):  # the loop is closed: this process is ending too
+                loop.call_soon_threadsafe(self._ended, f"llama-server ended{describe_exit(code)}.")
 
     async def _started(self, settings: LlamaCpp) -> Server:
-        """A second one is started for a request, whose client may leave before it is ready."""
+        """The second server is started during a request, whose client may disconnect before it is ready."""
         server = Server(settings, self._file, self._config, self._place / f"{next(self._numbers)}.sock")
         try:
             await server.ready()
@@ -94,7 +94,7 @@ class LlamaBackend:
         return server
 
     async def _scorer(self) -> Scorer:
-        """Guessed tokens come without log-probabilities, so a server that guesses is scored through a second one."""
+        """Draft tokens come without log-probabilities, so with speculation a second server does the scoring."""
         async with self._starting:
             if self._scores is None or not self._scores.alive:
                 server = self._server
@@ -132,7 +132,7 @@ class LlamaBackend:
                 logprobs: list[float] = [0.0] * len(tokens)
                 alternatives: list[list[tuple[int, float]]] = []
                 if wants:
-                    logprobs, alternatives = await self._told(chunk, [*generation.prompt, *answer], tokens)
+                    logprobs, alternatives = await self._logprobs_of(chunk, [*generation.prompt, *answer], tokens)
                 answer += tokens
                 self._tell(Event(generation.id, tokens, logprobs, alternatives, finish))
                 if finish:
@@ -143,7 +143,7 @@ class LlamaBackend:
             self._tell(Event(generation.id, finish=kind, error=str(error) or type(error).__name__))
 
     async def _tokens(self, chunk: Chunk, before: Sequence[int], told: int) -> list[int]:
-        """All tokens since `told` of them; the server names the last one only."""
+        """All tokens after the first `told`; the server reports only the last one."""
         named = list(chunk.get("tokens") or [])
         lost = chunk["tokens_predicted"] - told - len(named)
         if lost <= 0:
@@ -152,12 +152,12 @@ class LlamaBackend:
         return spelled or [*await self._likeliest(before, lost), *named]
 
     def _spelled(self, text: str, lost: int, last: int) -> list[int] | None:
-        """The tokens whose bytes make up this text, the last one known; None where no character came of them."""
+        """The tokens whose bytes make up this text, given the last one; None if they form no whole character."""
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         if len(encoded) == lost + 1 and encoded[-1] == last:
             return encoded
         whole, end = text.encode(), self._tokenizer.byte_pieces.get(last, b"")
-        if lost > MOST_LOST or not whole.endswith(end):
+        if lost > MAX_LOST or not whole.endswith(end):
             return None
         for cuts in _splits(whole[: len(whole) - len(end)], lost):
             if all(part in self._by_bytes for part in cuts):
@@ -165,14 +165,14 @@ class LlamaBackend:
         return None
 
     async def _likeliest(self, before: Sequence[int], lost: int) -> list[int]:
-        """Bytes that are no character leave no trace in the text: what a greedy model would say there."""
+        """Invalid UTF-8 does not appear in the text, so take the most likely tokens (greedy) there."""
         found: list[int] = []
         for _ in range(lost):
             whole = await (await self._scorer()).vocabulary([*before, *found])
             found.append(max(self._broken & whole.keys() or whole, key=lambda token: whole[token]))
         return found
 
-    async def _told(
+    async def _logprobs_of(
         self, chunk: Chunk, before: list[int], tokens: Sequence[int]
     ) -> tuple[list[float], list[list[tuple[int, float]]]]:
         """Log-probabilities of these tokens, and the likeliest at their places."""
@@ -209,7 +209,7 @@ def _finish(chunk: Chunk) -> Finish | None:
 
 
 def _splits(text: bytes, parts: int) -> list[list[bytes]]:
-    """All ways to cut into so many parts, none empty."""
+    """All ways to split into `parts` non-empty parts."""
     if parts <= 1:
         return [[text]] if text and parts == 1 else []
     return [[text[:cut], *rest] for cut in range(1, len(text)) for rest in _splits(text[cut:], parts - 1)]

@@ -1,6 +1,6 @@
-"""Scoring on a server without `echo`: a grammar allows a text's tokens only, one after the other, while the server
-tells each one's log-probability before the grammar. Where no grammar can force a token, the whole vocabulary is asked
-for.
+"""Scoring on a server without `echo`: a grammar forces the text's tokens, one after the other, while the server
+reports each one's log-probability before the grammar. Where no grammar can force a token, the log-probabilities of
+the whole vocabulary are requested.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEAST = -1e4  # nats
 
 
 class Scorer:
-    """`rows` is the size of the model's vocabulary; `broken` are tokens that are a part of a character."""
+    """`rows` is the size of the model's vocabulary; `broken` are the tokens that hold only a part of a character."""
 
     def __init__(self, server: Server, tokenizer: Tokenizer, rows: int, broken: set[int]) -> None:
         self._server, self._rows = server, rows
@@ -42,7 +42,7 @@ class Scorer:
         return Score(own, tops, top_logprobs)
 
     async def _forced(self, tokens: list[int], place: int, found: list[tuple[float, int, float]]) -> bool:
-        """Let the server write what stands there. No grammar allows a special token, and none a part of a character."""
+        """Force the text's next tokens. A grammar cannot force a special token or a part of a character."""
         rest = list(itertools.takewhile(lambda token: token not in self._unforced, tokens[place:]))
         if not rest:
             return False
@@ -67,7 +67,7 @@ class Scorer:
         return len(found) > before
 
     async def vocabulary(self, before: Sequence[int]) -> dict[int, float]:
-        """Log-probability of every token after these. What is sampled must be a whole character to be told of."""
+        """Log-probability of every token after these. The server reports whole characters only."""
         body = {
             "prompt": list(before),
             "n_predict": 1,
@@ -79,9 +79,9 @@ class Scorer:
         async for chunk in self._server.stream(body):
             for row in chunk.get("completion_probabilities") or []:
                 return {top["id"]: logprob(top["logprob"]) for top in row["top_logprobs"]}
-        raise EngineError("llama-server told no probabilities")
+        raise EngineError("llama-server returned no probabilities")
 
 
 def logprob(value: float | None) -> float:
-    """The server tells minus infinity as null."""
+    """The server sends minus infinity as null."""
     return max(float(value), LEAST) if value is not None and not math.isnan(value) else LEAST

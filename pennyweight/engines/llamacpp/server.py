@@ -16,26 +16,26 @@ import aiohttp
 
 from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.errors import EngineError, EngineRefused
-from pennyweight.processes import end_with_parent, exit_in_words
+from pennyweight.processes import describe_exit, end_with_parent
 
 START_SECONDS = 600.0
 END_SECONDS = 2.0
 LONGEST_LINE = 2**26  # bytes: a whole vocabulary with its log-probabilities is one line
-LEAST_LENGTH = 256  # tokens
+MIN_LENGTH = 256  # tokens
 Chunk = dict[str, Any]
 
 
 class Server:
-    """To be made in the event loop that asks it; `ready` before anything else."""
+    """Create it in the event loop that will use it, and await `ready` before any other call."""
 
     def __init__(self, settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> None:
         program = settings.program()
         assert program is not None
         command = [program, *settings.arguments(file, config), "--host", str(socket)]
-        self.process = subprocess.Popen(  # a group of its own: what ends ours leaves it the time to end its answers
+        self.process = subprocess.Popen(  # own process group: a signal to ours does not cut its answers off
             command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=end_with_parent
         )
-        connector = aiohttp.UnixConnector(str(socket), limit=0, force_close=True)  # it closes them itself, unsaid
+        connector = aiohttp.UnixConnector(str(socket), limit=0, force_close=True)  # the server closes them unannounced
         self._session = aiohttp.ClientSession(
             "http://llama", connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=LONGEST_LINE
         )
@@ -44,7 +44,7 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if (code := self.process.poll()) is not None:
-                raise EngineError(f"llama-server ended{exit_in_words(code)} while it loaded")
+                raise EngineError(f"llama-server ended{describe_exit(code)} while it loaded")
             try:
                 async with self._session.get("/health") as answer:
                     if answer.status == 200:
@@ -74,7 +74,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        await self._session.close()  # after it: with a server that reads no more this would wait
+        await self._session.close()  # last: with a server that no longer reads, this would hang
 
 
 def chunk_of(line: bytes) -> Chunk | None:
@@ -89,10 +89,10 @@ def chunk_of(line: bytes) -> Chunk | None:
     return chunk
 
 
-def told_kernels(settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> list[str]:
-    """What a talkative server says while it loads: where the weights lie, and the instructions that it was built for.
-    Weights in a repacked buffer have kernels of their own; the others are multiplied as they are stored."""
-    small = replace(settings, max_num_seqs=1, max_model_len=LEAST_LENGTH, speculative_method="", draft_model="")
+def kernels_from_log(settings: LlamaCpp, file: Path, config: Mapping[str, Any], socket: Path) -> list[str]:
+    """What a verbose server logs while it loads: the weights' buffer types, and the CPU instructions it was built for.
+    Weights in a repacked buffer use special kernels; the others are multiplied as they are stored."""
+    small = replace(settings, max_num_seqs=1, max_model_len=MIN_LENGTH, speculative_method="", draft_model="")
     command = [str(settings.program()), *small.arguments(file, config), "--host", str(socket), "--log-verbosity", "4"]
     told: list[str] = []
     process = subprocess.Popen(
@@ -114,7 +114,7 @@ def told_kernels(settings: LlamaCpp, file: Path, config: Mapping[str, Any], sock
                 told.append("instructions: " + " ".join(on))
             if "model loaded" in line:
                 break
-        process.kill()  # one that has only just loaded does not hear anything milder
+        process.kill()  # a server that has only just loaded ignores SIGTERM
     return told
 
 

@@ -23,7 +23,7 @@ SOURCE = "llama_cpp_python"
 SOURCE_VERSION = "0.3.36"
 PROGRAM = "llama-server"
 DEFAULT_LENGTH = 4096
-GEMMA_PATTERN = 6  # blocks; the GGUF does not tell, and a wrong one gives wrong positions, silently
+GEMMA_PATTERN = 6  # blocks; not stored in the GGUF; a wrong value silently gives wrong positions
 
 
 def _commands(home: Path) -> list[Command]:
@@ -83,7 +83,7 @@ def _commands(home: Path) -> list[Command]:
 
 @cache
 def version_of(program: str, _changed: int) -> str:
-    """As the program tells it: asked once, because a search looks at what there is many times."""
+    """The version that the program prints. Cached, because a search reads it many times."""
     try:
         told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -118,7 +118,7 @@ class LlamaCpp(Speculating):
         "flash_attention": ("auto", "on", "off"),
     }
     max_top_logprobs: ClassVar[int] = 20
-    follows_schemas: ClassVar[bool] = True
+    supports_json_schema: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "8-bit cache": {"kv_cache_dtype": "q8_0"},
@@ -187,7 +187,7 @@ class LlamaCpp(Speculating):
         }
 
     def refuse_memory(self, config: Mapping[str, Any], weights: int) -> None:
-        """The whole cache is allocated at the start: say so before it fails."""
+        """The whole cache is allocated at start-up: refuse here rather than fail there."""
         kind = "f16" if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
         each, length = ModelShape.of(config).cache_values_per_token * KV_BYTES[kind], self.context_length(config)
         wanted, free = each * length * self.max_num_seqs, max(0, free_memory() - weights)
@@ -235,7 +235,7 @@ class LlamaCpp(Speculating):
         ]
         if self.kv_cache_dtype != "auto":
             made += ["--cache-type-k", self.kv_cache_dtype, "--cache-type-v", self.kv_cache_dtype]
-        guesses = str(self.num_speculative_tokens)
+        draft = str(self.num_speculative_tokens)
         if self.speculative_method == "ngram":
             made += [
                 "--spec-type",
@@ -243,7 +243,7 @@ class LlamaCpp(Speculating):
                 "--spec-ngram-simple-size-n",
                 str(self.prompt_lookup_max),
                 "--spec-ngram-simple-size-m",
-                guesses,
+                draft,
             ]
         elif self.speculative_method == "draft_model":
             made += [
@@ -252,6 +252,6 @@ class LlamaCpp(Speculating):
                 "--spec-draft-model",
                 str(Path(self.draft_model) / self.draft_file),
                 "--spec-draft-n-max",
-                guesses,
+                draft,
             ]
         return made

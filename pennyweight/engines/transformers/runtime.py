@@ -1,4 +1,4 @@
-"""Any transformers decoder with full attention, on the row loop. (`generate` forms a batch once and keeps it.)"""
+"""Any transformers decoder with full attention, on the row loop. (`generate` only has static batching.)"""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         return made[0].to(key_states.dtype), made[1].to(value_states.dtype)
 
     def _kept(self, states: torch.Tensor) -> torch.Tensor:
-        """In the store's type; what is beyond its range is its largest, where a plain conversion gives no number."""
+        """In the store's type; values out of range are clamped, where a plain conversion would give NaN."""
         if self._stored is None:
             return states
         most = torch.finfo(self._stored).max
@@ -92,8 +92,8 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
 
 class TransformersRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
-        draft = settings.draft_of(directory)
-        super().__init__(settings, TransformersRuntime(draft, settings.of_the_draft()) if draft else None)
+        draft = settings.draft_directory(directory)
+        super().__init__(settings, TransformersRuntime(draft, settings.draft_settings()) if draft else None)
         torch.set_num_threads(settings.num_threads or available_cores())
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         found = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""transformers: the reference engine. It serves what the checkpoint says, in the checkpoint's own precision."""
+"""transformers: the reference engine. It serves the checkpoint unmodified, in the checkpoint's own precision."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Transformers(RowEngine):
-    """`dtype` auto is the checkpoint's own; `device` auto is the GPU where there is one. A `kv_cache_dtype` other than
-    that of the arithmetic takes less memory and is converted at every step."""
+    """`dtype` auto is the checkpoint's own; `device` auto is the GPU where there is one. A `kv_cache_dtype` smaller
+    than `dtype` saves memory but is converted at every step."""
 
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"

@@ -1,4 +1,4 @@
-"""One process in front of the engines: it holds the load, keeps promises under faults, and costs almost nothing.
+"""One process in front of the engines: it queues, limits, caches, retries and restarts, at almost no latency.
 
 client --> guard --> application --> keys --> cache, flights --> admission --> relay --> replicas --> engine
               who may ask        known already?          whose turn?    asked, and asked again elsewhere

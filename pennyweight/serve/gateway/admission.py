@@ -1,4 +1,4 @@
-"""Who may ask the engines now, who waits, and who is told to come back.
+"""Admission control: which requests run now, which wait, and which are refused with a Retry-After.
 
 A slot is one running request. Waiting requests are served by priority, and within one priority fairly: each tenant gets
 an equal share of tokens, however many requests it sends (start-time fair queueing; Goyal, Vin and Cheng 1996,
@@ -35,12 +35,12 @@ class Ticket:
 
 
 class Admission:
-    """`enter` before an engine is asked, `leave` after it. `capacity` is asked for each time: replicas come and go."""
+    """Call `enter` before sending to an engine, `leave` after. `capacity` is called each time: replicas change."""
 
     def __init__(self, capacity: Callable[[], int], most_waiting: int, slo_seconds: float) -> None:
         self._capacity, self._most_waiting, self._slo = capacity, most_waiting, slo_seconds
         self._queue: list[Ticket] = []
-        self._now = 0.0  # virtual: tokens that an always busy tenant would have had
+        self._now = 0.0  # virtual time: tokens that an always busy tenant would have got
         self._last: dict[str, float] = {}  # tenant -> virtual end of its latest request
         self._numbers = 0
         self._interval: float | None = None  # seconds between two answers
@@ -61,7 +61,7 @@ class Admission:
         self._stamp(ticket)
         ticket.turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._queue, ticket)
-        self.dispatch()  # batch work that may not go on yet keeps nobody else back
+        self.dispatch()  # batch work that may not run yet does not block other requests
         try:
             await self._wait_for_turn(ticket, ticket.turn)
         except BaseException:
@@ -73,7 +73,7 @@ class Admission:
             raise
 
     async def _wait_for_turn(self, ticket: Ticket, turn: asyncio.Future[None]) -> None:
-        """As long as the promise holds, and no longer than is decent while no engine runs at all."""
+        """Wait at most the promised time to first token, and at most `PATIENCE` while no engine runs."""
         if ticket.priority >= BATCH:
             await turn
             return
@@ -97,7 +97,7 @@ class Admission:
         self._left = now if self._queue or self.running >= self._capacity() else 0.0
 
     def dispatch(self) -> None:
-        """Let in whoever fits: after an end, and when an engine has come back."""
+        """Start waiting requests while there is capacity: after a request ends, and when an engine is ready again."""
         while self._queue and self.running < self.room(self._queue[0].priority):
             ticket = heapq.heappop(self._queue)
             assert ticket.turn is not None
@@ -108,12 +108,12 @@ class Admission:
             self._now = 0.0
 
     def release(self) -> None:
-        """Let everybody in who waits: what they waited for is gone, and others answer them."""
+        """Release all waiting requests: this pool is closing, and its successor will answer them."""
         self._capacity = lambda: sys.maxsize
         self.dispatch()
 
     def room(self, priority: int) -> int:
-        """How many may run when one of this priority is let in: batch work leaves a quarter for whoever comes."""
+        """How many requests may run when one of this priority starts: batch work leaves a quarter of the slots free."""
         capacity = self._capacity()
         return capacity if priority < BATCH else min(capacity, max(1, capacity * 3 // 4))
 
@@ -135,11 +135,11 @@ class Admission:
             expected = self._wait(sum(other.priority <= ticket.priority for other in self._queue))
             if expected > self._slo:
                 raise Shed(
-                    f"The first token would take about {expected:.1f} s and {self._slo:.1f} s are of use: come back "
+                    f"The first token would take about {expected:.1f} s, and the limit is {self._slo:.1f} s: come back "
                     "later.",
                     expected - self._slo,
                 )
 
     def _wait(self, ahead: int) -> float:
-        """Seconds until it is the turn of somebody with so many before him."""
+        """Estimated seconds until a request with `ahead` requests before it starts."""
         return (ahead + 1) * (self._interval or 0.0)

@@ -1,4 +1,4 @@
-"""The gateway's HTTP face: OpenAI's API in front of the pools."""
+"""The gateway's HTTP application: OpenAI's API in front of the pools."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from pennyweight.serve.gateway.tenant import BATCH, Tenant
 LOG = logging.getLogger("pennyweight.gateway")
 
 
-class Door:
-    """Requests as they come in: read, identified, sent through the stages, counted when they have ended."""
+class RequestHandler:
+    """Handles incoming requests: reads and identifies them, runs the stages, counts them when they end."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -41,7 +41,7 @@ class Door:
         pool = self._gateway.pool_for(body.get("model"))
         if self._gateway.settings.log_requests:
             LOG.info("%s asks %s: %s", tenant.name, path, raw.decode(errors="replace"))
-        # A key's own priority, or later where the request says so: nobody moves himself forward.
+        # A key's own priority, or a lower one from the request: a request cannot raise its priority.
         wanted = reading.whole_number(body, "priority", default=0)
         priority = min(max(tenant.priority, wanted), BATCH - 1)
         wish = request.headers.get("x-pennyweight-cache", "")
@@ -61,7 +61,7 @@ class Door:
 
 
 def application(gateway: Gateway) -> Starlette:
-    door = Door(gateway)
+    door = RequestHandler(gateway)
 
     async def chat(request: Request) -> Response:
         return await door.generate(request, "/v1/chat/completions")

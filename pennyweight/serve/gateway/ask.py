@@ -1,7 +1,7 @@
 """What travels through the stages, and the contract that every stage keeps.
 
-A stage takes an `Ask` and yields pieces: a `Head`, the body's bytes, and at last an `Outcome`. A stage that has another
-one inside is made with it, as middleware is; application.py wraps them all in one place.
+A stage takes an `Ask` and yields pieces: a `Head`, the body's bytes, and at last an `Outcome`. A stage wraps the
+next one, as middleware does; gateway.py wraps them all in one place.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pennyweight.serve.gateway.tenant import Tenant
 
 @dataclass(frozen=True)
 class Ask:
-    """One request. `raw` is the body as the engine gets it; `cost` is an estimate in tokens; `blocks` stand for the
-    prompt's beginning. `cache` is the client's wish (the header x-pennyweight-cache), `key` what an equal request has
-    too, where its answer may be kept."""
+    """One request. `raw` is the body as the engine gets it; `cost` is an estimate in tokens; `blocks` are
+    hashes of the prompt's prefix. `cache` is the header x-pennyweight-cache, `key` the cache key, equal for identical
+    requests; empty if the answer may not be stored."""
 
     path: str
     body: Mapping[str, Any]
@@ -55,7 +55,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Head:
-    """What an answer begins with."""
+    """The status and headers of an answer."""
 
     status: int
     content_type: str

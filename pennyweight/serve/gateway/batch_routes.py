@@ -1,4 +1,4 @@
-"""The HTTP face of files and batches."""
+"""The HTTP routes for files and batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pennyweight.serve.gateway.batches import Batches
 from pennyweight.serve.gateway.refusals import Refused
 from pennyweight.serve.gateway.tenant import Tenant
 
-MOST_UPLOAD = 512 * 2**20
+MAX_UPLOAD = 512 * 2**20
 UPLOAD_SECONDS = 600.0
 
 
@@ -81,15 +81,15 @@ def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most
 
 
 def bounded(request: Request) -> Request:
-    """The same, of which no more is read than an upload may have."""
+    """The request with a limit on the bytes that are read of its body."""
     read = 0
 
     async def receive() -> Message:
         nonlocal read
         message = await request.receive()
         read += len(message.get("body", b""))
-        if read > MOST_UPLOAD:
-            raise Refused(413, f"The file is larger than {MOST_UPLOAD:,} bytes: send less.", "file")
+        if read > MAX_UPLOAD:
+            raise Refused(413, f"The file is larger than {MAX_UPLOAD:,} bytes: send less.", "file")
         return message
 
     return Request(request.scope, receive)

@@ -87,7 +87,7 @@ class BatchStore:
         return self._folder / file_id
 
     def add_file(self, tenant: str, filename: str, purpose: str, content: Iterator[bytes]) -> StoredFile:
-        """Named in the table only when it is whole, and on the disk."""
+        """Inserted into the table only when it is complete and on disk."""
         made = self._written(tenant, filename, purpose, content)
         try:
             self._name_file(made)
@@ -202,8 +202,8 @@ class BatchStore:
                 self._end(row)
 
     def _end(self, row: sqlite3.Row) -> None:
-        """The results' files, then all that names them in one transaction: a kill between leaves files that are
-        nobody's."""
+        """The results' files, then all that names them in one transaction: a kill between the two leaves
+        unreferenced files."""
         made: list[StoredFile | None] = []
         for kind, which in (("output", "status = 200"), ("error", "status <> 200")):
             done = self._base.execute(f"SELECT * FROM items WHERE batch = ? AND {which} ORDER BY line", (row["id"],))

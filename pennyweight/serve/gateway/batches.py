@@ -1,4 +1,4 @@
-"""OpenAI's batch API: work that nobody waits for, done when the engines have nothing better to do."""
+"""OpenAI's batch API: low-priority work, done when the engines have free slots."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LOG = logging.getLogger("pennyweight.gateway")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 LOOK_SECONDS = 0.5
 PAUSE_SECONDS = 5.0  # after a fault of the disk
-MOST_FAULTS = 20
+MAX_FAULTS = 20
 ATTEMPTS = 3  # of an item that engines cannot answer: each are several already
 PIECE = 2**20
 T = TypeVar("T")
 
 
 class Batches:
-    """`answer` is the stage that asks an engine, `room` the number that may be asked at once, `pool_for` finds the pool
+    """`answer` is the first stage of a request, `room` the number that may run at once, `pool_for` finds the pool
     of a model's name."""
 
     def __init__(
@@ -47,8 +47,8 @@ class Batches:
         self.progress: Mapping[str, int] = {}  # of all open batches, a moment ago
 
     async def work(self) -> None:
-        """Until cancelled. A disk that is full is waited for: what is done is not lost, and nothing counts as done
-        before it is written."""
+        """Run until cancelled. When the disk is full, wait and retry: no finished item is lost, and none counts as
+        done before it is written."""
         while True:
             try:
                 await self._fill()
@@ -197,12 +197,12 @@ class Batches:
                 try:
                     name, body = self._item(line, endpoint)
                     if name in names:
-                        raise Refused(400, f"custom_id {name[:50]!r} stands there twice.")
+                        raise Refused(400, f"custom_id {name[:50]!r} occurs twice.")
                     names.add(name)
                     items.append((name, body))
                 except PennyweightError as error:
                     faults.append({"code": "invalid_line", "line": number, "message": str(error), "param": None})
-                    if len(faults) >= MOST_FAULTS:
+                    if len(faults) >= MAX_FAULTS:
                         break
         if not items and not faults:
             faults.append({"code": "empty_file", "line": None, "message": "The file has no requests.", "param": None})
@@ -216,7 +216,7 @@ class Batches:
         if row.get("method", "POST") != "POST" or row.get("url", endpoint) != endpoint:
             raise Refused(400, f"A line of this batch asks POST {endpoint}.")
         if body.get("stream"):
-            raise Refused(400, "A batch has no streams: leave stream away.")
+            raise Refused(400, "A batch does not stream: remove stream.")
         self._check(body.get("model"))
         return name, json.dumps(body)
 
@@ -232,7 +232,7 @@ class Batches:
 
 
 def writable(text: str) -> bool:
-    """Half a character is no text that a database takes."""
+    """False for lone surrogates, which SQLite cannot store."""
     try:
         text.encode()
     except UnicodeEncodeError:

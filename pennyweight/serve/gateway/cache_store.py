@@ -1,5 +1,5 @@
-"""Where answers are kept: a SQLite file, or Redis. A stored answer is its bytes as they were sent; a store that fails
-is a store that misses."""
+"""Where answers are kept: a SQLite file, or Redis. A stored answer is its bytes as they were sent; a store's failure
+counts as a miss."""
 
 from __future__ import annotations
 

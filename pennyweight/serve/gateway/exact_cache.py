@@ -1,5 +1,5 @@
-"""Answers that were given before, to the very same request of the very same tenant: two stages, one that looks an
-answer up and one that keeps it. Between them stands flights.py, so that an answer is kept once however many listen."""
+"""Exact-match cache of answers, per tenant. Two stages: `Lookup` finds a stored answer, `Keep` stores a new one.
+flights.py is between them, so that an answer shared by several requests is stored once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prometheus_client import Counter
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
 from pennyweight.serve.gateway.cache_store import Entry, Store
 
-IDLE_FIELDS = ("user", "metadata", "store", "service_tier", "priority")  # change nothing of the answer
-MOST_KEPT = 8 * 2**20  # bytes of an answer: a longer one is not stored
+IGNORED_FIELDS = ("user", "metadata", "store", "service_tier", "priority")  # fields that do not affect the answer
+MAX_KEPT = 8 * 2**20  # bytes of an answer: a longer one is not stored
 HEADER = "x-pennyweight-cache"
 
 
 class Lookup:
-    """A hit is answered as it was. What is new gets a key, and goes on."""
+    """A hit is answered from the store. A miss gets a key and goes to the next stage."""
 
     def __init__(self, inner: Stage, store: Store, counter: Counter) -> None:
         self._inner, self._store, self._counter = inner, store, counter
@@ -50,7 +50,7 @@ class Lookup:
 
 
 class Keep:
-    """Stores an answer that is whole, where its ask has a key and nobody else answers under its name by now."""
+    """Stores a complete answer if its request has a key and its pool was not replaced by a reload meanwhile."""
 
     def __init__(self, inner: Stage, store: Store) -> None:
         self._inner, self._store = inner, store
@@ -65,14 +65,14 @@ class Keep:
                     parts.append(piece)
                 elif isinstance(piece, Outcome) and piece.whole and head and ask.key and not ask.pool.closed:
                     body = b"".join(parts)
-                    if head.status == 200 and len(body) <= MOST_KEPT:
+                    if head.status == 200 and len(body) <= MAX_KEPT:
                         self._store.put(ask.key, Entry(head.content_type, body, time.time()))
                 yield piece
 
 
 def key_of(tenant: str, deployment: str, path: str, body: Mapping[str, Any]) -> str:
     """A hash over the tenant, the deployment and the request's canonical JSON: two tenants never share an entry."""
-    canonical = {name: value for name, value in body.items() if name not in IDLE_FIELDS and value is not None}
+    canonical = {name: value for name, value in body.items() if name not in IGNORED_FIELDS and value is not None}
     text = json.dumps([tenant, deployment, path, canonical], sort_keys=True, separators=(",", ":"))
     text += json.dumps(body.get("response_format"))  # properties are answered in the schema's own order
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

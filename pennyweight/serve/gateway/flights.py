@@ -11,7 +11,7 @@ from pennyweight.serve.gateway.refusals import Unavailable
 
 
 class Flight:
-    """An answer under way. It goes on as long as anybody listens."""
+    """An answer in flight. It runs as long as there is a listener."""
 
     def __init__(self, pieces: AsyncGenerator[Piece], done: Callable[[Flight], None]) -> None:
         self.pieces: list[Piece] = []
@@ -43,7 +43,7 @@ class Flight:
         self._changed = asyncio.Event()
 
     async def listen(self) -> AsyncGenerator[Piece]:
-        """All pieces from the beginning on. The last listener who leaves takes the answer along."""
+        """All pieces from the beginning. When the last listener leaves, the answer is cancelled."""
         self._listeners += 1
         place = 0
         try:
@@ -54,7 +54,7 @@ class Flight:
                     place += 1
                 if self.ended:
                     if isinstance(self.error, asyncio.CancelledError):
-                        raise Unavailable("The request that this one shared its answer with was given up: ask again.")
+                        raise Unavailable("The identical request that was running was cancelled: send this one again.")
                     if self.error is not None:
                         raise self.error
                     return
@@ -68,7 +68,7 @@ class Flight:
 
 
 class Flights:
-    """The stage: an ask whose key is under way already listens to that answer. Asks without a key go on alone."""
+    """The stage: a request whose key is already in flight shares that answer. Requests without a key are not shared."""
 
     def __init__(self, inner: Stage) -> None:
         self._inner = inner

@@ -35,7 +35,7 @@ LOG = logging.getLogger("pennyweight.gateway")
 
 @dataclass
 class Gateway:
-    """Everything that a request meets on its way. `evidence` is what the service was accepted with."""
+    """The shared state that requests use. `evidence` is what the service was accepted with."""
 
     settings: GatewaySettings
     pools: Pools
@@ -62,7 +62,7 @@ class Gateway:
         return exact_cache.Lookup(Flights(exact_cache.Keep(inner, self.store)), self.store, self.metrics.cache)
 
     def passed_on(self, ask: Ask) -> AsyncGenerator[Piece]:
-        """To an engine as it is, without a place in the queue: what is quick."""
+        """Pass a quick request to an engine unchanged, without queueing it."""
         return self.relay(ask)
 
     def tenant(self, authorization: str) -> Tenant:
@@ -84,7 +84,7 @@ class Gateway:
         return pool
 
     def pool_for_batch(self, name: Any) -> Pool:
-        """Work that was accepted is done, also when its model's name was taken away by a reload."""
+        """As `pool_for`, but accepted work is done even if a reload has removed its model's name."""
         return self.pools.pool_for(name if isinstance(name, str) else None) or self.pools.default
 
     def _batch_room(self) -> int:

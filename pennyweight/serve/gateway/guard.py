@@ -1,5 +1,5 @@
-"""uvicorn's HTTP protocol with bounds: connections whose headers are too many, too long or too slow, that send what is
-no request, or that do not read their answer, are ended, so that they hold nothing that others need."""
+"""uvicorn's HTTP protocol with bounds: a connection is closed if its headers are too many, too long or too slow, if it
+sends no valid request, or if it does not read its answer, so that it cannot use up what others need."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._timer is None:
-            if not self._answering():  # a body that nobody reads, or what is no request at all
+            if not self._answering():  # an unread body, or not a request at all
                 self._await_head()
         elif not self._completed:
             self._head_bytes += len(data)
@@ -45,7 +45,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._timer is not None:  # else it is a trailer, which nobody asked for
+        if self._timer is not None:  # else it is a trailer, which is ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

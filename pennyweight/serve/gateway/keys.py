@@ -1,4 +1,4 @@
-"""API keys: who asks. Only hashes are kept; a key is shown once, when it is made.
+"""API keys, which identify tenants. Only hashes are kept; a key is shown once, when it is made.
 
 The file is JSON: {"keys": [{"name": …, "hash": …, "requests_per_minute": 0, "tokens_per_minute": 0, "priority": 0}]}.
 Keys are 256 random bits, so one round of SHA-256 keeps them as safe as a slow hash would a password.
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pennyweight.errors import StorageError, UsageError
-from pennyweight.serve.gateway.tenant import ANYBODY, BATCH, Tenant
+from pennyweight.serve.gateway.tenant import ANONYMOUS, BATCH, Tenant
 
 PREFIX = "pw-"
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -30,9 +30,9 @@ class Keys:
         self.open = file is None
 
     def tenant(self, authorization: str) -> Tenant | None:
-        """Whose key this Authorization header holds. Every hash is compared, in constant time."""
+        """The tenant whose key is in this Authorization header, or None. Every hash is compared, in constant time."""
         if self.open:
-            return ANYBODY
+            return ANONYMOUS
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -81,7 +81,7 @@ def remove(file: Path, name: str) -> None:
 
 
 def _write(file: Path, tenants: list[Tenant]) -> None:
-    """Readable by its owner only, and never half."""
+    """Readable by its owner only; replaced atomically."""
     partial = file.with_name(file.name + ".partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as out:

@@ -1,4 +1,4 @@
-"""How much each tenant may ask in a minute, in requests and in tokens. What was not used is given back."""
+"""Rate limits per tenant, in requests and tokens per minute. Unused tokens are refunded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVENT_END = b"\n\n"
 
 @dataclass
 class Bucket:
-    """Fills by `rate` a minute up to as much; what is taken beyond it must be waited for."""
+    """A token bucket: fills by `rate` a minute, up to `rate`. More can be taken only after waiting."""
 
     rate: float
     clock: Callable[[], float] = time.monotonic
@@ -28,7 +28,7 @@ class Bucket:
         self.level, self._filled = self.rate, self.clock()
 
     def missing_seconds(self, amount: float) -> float:
-        """Until this much is there; never longer than until it is full."""
+        """Seconds until this much is available; never longer than until the bucket is full."""
         now = self.clock()
         self.level = min(self.rate, self.level + (now - self._filled) / MINUTE * self.rate)
         self._filled = now
@@ -78,7 +78,7 @@ class Limits:
             budget.take(tokens)
 
     def refund(self, tenant: Tenant, tokens: int) -> None:
-        """Tokens that were asked for and not used."""
+        """Give back tokens that were charged and not used."""
         budget = self._tokens.get(tenant.name)
         if budget:
             budget.take(-tokens)

@@ -14,9 +14,9 @@ from pennyweight.serve.gateway.ask import Outcome
 from pennyweight.worker.metrics import LATENCY_BUCKETS
 
 WINDOW = 60.0  # seconds that the page looks back
-MOST_LATELY = 10_000
+MAX_LATELY = 10_000
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-FEWEST_FOR_P99 = 100  # below it the highest value is shown, and called so
+MIN_FOR_P99 = 100  # below it the highest value is shown, and called so
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Metrics:
         make: dict[str, Any] = {"registry": self.registry}
         self.running = Gauge("pennyweight:num_requests_running", "Requests at the engines", **make)
         self.waiting = Gauge("pennyweight:num_requests_waiting", "Requests in the queue", **make)
-        self.replicas = Gauge("pennyweight:replicas_ready", "Engine processes that can be asked", **make)
+        self.replicas = Gauge("pennyweight:replicas_ready", "Engine processes that are ready", **make)
         self.restarts = Gauge("pennyweight:replica_restarts", "Engine processes started again", **make)
         self.generation_tokens = Counter("pennyweight:generation_tokens", "Tokens answered", **make)
         self.finished = Counter("pennyweight:request_success", "Finished requests", ["finished_reason"], **make)
@@ -44,7 +44,7 @@ class Metrics:
         self.end_to_end = Histogram(
             "pennyweight:e2e_request_latency_seconds", "Arrival to last token", buckets=LATENCY_BUCKETS, **make
         )
-        self._lately: deque[_Ended] = deque(maxlen=MOST_LATELY)
+        self._lately: deque[_Ended] = deque(maxlen=MAX_LATELY)
         self._by_tenant: dict[str, Counted[str]] = {}
         self._endings: Counted[str] = Counted()
 
@@ -102,6 +102,6 @@ def _quantiles(ordered: list[float]) -> dict[str, float]:
     found = {
         name: ordered[min(len(ordered) - 1, int(share * len(ordered)))]
         for name, share in QUANTILES.items()
-        if share < 0.99 or len(ordered) >= FEWEST_FOR_P99
+        if share < 0.99 or len(ordered) >= MIN_FOR_P99
     }
     return {name: round(1000 * value, 1) for name, value in {**found, "max": ordered[-1]}.items()}

@@ -1,4 +1,4 @@
-"""The gateway's OpenAPI description, its bodies from the very models that the engines' face checks them with."""
+"""The gateway's OpenAPI description, with the pydantic models that the worker validates bodies with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ERRORS = {
     404: "No such model or path",
     408: "The body did not come in time",
     413: "The body is too large",
-    507: "The disk takes nothing more",
+    507: "The disk is full",
     429: "Over a limit, or the queue is too long: see Retry-After",
     503: "No engine is running at the moment",
 }
@@ -50,7 +50,7 @@ BODIES: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/completions": (CompletionBody, "Continue a text, or score it"),
     "/v1/responses": (ResponsesBody, "Answer in the newer API's shape, text only"),
     "/tokenize": (TokenizeBody, "A text's tokens"),
-    "/v1/batches": (BatchesBody, "Answer a file of requests, when there is nothing better to do"),
+    "/v1/batches": (BatchesBody, "Answer a file of requests at low priority"),
 }
 UPLOAD = {
     "type": "object",
@@ -59,8 +59,8 @@ UPLOAD = {
 }
 LOOKS = {
     "/v1/models": "The model that is served",
-    "/health": "Whether the gateway lives",
-    "/ready": "Whether an engine can be asked",
+    "/health": "Whether the gateway is running",
+    "/ready": "Whether an engine is ready",
     "/metrics": "Prometheus figures",
     "/status": "What the page shows",
     "/v1/models/{name}": "One model",

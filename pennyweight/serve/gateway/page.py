@@ -29,6 +29,6 @@ def accepted_with(evidence: Evidence | None) -> list[list[str]]:
     ):
         if speedup is not None:
             compared = speedup.comparison
-            interval = compared.interval_in_words() + (", within noise" if compared.within_noise else "")
+            interval = compared.describe_interval() + (", within noise" if compared.within_noise else "")
             rows.append([f"{compared.ratio:.2f} times as fast as {what}, {speedup.against}", interval])
     return rows

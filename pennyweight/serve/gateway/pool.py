@@ -1,5 +1,5 @@
-"""A member of the service as the gateway has it: its replicas, and the queue in front of them. Each pool has a capacity
-of its own; all share one door."""
+"""One member of the service in the gateway: its replicas, and the queue in front of them. Each pool has its own
+capacity; all share one HTTP application."""
 
 from __future__ import annotations
 

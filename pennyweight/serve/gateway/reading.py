@@ -13,9 +13,9 @@ from pennyweight.serve.gateway.refusals import Refused
 
 BODY_SECONDS = 30.0
 CHARACTERS_PER_TOKEN = 4
-MOST_COUNTED = 2**20  # of what a request names: more is the engine's to refuse
+MAX_COUNTED = 2**20  # a cap on numbers in a request: larger ones are for the engine to refuse
 DEFAULT_ANSWER = 256  # tokens, where a request names no limit
-BLOCK, MOST_BLOCKS = 256, 64  # characters, and how many blocks of them tell beginnings apart
+BLOCK, MAX_BLOCKS = 256, 64  # characters per block, and the number of blocks that identify a prompt's prefix
 
 
 async def read(request: Request, most: int) -> bytes:
@@ -57,12 +57,12 @@ def whole_number(body: Mapping[str, Any], *names: str, default: int) -> int:
     for name in names:
         value = body.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return min(value, MOST_COUNTED)
+            return min(value, MAX_COUNTED)
     return default
 
 
 def prompt_text(body: Mapping[str, Any]) -> str:
-    """Something that begins alike where prompts begin alike, as long as the prompt."""
+    """A text about as long as the prompt, with equal prefixes for prompts with equal prefixes."""
     for name in ("messages", "prompt", "input"):
         value = body.get(name)
         if value is not None:
@@ -71,19 +71,19 @@ def prompt_text(body: Mapping[str, Any]) -> str:
 
 
 def cost_of(body: Mapping[str, Any], text: str) -> int:
-    """Tokens, about: the prompt's and, as many times as it is asked for, the answer's."""
+    """Estimated tokens: the prompt's plus, for each of `n` answers, the answer's limit."""
     answer = whole_number(body, "max_completion_tokens", "max_tokens", "max_output_tokens", default=DEFAULT_ANSWER)
     return tokens_of(text) + answer * max(1, whole_number(body, "n", default=1))
 
 
 def tokens_of(text: str) -> int:
-    """About: English has four characters a token."""
+    """Estimated tokens: English has about four characters a token."""
     return len(text) // CHARACTERS_PER_TOKEN
 
 
 def blocks_of(text: str) -> tuple[int, ...]:
     """A hash for each of the first blocks, which stands for all before it too."""
     made: list[int] = []
-    for start in range(0, min(len(text) - BLOCK + 1, BLOCK * MOST_BLOCKS), BLOCK):
+    for start in range(0, min(len(text) - BLOCK + 1, BLOCK * MAX_BLOCKS), BLOCK):
         made.append(hash((made[-1] if made else 0, text[start : start + BLOCK])))
     return tuple(made)

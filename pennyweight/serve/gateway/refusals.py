@@ -10,7 +10,7 @@ from starlette.responses import Response
 from pennyweight.errors import EngineError, PennyweightError
 from pennyweight.openai_api.errors import error_body
 
-LEAST_RETRY_SECONDS = 1
+MIN_RETRY_SECONDS = 1
 
 
 class Refused(PennyweightError):
@@ -22,15 +22,15 @@ class Refused(PennyweightError):
 
 
 class Shed(PennyweightError):
-    """The request is not taken now: 429, with the seconds after which it may be."""
+    """The request is refused for now: 429, with a Retry-After in seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
-        self.retry_after = max(LEAST_RETRY_SECONDS, math.ceil(retry_after))
+        self.retry_after = max(MIN_RETRY_SECONDS, math.ceil(retry_after))
 
 
 class Unavailable(EngineError):
-    """No engine gave an answer, and nothing of one is out: 503."""
+    """No engine answered, and nothing was sent to the client yet: 503."""
 
 
 def refusal(error: Exception) -> Response:

@@ -1,5 +1,5 @@
-"""The innermost stage: one request to one of the pool's engines, byte by byte; asked again elsewhere as long as nothing
-of an answer is out."""
+"""The innermost stage: sends a request to one of the pool's engines and streams the answer; retries elsewhere while
+nothing was sent to the client."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Lost(Exception):
 
 
 class Relay:
-    """A stream that has begun and is silent for `stall_seconds` is lost, however well its engine serves others."""
+    """A stream that has begun and sends nothing for `stall_seconds` has failed, even if its engine serves others."""
 
     def __init__(self, session: aiohttp.ClientSession, stall_seconds: float) -> None:
         self._session, self._stall = session, stall_seconds
@@ -81,7 +81,7 @@ class Relay:
                 if answer.status >= 500:
                     raise _Lost(f"HTTP {answer.status}: {(await answer.text())[:200]}")
                 head = Head(answer.status, answer.content_type)
-                if answer.status == 200 and answer.content_type == EVENTS:  # whatever was meant by `stream`
+                if answer.status == 200 and answer.content_type == EVENTS:  # whatever the request's `stream` says
                     async with aclosing(self._events(replica, answer, head)) as events:
                         async for piece in events:
                             yield piece
@@ -109,7 +109,7 @@ class Relay:
             replica.last_byte = time.monotonic()
             if not first:
                 held += data
-                telling = first_that_tells(held)
+                telling = first_content_event(held)
                 if telling is None:
                     continue
                 if telling.startswith(ERROR):
@@ -121,7 +121,7 @@ class Relay:
             yield data
         *_, before, end = [b"", *last.strip().split(b"\n\n")]
         if before.startswith(ERROR) or end.startswith(ERROR):
-            yield Outcome(first, events)  # the engine has said itself that it failed
+            yield Outcome(first, events)  # the engine itself reported the error
             return
         if not first or not end.startswith(DONE):
             raise _Lost("the stream ended early")
@@ -136,8 +136,8 @@ def _replicas(ask: Ask) -> Replicas:
     return pool.replicas
 
 
-def first_that_tells(held: bytes) -> bytes | None:
-    """The first whole event of a stream that is no remark and not only a role; None while there is none."""
+def first_content_event(held: bytes) -> bytes | None:
+    """The first whole event of a stream that is not a comment and has more than a role; None while there is none."""
     *events, _ = held.split(b"\n\n")
     telling = (event for event in events if not event.startswith(b":"))
     return next((event for event in telling if OPENING not in event or EMPTY not in event), None)

@@ -29,9 +29,9 @@ WATCH_SECONDS = 0.5
 HEALTH_SECONDS, HEALTH_TIMEOUT, HEALTH_FAILURES = 2.0, 5.0, 3
 FIRST_BACKOFF, LONGEST_BACKOFF, WELL_SECONDS = 0.5, 30.0, 60.0
 AVOID_SECONDS = 2.0
-QUIET_SECONDS = 5.0  # without a byte, after which an engine is asked whether it makes tokens
+QUIET_SECONDS = 5.0  # without a byte, after which an engine's metrics are checked for new tokens
 BEGINNINGS = 4096  # blocks of prompts that a replica is remembered for
-SPARE = 8  # of so many slots, one request more is sent, so that a slot never waits for the network
+SPARE = 8  # one more request is sent per this many slots, so that no slot waits for the network
 
 
 class State(StrEnum):
@@ -43,7 +43,7 @@ class State(StrEnum):
 
 @dataclass(eq=False)
 class Replica:
-    """`outstanding` counts tokens that were asked for and not answered."""
+    """`outstanding` is the estimated token count of its unanswered requests."""
 
     number: int
     process: ServerProcess
@@ -54,7 +54,7 @@ class Replica:
     last_byte: float = field(default_factory=time.monotonic)
     ready_since: float = 0.0
     unhealthy: int = 0
-    generated: list[str] = field(default_factory=list)  # tokens, as its metrics told last
+    generated: list[str] = field(default_factory=list)  # token counters of its latest metrics
     _known: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     @property
@@ -87,7 +87,7 @@ class Replica:
 
 
 class Replicas:
-    """`on_change` is called when there are more or fewer that can be asked."""
+    """`on_change` is called when the number of ready replicas changes."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Replicas:
 
     @property
     def ready(self) -> list[Replica]:
-        """Those that can be asked: while others take over, they still answer what was taken here."""
+        """Replicas that are ready. While a successor takes over, they still answer the requests accepted here."""
         wanted = State.DRAINING if self._stopping else State.READY
         return [replica for replica in self.all if replica.state is wanted]
 
@@ -126,8 +126,8 @@ class Replicas:
         self._spawn(self._watch())
 
     async def choose(self, blocks: Sequence[int], avoid: Collection[int], timeout: float) -> Replica:
-        """The least busy one, or one that knows the prompt's beginning and is hardly busier; waits while none is ready.
-        Those to avoid are asked only when no other has come after a while: they may be ending."""
+        """The least busy one, or one that has the prompt's prefix cached and is hardly busier; waits while none is
+        ready. Replicas in `avoid` are used only if no other gets ready for a while: they may be ending."""
         began = time.monotonic()
         while True:
             ready, waited = self.ready, time.monotonic() - began
@@ -156,7 +156,7 @@ class Replicas:
         return f"No engine is running any more. {self.last_loss}"
 
     def suspect(self, replica: Replica) -> None:
-        """A request was lost on it: if its process is gone, it is not asked again."""
+        """A request failed on it: if its process has ended, it is marked as lost."""
         if replica.state is State.READY and not replica.process.alive:
             self._lose(replica, "its process ended")
 
@@ -167,11 +167,11 @@ class Replicas:
             return found
 
     async def kernels(self) -> list[str]:
-        """What multiplies the matrices, as the engine reports it."""
+        """The matrix-multiplication kernels that the engine reports."""
         return list(await asyncio.to_thread(self.ready[0].process.kernels)) if self.ready else []
 
     def retire(self, queue: Admission) -> None:
-        """Others have taken over: end the engines once what was taken here is answered, or the time for it is up."""
+        """A successor has taken over: stop the engines once accepted requests are answered, or after a timeout."""
         self._stopping = True
         for replica in self.all:
             replica.state = State.DRAINING if replica.state is State.READY else replica.state
@@ -206,24 +206,26 @@ class Replicas:
     async def _become_ready(self, replica: Replica) -> None:
         await asyncio.to_thread(replica.process.wait_healthy, self._settings.start_seconds)
         replica.state, replica.ready_since = State.READY, time.monotonic()
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self.on_change()
 
     def _lose(self, replica: Replica, why: str) -> None:
-        self.last_loss = replica.process.death() if not replica.process.alive else f"{self.deployment.engine}: {why}"
+        self.last_loss = (
+            replica.process.exit_message() if not replica.process.alive else f"{self.deployment.engine}: {why}"
+        )
         LOG.warning("engine %d is lost: %s", replica.number, self.last_loss)
         if time.monotonic() - replica.ready_since > WELL_SECONDS:
             self._backoff = 0.0
         replica.state = State.DEAD
-        self._tell()
+        self._notify()
         if self._settings.restart and not self._stopping:
             self._spawn(self._replace(replica))
 
     async def _replace(self, dead: Replica) -> None:
-        """Until one is running in its place, with pauses that grow while engines do not live long."""
+        """Retry until a replacement is running, with a growing back-off while engines end soon after start."""
         await asyncio.to_thread(dead.process.stop)
         while dead in self.all and not self._stopping:
             await asyncio.sleep(self._backoff)
@@ -236,7 +238,7 @@ class Replicas:
                     self.all[self.all.index(dead)] = fresh
                     fresh = None
                     self.restarts += 1
-                    self._tell()
+                    self._notify()
             except (PennyweightError, OSError) as error:
                 LOG.warning("engine %d does not start again: %s", dead.number, error)
             finally:
@@ -249,8 +251,8 @@ class Replicas:
         while (queue.running or queue.waiting) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         ended, self.all = self.all, []
-        self._tell()
-        queue.release()  # whoever still waits goes to the successor
+        self._notify()
+        queue.release()  # requests still waiting go to the successor
         await asyncio.gather(*(asyncio.to_thread(replica.process.stop) for replica in ended))
 
     async def _watch(self) -> None:
@@ -268,8 +270,8 @@ class Replicas:
                 checked = time.monotonic()
 
     async def _check(self, replica: Replica) -> None:
-        """Whether it answers; and where no byte has come for a while, because whole answers come at their end, whether
-        it makes tokens."""
+        """Check that it answers /health; and if it sent no byte for a while, which is normal without streaming, that it
+        still generates tokens."""
         timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
         try:
             async with self._session.get(f"{replica.base_url}/health", timeout=timeout) as answer:

@@ -1,4 +1,4 @@
-"""/v1/responses for text: asked as a chat, answered in the newer API's shape.
+"""/v1/responses for text: sent on as a chat completion, answered in the Responses API's format.
 
 Source: OpenAI's API reference for /v1/responses and its streaming events.
 """
@@ -28,7 +28,7 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     """The same question as a body of /v1/chat/completions."""
     for name in NOT_HELD:
         if body.get(name):
-            raise Refused(400, f"This gateway keeps no conversations and calls no tools: leave {name} away.", name)
+            raise Refused(400, f"This gateway does not store conversations or support tools: remove {name}.", name)
     messages = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
     asked = body.get("input")
     if isinstance(asked, str) and asked:
@@ -46,7 +46,7 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _form(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer's form, which stands under another name there."""
+    """The `response_format`, from the Responses API's `text.format`."""
     form = (body.get("text") or {}).get("format") if isinstance(body.get("text"), dict) else None
     if not isinstance(form, dict) or form.get("type", "text") == "text":
         return {}
@@ -56,18 +56,18 @@ def _form(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _message(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict) or item.get("type", "message") != "message":
-        raise Refused(400, "Of input, only messages are understood here.", "input")
+        raise Refused(400, "input supports messages only.", "input")
     content = item.get("content")
     if isinstance(content, list):
         if any(not isinstance(part, dict) or part.get("type") not in TEXT_PARTS for part in content):
-            raise Refused(400, "Of a message, only text is understood here.", "input")
+            raise Refused(400, "A message supports text only.", "input")
         content = "".join(str(part.get("text", "")) for part in content)
     return {"role": item.get("role"), "content": content}
 
 
 class Responses:
-    """The stage: such a question goes on as a chat, and the chat's answer comes back in the other shape. What is
-    refused stays as it is."""
+    """The stage: a Responses request is translated to a chat completion, and its answer back. Errors pass
+    unchanged."""
 
     def __init__(self, inner: Stage) -> None:
         self._inner = inner

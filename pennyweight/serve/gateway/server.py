@@ -1,4 +1,4 @@
-"""Run a gateway until it is told to stop: engines first, then the port; on SIGTERM the port first, then the engines."""
+"""Run a gateway until SIGINT or SIGTERM: start the engines, then open the port; stop in the reverse order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RELOAD_SECONDS = 600.0
 def run(
     service: Service, settings: GatewaySettings, logs: Path, evidence: Evidence | None, on_ready: Callable[[str], None]
 ) -> None:
-    """Until SIGINT or SIGTERM. `on_ready` hears the base URL."""
+    """Run until SIGINT or SIGTERM. `on_ready` is called with the base URL."""
     refuse_taken_port(settings.host, settings.port)
     uvloop.run(_serve(service, settings, logs, evidence, on_ready))
 
@@ -142,7 +142,7 @@ async def _control(gateway: Gateway) -> AsyncIterator[None]:
             await gateway.pools.swap(formats.read_service(place))
             gateway.evidence = formats.evidence_beside(place)
             answer = {"serving": gateway.pools.service.label}
-        except Exception as error:  # whatever it is, the caller waits for a word
+        except Exception as error:  # whatever it is, the caller waits for a reply
             answer = {"error": str(error) or type(error).__name__}
         writer.write(json.dumps(answer).encode() + b"\n")
         with suppress(OSError):
@@ -171,5 +171,5 @@ def reload(port: int, service: Path) -> str:
         connection.sendall(json.dumps({"service": str(service)}).encode() + b"\n")
         told = json.loads(connection.makefile().readline() or "{}")
     if "error" in told:
-        raise EngineError(f"It goes on serving what it did: {told['error']}")
+        raise EngineError(f"The reload failed and the service is unchanged: {told['error']}")
     return str(told.get("serving", ""))

@@ -1,4 +1,4 @@
-"""How a gateway runs: where it listens, how long it waits, and whom it lets in. What it serves is a `Service`."""
+"""How a gateway runs: where it listens, its timeouts and limits, and its API keys. What it serves is a `Service`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pennyweight.errors import UsageError
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """`max_queue` is how many requests may wait for each member. `slo_ttft_ms` is the longest wait for a first token
-    that is of use: 0 promises nothing, else a request that cannot have it is refused at once. `stall_seconds` without a
-    token from an engine that has work end it; 0 never does."""
+    """`max_queue` is how many requests may wait for each member. `slo_ttft_ms` is the limit on the time to first
+    token: a request that cannot meet it is refused at once; 0: no limit. An engine that has work and sends no token for
+    `stall_seconds` is stopped; 0: never."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -23,11 +23,11 @@ class GatewaySettings:
     stall_seconds: float = 120.0
     start_seconds: float = 300.0
     drain_seconds: float = 60.0
-    state: Path | None = None  # a directory for batches and their files; nothing: no batch API
+    state: Path | None = None  # directory for batches and their files; None: no batch API
     certificate: Path | None = None
     private_key: Path | None = None
     log_requests: bool = False
-    restart: bool = True  # start an engine again that was lost; a measurement wants to hear of it instead
+    restart: bool = True  # restart a lost engine; False in a measurement, which must fail instead
 
     def __post_init__(self) -> None:
         for name, least in (("max_queue", 0), ("request_bytes", 1024)):

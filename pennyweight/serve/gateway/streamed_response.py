@@ -20,7 +20,7 @@ Ending = Literal["stop", "error", "shed", "abort"]
 
 
 class StreamedResponse(Response):
-    """`pieces` begin with a head and end with an outcome. `on_end` hears how it ended, once."""
+    """`pieces` begin with a head and end with an outcome. `on_end` is called once with how it ended."""
 
     def __init__(self, pieces: AsyncGenerator[Piece], on_end: Callable[[Ending, Outcome], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whose request it is, and how soon it is served."""
+"""Tenants: the owner of an API key, with limits and priority."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ class Tenant:
     priority: int = INTERACTIVE
 
 
-ANYBODY = Tenant("anybody")  # where no keys are asked for
+ANONYMOUS = Tenant("anybody")  # when no API keys are required

@@ -26,7 +26,7 @@ def start_engine(
     deployment: Deployment, log: Path, *, names: Sequence[str], host: str = HOST, port: int = 0
 ) -> ServerProcess:
     """Launch the engine of this deployment, which answers to these model names. Settings are checked here, before a
-    process is spent. Raises `EngineMissing`, `EngineRefused` or `StorageError`."""
+    process is started. Raises `EngineMissing`, `EngineRefused` or `StorageError`."""
     engines.require(deployment.engine)
     engine = engines.make(deployment.engine, deployment.settings)
     if not Path(deployment.model_path).is_dir():
@@ -67,6 +67,6 @@ def _hosted(deployment: Deployment, names: Sequence[str], host: str, port: int) 
 
 
 def _watched(launch: Launch) -> Launch:
-    """A server that does not end with us by itself, and may have started others."""
+    """The launch under watchdog.py, for a server that would outlive this process and may start others."""
     watching = (sys.executable, "-m", "pennyweight.serve.watchdog", str(os.getpid()))
     return replace(launch, arguments=(*watching, *launch.arguments))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pennyweight.engines.base import Runtime
 from pennyweight.engines.batching.draft import Lengths
-from pennyweight.engines.batching.rows import LEAST_BEGINNING, KeptRows, RowRuntime, longest_beginning
+from pennyweight.engines.batching.rows import MIN_PREFIX, KeptRows, RowRuntime, longest_common_prefix
 from pennyweight.engines.batching.sampling import Logits, log_softmax
 from pennyweight.engines.batching.settings import RowEngine
 from pennyweight.generation import Generation
@@ -292,10 +292,10 @@ def test_no_guess_is_made_in_company() -> None:
 
 
 def test_the_longest_beginning_leaves_a_token_to_compute_and_is_worth_a_copy() -> None:
-    long, short = list(range(40)), list(range(LEAST_BEGINNING))
-    assert longest_beginning(tuple(long), [(7, short), (8, long)]) == (8, 39)
-    assert longest_beginning(tuple(short), [(8, long)]) == (0, 0)
-    assert longest_beginning((9, *long), [(8, long)]) == (0, 0)
+    long, short = list(range(40)), list(range(MIN_PREFIX))
+    assert longest_common_prefix(tuple(long), [(7, short), (8, long)]) == (8, 39)
+    assert longest_common_prefix(tuple(short), [(8, long)]) == (0, 0)
+    assert longest_common_prefix((9, *long), [(8, long)]) == (0, 0)
 
 
 def test_a_kept_row_that_only_begins_another_makes_room_for_it() -> None:

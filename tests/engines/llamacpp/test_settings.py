@@ -144,7 +144,7 @@ def test_a_server_that_is_killed_is_named_to_its_client_and_takes_the_worker_alo
     with pytest.raises(openai.APIError, match="llama-server"):
         list(stream)
     assert running.process.wait(10) > 0
-    assert "llama-server ended, killed by signal 9 (often: out of memory)" in running.last_words()
+    assert "llama-server ended, killed by signal 9 (often: out of memory)" in running.log_tail()
 
 
 @pytest.mark.slow

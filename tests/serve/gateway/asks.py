@@ -8,7 +8,7 @@ from typing import Any
 
 from pennyweight.deployment import Deployment
 from pennyweight.serve.gateway.ask import Ask
-from pennyweight.serve.gateway.tenant import ANYBODY, Tenant
+from pennyweight.serve.gateway.tenant import ANONYMOUS, Tenant
 
 DEPLOYMENT = Deployment("scripted", "nowhere", "tiny", "BF16", {})
 
@@ -19,6 +19,6 @@ def a_pool(**more: Any) -> Any:
     return SimpleNamespace(**values)
 
 
-def an_ask(*, tenant: Tenant = ANYBODY, key: str = "", pool: Any = None, **body: Any) -> Ask:
+def an_ask(*, tenant: Tenant = ANONYMOUS, key: str = "", pool: Any = None, **body: Any) -> Ask:
     asked = {"prompt": "", **body}
     return replace(Ask.of("/v1/completions", asked, b"{}", tenant, pool or a_pool()), key=key)
