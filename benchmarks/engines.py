@@ -38,7 +38,7 @@ from pennyweight.plan.machine import measured_hardware
 from pennyweight.search.bench import build_scheme
 from pennyweight.serve import Endpoint, catalogue, open_engine
 from pennyweight.shape import ModelShape
-from pennyweight.techniques.base import unwatched
+from pennyweight.techniques.base import no_progress
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Arrivals, Request, Workload, texts
@@ -306,7 +306,7 @@ def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload
     with ExitStack() as kept:
         first, second = (comparing.opened_once(partial(open_engine, d), kept) for d in (guessed, plain))
         found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
-        answers = [references(opener(kept), requests.requests, unwatched) for opener in (first, second)]
+        answers = [references(opener(kept), requests.requests, no_progress) for opener in (first, second)]
     same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])
     say(
         part="speculation",

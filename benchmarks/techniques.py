@@ -31,7 +31,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.measure import compare as comparing
 from pennyweight.model import Model
 from pennyweight.serve import catalogue, open_engine
-from pennyweight.techniques.base import Technique, unwatched
+from pennyweight.techniques.base import Technique, no_progress
 from pennyweight.techniques.continuations import Text, continue_texts, pad
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.distill import Distill
@@ -165,7 +165,7 @@ def distilled(
         seconds_per_step = rate[-1]
     left = 60 * minutes - (time.perf_counter() - started)
     steps = max(20, int(left / seconds_per_step))
-    made = techniques.apply(replace(settings, steps=steps), student, unwatched)
+    made = techniques.apply(replace(settings, steps=steps), student, no_progress)
     seconds = time.perf_counter() - started
     return made, {"steps": steps, "seconds": round(seconds), "seconds_per_step": round(seconds_per_step, 3)}
 

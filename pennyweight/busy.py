@@ -11,11 +11,11 @@ import psutil
 
 from pennyweight.hardware import available_cores
 
-BUSY_CORES = 0.3  # in use by others: from here on it is said
+BUSY_CORES = 0.3  # in use by others: from here on it is reported
 
 
 @dataclass(frozen=True)
-class Busy:
+class OtherLoad:
     """What others do on this machine: cores that they keep busy, and who uses most of them."""
 
     cores: float
@@ -33,7 +33,7 @@ class Busy:
         )
 
 
-def look_for_others(seconds: float = 0.5) -> Busy:
+def measure_other_load(seconds: float = 0.5) -> OtherLoad:
     """Watch the machine for a moment, without this process and its children."""
     own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
     before = _cpu_seconds(own)
@@ -42,9 +42,9 @@ def look_for_others(seconds: float = 0.5) -> Busy:
     passed = time.perf_counter() - started
     shares = {key: (used - before[key]) / passed for key, used in _cpu_seconds(own).items() if key in before}
     if not shares:
-        return Busy(0.0, "")
+        return OtherLoad(0.0, "")
     (_, name), most = max(shares.items(), key=lambda item: item[1])
-    return Busy(sum(shares.values()), name if most > BUSY_CORES / 2 else "")
+    return OtherLoad(sum(shares.values()), name if most > BUSY_CORES / 2 else "")
 
 
 def _cpu_seconds(own: set[int]) -> dict[tuple[int, str], float]:

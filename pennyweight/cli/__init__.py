@@ -1,4 +1,4 @@
-"""The command line: one file a verb, found by its name in command_line.py."""
+"""The command line: one file per verb, found by its name in command_line.py."""
 
 from pennyweight.cli.command_line import main
 

@@ -1,4 +1,4 @@
-"""What the verbs that change a model share: opening it with the texts to work on, and handing over the result."""
+"""Shared code of the verbs that change a model: reading its calibration texts, and copying and reporting the result."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def tuning_texts(model: Model, workload: str, trace_format: str | None, seed: in
     return tuple(tokenizer.prompt_text(request) for request in tuning.requests)
 
 
-def hand_over(before: Model, made: Model, output: Path | None, *, as_json: bool, **facts: Any) -> None:
-    """Say how large the model is now, and where it is."""
+def copy_and_report(before: Model, made: Model, output: Path | None, *, as_json: bool, **facts: Any) -> None:
+    """Copy the model to `output` if given, and print its size and path."""
     import shutil
 
     from pennyweight.weights import Weights
@@ -57,4 +57,4 @@ def count(text: str | None, option: str) -> int | None:
     try:
         return int(float(number) * COUNTS[suffix])
     except (ValueError, KeyError, OverflowError):
-        raise UsageError(f"{option} {text!r} is no count: write it as 100M or 1.2B.") from None
+        raise UsageError(f"{option} {text!r} is not a count: write it as 100M or 1.2B.") from None

@@ -42,7 +42,7 @@ def bench(
     from contextlib import ExitStack
 
     from pennyweight import codec
-    from pennyweight.busy import look_for_others
+    from pennyweight.busy import measure_other_load
     from pennyweight.console import Live
     from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure.client import Sampling
@@ -57,7 +57,7 @@ def bench(
         requests = read_workload(
             workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer or parsed.tokenizer
         )
-        busy = look_for_others()
+        busy = measure_other_load()
         if busy.matters:
             live.line(str(busy))
         live.stage(f"Starting {parsed.label}")

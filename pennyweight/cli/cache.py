@@ -1,4 +1,4 @@
-"""`pw cache`: what was built and installed, and room made again."""
+"""`pw cache`: list the cached artifacts and delete unused ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pennyweight.cli import options
 
 def cache(
     action: Annotated[str, typer.Argument(help="list or prune.")] = "list",
-    older_than: Annotated[str, typer.Option(help="With prune: not used for this long, as 30d or 12h.")] = "30d",
-    everything: Annotated[bool, typer.Option("--all", help="With prune: every artifact, however new.")] = False,
+    older_than: Annotated[str, typer.Option(help="With prune: unused for this long, such as 30d or 12h.")] = "30d",
+    everything: Annotated[bool, typer.Option("--all", help="With prune: every artifact, however recent.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """List what is in the cache, or free what was not used lately.
+    """List the cached artifacts, or delete unused ones.
 
-    Artifacts are built again when they are needed. Engines are removed with `pw engines remove NAME`.
+    Deleted artifacts are built again when they are needed. Engines are removed with `pw engines remove NAME`.
     """
     from pennyweight import artifact_cache
     from pennyweight.console import duration
@@ -26,7 +26,7 @@ def cache(
     from pennyweight.paths import cache_directory
 
     if action not in ("list", "prune"):
-        raise UsageError(f"pw cache knows no {action!r}: use list or prune.")
+        raise UsageError(f"pw cache has no action {action!r}: use list or prune.")
     entries = artifact_cache.entries()
     if action == "prune":
         seconds = 0.0 if everything else options.age(older_than, "--older-than")

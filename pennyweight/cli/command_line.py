@@ -1,6 +1,6 @@
-"""The command line put together: one file a verb, found by its name. Nothing heavy is imported before a verb runs.
+"""The command line: one file per verb, found by its name. Nothing heavy is imported before a verb runs.
 
-Whatever goes wrong ends as one sentence and an exit code; with --json also as one last line of JSON.
+Every error ends as one sentence on stderr and an exit code; with --json also as a last line of JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import typer
 
 from pennyweight.errors import PennyweightError
 
-SHARED = ("artifacts", "command_line", "config", "options")  # files here that are no verbs
+SHARED = ("artifacts", "command_line", "config", "options")  # files here that are not verbs
 VERBS = sorted(
     module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name not in SHARED
 )
@@ -69,12 +69,12 @@ def main() -> None:
         _fail(STOPPED, INTERRUPTED, "Interrupted", as_json=as_json)
     except typer.Exit as leaving:
         code = leaving.exit_code
-    except BrokenPipeError:  # `pw … | head`: nobody reads on
+    except BrokenPipeError:  # the reader closed the pipe, as in `pw … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        sentence = f"{place}{error.strerror or error}. Check the path, its rights and the free space."
+        sentence = f"{place}{error.strerror or error}. Check the path, its permissions and the free space."
         _fail(sentence, 1, "StorageError", as_json=as_json)
     except Exception as error:
         if hasattr(error, "format_message"):  # the argument parser's own: unknown option, missing argument
@@ -82,7 +82,7 @@ def main() -> None:
         if os.environ.get("PENNYWEIGHT_DEBUG"):
             raise
         sentence = (
-            f"Internal error ({type(error).__name__}: {error}): set PENNYWEIGHT_DEBUG=1 for where, and report it."
+            f"Internal error ({type(error).__name__}: {error}): set PENNYWEIGHT_DEBUG=1 for a traceback, and report it."
         )
         _fail(sentence, 1, "InternalError", as_json=as_json)
     if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def spread_pairs(arguments: list[str]) -> list[str]:
-    """`--goodput ttft:500 tpot:60`, as vLLM spells it, into one value that the parser takes."""
+    """Join `--goodput ttft:500 tpot:60`, vLLM's syntax, into one value that the parser accepts."""
     spread: list[Any] = []
     for argument in arguments:
         previous = spread[-1] if spread else ""

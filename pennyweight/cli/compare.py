@@ -13,7 +13,7 @@ from pennyweight.errors import UsageError
 
 def compare(
     a: Annotated[str, typer.Argument(help="A service's directory or file, or a URL.")],
-    b: Annotated[str, typer.Argument(help="Likewise.")],
+    b: Annotated[str, typer.Argument(help="The service to compare with, given like A.")],
     workload: options.WorkloadName = "chat",
     max_concurrency: options.MaxConcurrency = options.CONCURRENCY,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds, at least 2.")] = 3,
@@ -22,12 +22,13 @@ def compare(
     trace_format: options.TraceFormat = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Ratio of A's throughput to B's, with its interval.
+    """Compare the throughput of A with that of B.
 
-    Runs of both are interleaved. Where A's vocabulary is another, its tokens are counted as B's.
+    Prints the ratio with its confidence interval. Runs of A and B alternate. Where their vocabularies differ, A's
+    tokens are converted to B's.
     """
     from pennyweight import codec
-    from pennyweight.busy import look_for_others
+    from pennyweight.busy import measure_other_load
     from pennyweight.console import Live
     from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure import compare as comparing
@@ -41,7 +42,7 @@ def compare(
         first, second = read_target(a, progress=live.progress), read_target(b, progress=live.progress)
         tokenizer = first.tokenizer or second.tokenizer
         requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer)
-        busy = look_for_others()
+        busy = measure_other_load()
         if busy.matters:
             live.line(str(busy))
         live.stage(f"{first.label} against {second.label}")

@@ -1,5 +1,5 @@
-"""All options of a verb in a YAML file: `-c FILE` reads them, `--write-config FILE` writes those at hand. Options on
-the command line win over the file."""
+"""All options of a verb in a YAML file: `-c FILE` reads them, `--write-config FILE` writes the current ones. Options on
+the command line override the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_OPTIONS = ("config", "write_config", "help", "as_json")
 
 
 def read_config(context: typer.Context, file: Path | None) -> Path | None:
-    """The file's options become the verb's defaults. A callback of the option itself, before the others are read."""
+    """The file's options become the verb's defaults. Runs as the option's callback, before the others are read."""
     if file is None:
         return None
     import yaml
@@ -25,7 +25,7 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
     except FileNotFoundError:
         raise StorageError(f"{file} does not exist: write one with --write-config.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is no YAML ({' '.join(str(error).split())}): write `option: value` lines.") from None
+        raise UsageError(f"{file} is not YAML ({' '.join(str(error).split())}): write `option: value` lines.") from None
     if not isinstance(found, dict):
         raise UsageError(f"{file} holds no options: write `option: value` lines.")
     known = {
@@ -59,7 +59,7 @@ def write_config(context: typer.Context, file: Path) -> None:
 
 
 def _spelled(parameter: Any) -> str:
-    """As on the command line, without dashes in front."""
+    """The option's name without the leading dashes."""
     long = [name for name in parameter.opts if name.startswith("--")]
     return str(long[0][2:]) if long else str(parameter.name).replace("_", "-")
 

@@ -1,4 +1,4 @@
-"""`pw distill`: a student learns from the model that it was made from."""
+"""`pw distill`: train a changed model on the outputs of the model that it was made from."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from pennyweight.cli import artifacts, options
 
 def distill(
     student: artifacts.ModelArgument,
-    teacher: Annotated[str, typer.Option(help="The model to learn from, given like MODEL.")],
+    teacher: Annotated[str, typer.Option(help="The model to learn from, given like STUDENT.")],
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
-    batch: Annotated[int, typer.Option(help="Texts in a step.")] = 8,
-    accumulate: Annotated[int, typer.Option(help="Batches whose gradients make one step.")] = 1,
-    length: Annotated[int, typer.Option(help="Tokens of prompt and continuation.")] = 256,
-    continuations: Annotated[int, typer.Option(help="That the teacher writes after each prompt.")] = 4,
-    temperature: Annotated[float, typer.Option(help="At which they are written.")] = 1.0,
-    learning_rate: Annotated[float, typer.Option(help="Its highest value.")] = 2e-4,
+    batch: Annotated[int, typer.Option(help="Texts in a batch.")] = 8,
+    accumulate: Annotated[int, typer.Option(help="Batches whose gradients are accumulated into one step.")] = 1,
+    length: Annotated[int, typer.Option(help="Longest text in tokens, prompt and continuation.")] = 256,
+    continuations: Annotated[int, typer.Option(help="Continuations that the teacher writes for each prompt.")] = 4,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature of the continuations.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-4,
     divergence: Annotated[
-        str, typer.Option(help="forward, reverse, jensen-shannon, or a mix: forward:0.7,reverse:0.3.")
+        str, typer.Option(help="Loss: forward or reverse (KL), jensen-shannon, or a mix: forward:0.7,reverse:0.3.")
     ] = "forward",
-    hidden: Annotated[float, typer.Option(help="Weight of matching hidden states, block by block.")] = 0.0,
+    hidden: Annotated[float, typer.Option(help="Weight of the hidden-state loss, block by block.")] = 0.0,
     on_policy: Annotated[float, typer.Option(help="Share of the steps on the student's own continuations.")] = 0.0,
-    round_to: Annotated[str, typer.Option(help="Train through the rounding of Q4_0, Q8_0 or W4A16.")] = "",
-    train_embeddings: Annotated[bool, typer.Option(help="The embeddings and the head, too.")] = False,
-    mixed_precision: Annotated[bool, typer.Option(help="bfloat16 arithmetic, float32 weights.")] = False,
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
+    round_to: Annotated[str, typer.Option(help="Quantization-aware training for Q4_0, Q8_0 or W4A16.")] = "",
+    train_embeddings: Annotated[bool, typer.Option(help="Train the embeddings and the head, too.")] = False,
+    mixed_precision: Annotated[bool, typer.Option(help="Compute in bfloat16, keep float32 weights.")] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Recompute activations: less memory, slower.")] = False,
     workload: options.WorkloadName = "chat",
     output: artifacts.Output = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train STUDENT on the teacher's distribution over texts that the teacher wrote after the workload's prompts. A run
-    that was cut goes on where it was when the same command is given again."""
+    """Train STUDENT on the teacher's token distributions.
+
+    The training texts are what the teacher writes after the workload's prompts. An interrupted run resumes when the
+    same command is given again."""
     from pennyweight import techniques
     from pennyweight.console import Live
     from pennyweight.inputs import open_model
@@ -69,4 +71,4 @@ def distill(
         )
         live.stage(f"Distilling {model.name} into {learner.name}")
         made = techniques.apply(technique, learner, live.progress)
-    artifacts.hand_over(learner, made, output, as_json=as_json)
+    artifacts.copy_and_report(learner, made, output, as_json=as_json)

@@ -11,7 +11,9 @@ from pennyweight.cli import options
 
 
 def doctor(as_json: options.AsJson = False) -> None:
-    """Show the hardware with its measured rates, the engines, and the command that mends what is missing."""
+    """Show the hardware, its measured rates and the engines.
+
+    For an engine that is missing, the command that installs it is shown."""
     from pennyweight import codec
     from pennyweight.console import Live
     from pennyweight.paths import cache_directory

@@ -1,4 +1,4 @@
-"""`pw engines`: what can serve here, and environments for what needs one of its own."""
+"""`pw engines`: list the engines, and install or remove those that have a separate environment."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ def engines(
     name: Annotated[str, typer.Argument(help="The engine to install or remove.")] = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the engines: state, version, place, formats and presets; install or remove one that lives by itself."""
+    """List, install or remove engines.
+
+    The list shows state, version, location, formats and presets. Engines with a separate environment can be installed
+    and removed."""
     from pennyweight.errors import UsageError
 
     if action not in ("list", "install", "remove"):
-        raise UsageError(f"pw engines knows no {action!r}: use list, install NAME or remove NAME.")
+        raise UsageError(f"pw engines has no action {action!r}: use list, install NAME or remove NAME.")
     if action != "list" and not name:
         raise UsageError(f"pw engines {action} needs the name of an engine.")
     if action == "list":

@@ -1,4 +1,4 @@
-"""`pw evaluate A --against B`: the quality of A, held against B's answers."""
+"""`pw evaluate A --against B`: the quality of A, measured against B's answers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from pennyweight.errors import GateFailed, UsageError
 
 def evaluate(
     candidate: Annotated[str, typer.Argument(help="A service's directory or file, or a URL.")],
-    against: Annotated[str, typer.Option(help="The baseline: likewise.")],
+    against: Annotated[str, typer.Option(help="The baseline, given like CANDIDATE.")],
     workload: options.WorkloadName = "chat",
     max_added_nats: Annotated[
-        float, typer.Option(help="Cross-entropy per token that may be added; 0: no gate.")
+        float, typer.Option(help="Cross-entropy in nats per token that may be added; 0: no gate.")
     ] = 0.02,
     max_degradation: Annotated[
-        str | None, typer.Option(help="Share of the task score that may be lost, as 1%.")
+        str | None, typer.Option(help="Share of the task score that may be lost, such as 1%.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the gates.")] = 0.95,
-    held_out: Annotated[bool, typer.Option(help="Look at the held-out half only, as a proof does.")] = True,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the gates.")] = 0.95,
+    held_out: Annotated[bool, typer.Option(help="Use the held-out half only, as a search's proof does.")] = True,
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Hold answers against a baseline's: ACCEPT, REJECT, INCONCLUSIVE."""
+    """Judge a service's quality against a baseline.
+
+    The verdict is ACCEPT, REJECT or INCONCLUSIVE."""
     from pennyweight import codec, verbs
     from pennyweight.console import Live, figures
     from pennyweight.inputs import read_target, read_workload
@@ -40,7 +42,7 @@ def evaluate(
         confidence=confidence,
     )
     if not budget.quality_limits:
-        raise UsageError("There is no gate to hold: give --max-added-nats or --max-degradation.")
+        raise UsageError("No quality gate is set: give --max-added-nats or --max-degradation.")
     a, b = read_target(candidate), read_target(against)
     tokenizer = a.tokenizer or b.tokenizer
     requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer)
@@ -53,7 +55,7 @@ def evaluate(
     for limit in result.verdict.limits:
         typer.echo(f"  {limit.reason}: {limit.outcome}")
     accepted = result.verdict.outcome is Outcome.ACCEPT
-    error = GateFailed(f"{a.label} is not proven to hold the margin: {result.verdict.reason}.")
+    error = GateFailed(f"{a.label} is not proven to stay within the margin: {result.verdict.reason}.")
     if as_json:
         verdict = {"verdict": result.verdict.outcome, **codec.plain(result.verdict)}
         fault = {} if accepted else {"error": {"kind": type(error).__name__, "message": str(error)}}

@@ -1,4 +1,4 @@
-"""`pw export`: for engines that we write for and do not run."""
+"""`pw export`: checkpoints for engines that pennyweight does not serve with."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from pennyweight.cli import artifacts, options
 def export(
     model: artifacts.ModelArgument,
     engine: Annotated[str, typer.Option(help="sglang, tensorrt-llm or litert.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A new directory.")],
-    port: Annotated[int, typer.Option(help="That the command will listen on.")] = 8000,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to create.")],
+    port: Annotated[int, typer.Option(help="Port in the serving command.")] = 8000,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a checkpoint of MODEL and the command that serves it with an engine that does not run here."""
+    """Write a checkpoint and a command for another engine.
+
+    Pennyweight does not serve with these engines: the command starts one on MODEL's new checkpoint."""
     from pennyweight.console import Live
     from pennyweight.inputs import open_model
     from pennyweight.serve import catalogue

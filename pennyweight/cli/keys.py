@@ -1,4 +1,4 @@
-"""`pw keys`: who may ask a gateway, and how much."""
+"""`pw keys`: the API keys of a gateway and their rate limits."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from pennyweight.errors import UsageError
 
 def keys(
     action: Annotated[str, typer.Argument(help="list, add or remove.")],
-    name: Annotated[str, typer.Argument(help="Whose key.")] = "",
+    name: Annotated[str, typer.Argument(help="Name of the key's owner.")] = "",
     file: Annotated[Path, typer.Option(help="The file that `pw serve --keys` reads.")] = Path("keys.json"),
-    requests_per_minute: Annotated[int, typer.Option(help="0: no limit.")] = 0,
-    tokens_per_minute: Annotated[int, typer.Option(help="Of prompts and answers; 0: no limit.")] = 0,
-    priority: Annotated[int, typer.Option(help="0 is served first.")] = 0,
+    requests_per_minute: Annotated[int, typer.Option(help="Requests per minute; 0: no limit.")] = 0,
+    tokens_per_minute: Annotated[int, typer.Option(help="Prompt and answer tokens per minute; 0: no limit.")] = 0,
+    priority: Annotated[int, typer.Option(help="Scheduling priority; 0 is served first.")] = 0,
 ) -> None:
-    """API keys of a gateway. A new key is printed once; the file holds its hash only."""
+    """List, add or remove API keys of a gateway.
+
+    A new key is printed once; the file holds only its hash."""
     from pennyweight.serve.gateway.keys import add, read, remove
     from pennyweight.serve.gateway.tenant import Tenant
 
     if action not in ("list", "add", "remove"):
-        raise UsageError(f"pw keys knows no {action!r}: use list, add NAME or remove NAME.")
+        raise UsageError(f"pw keys has no action {action!r}: use list, add NAME or remove NAME.")
     if action == "list":
         for tenant in read(file):
             requests, tokens = tenant.requests_per_minute or "any", tenant.tokens_per_minute or "any"
@@ -33,6 +35,6 @@ def keys(
         raise UsageError(f"pw keys {action} needs a name.")
     if action == "remove":
         remove(file, name)
-        typer.echo(f"Removed {name} from {file}; a running gateway knows it until it is started again.")
+        typer.echo(f"Removed {name} from {file}; a running gateway accepts it until it is restarted.")
         return
     typer.echo(add(file, Tenant(name, "", requests_per_minute, tokens_per_minute, priority)))

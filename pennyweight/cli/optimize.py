@@ -1,4 +1,4 @@
-"""`pw optimize`: the whole flow."""
+"""`pw optimize`: search for a deployment, prove it and write it."""
 
 from __future__ import annotations
 
@@ -29,43 +29,45 @@ def optimize(
     ] = None,
     workload: options.WorkloadName = "chat",
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the result.")] = Path("pennyweight-out"),
-    objective: Annotated[str, typer.Option(help="throughput, latency, ttft, memory or cost.")] = "throughput",
+    objective: Annotated[
+        str, typer.Option(help="What to optimize: throughput, latency, ttft, memory or cost.")
+    ] = "throughput",
     max_added_nats: Annotated[
         float, typer.Option(help="Cross-entropy per token that may be added to the baseline's; 0: no such gate.")
     ] = 0.02,
     max_degradation: Annotated[
-        str | None, typer.Option(help="Share of the baseline's task score that may be lost, as 1%.")
+        str | None, typer.Option(help="Share of the baseline's task score that may be lost, such as 1%.")
     ] = None,
     slo: Annotated[str | None, typer.Option(help="Latency limits in ms: ttft:1500 tpot:60 (also itl, e2el).")] = None,
-    percentile: Annotated[int, typer.Option(help="The percentile that --slo speaks of.")] = 95,
-    max_memory: Annotated[str | None, typer.Option(help="Peak memory of the service, as 2GiB.")] = None,
-    max_cost: Annotated[float | None, typer.Option(help="Dollars per million output tokens.")] = None,
+    percentile: Annotated[int, typer.Option(help="The percentile that --slo applies to.")] = 95,
+    max_memory: Annotated[str | None, typer.Option(help="Limit of the service's peak memory, as 2GiB.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Limit in dollars per million output tokens.")] = None,
     price_per_hour: Annotated[float | None, typer.Option(help="Price of the machine, in dollars.")] = None,
-    confidence: Annotated[float, typer.Option(help="Of the quality gates.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the quality gates.")] = 0.95,
     max_concurrency: options.MaxConcurrency = options.CONCURRENCY,
-    engines: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
-    schemes: Annotated[str | None, typer.Option(help="Only these besides the unmodified model.")] = None,
+    engines: Annotated[str | None, typer.Option(help="Try only these engines, separated by commas.")] = None,
+    schemes: Annotated[str | None, typer.Option(help="Try only these schemes and the unmodified model.")] = None,
     iterations: Annotated[int, typer.Option(help="Tuning iterations of the schemes that can be tuned.")] = 0,
     techniques: Annotated[
         str | None,
         typer.Option(
-            help="Also try these, with amounts: prune:10%,vocabulary,distill:200 (and neurons, kv-heads, sparsity)."
+            help="Techniques to try, with amounts: prune:10%,vocabulary,distill:200 (and neurons, kv-heads, sparsity)."
         ),
     ] = None,
     speculate: Annotated[bool, typer.Option(help="Find the load up to which speculative decoding pays.")] = False,
-    base_url: Annotated[str | None, typer.Option(help="A server that joins the search as it is.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="URL of a running server to include in the search.")] = None,
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds of the final comparisons.")] = 3,
     exhaustive: Annotated[bool, typer.Option(help="Measure every candidate: slow, for checking the search.")] = False,
     dry_run: Annotated[bool, typer.Option(help="List what would be tried and how long it would take.")] = False,
-    resume: Annotated[bool, typer.Option(help="Go on with the search in the output directory.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue the search in the output directory.")] = False,
     start_timeout: Annotated[float, typer.Option(help="Seconds that an engine may take to get ready.")] = 300.0,
-    write_config: Annotated[Path | None, typer.Option(help="Write these options as YAML, and end.")] = None,
+    write_config: Annotated[Path | None, typer.Option(help="Write these options as YAML and exit.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Find the cheapest deployment that is proven to hold a budget."""
+    """Find the cheapest deployment proven to meet a budget."""
     del config
     budget = Budget(
         objective=objective,
@@ -86,7 +88,7 @@ def optimize(
         typer.echo(f"Wrote {write_config}: `pw optimize -c {write_config}`.")
         return
     from pennyweight import verbs
-    from pennyweight.busy import look_for_others
+    from pennyweight.busy import measure_other_load
     from pennyweight.console import Live
     from pennyweight.inputs import open_model, read_workload, remote_settings
     from pennyweight.paths import absolute
@@ -102,7 +104,7 @@ def optimize(
         live.stage(f"Opening {model}")
         opened = open_model(model, live.progress)
         requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=opened.path)
-        busy = look_for_others()
+        busy = measure_other_load()
         if busy.matters:
             live.line(str(busy))
         live.stage("Measuring this machine")
@@ -154,7 +156,7 @@ def _list_candidates(question: Question, hardware: Hardware, live: Live, *, as_j
 
 
 def _show(evidence: Evidence, output: Path, *, as_json: bool) -> None:
-    """Sentences, the line of JSON, and the exit code."""
+    """Print the result, and raise the error that sets the exit code."""
     from pennyweight.evidence import SearchOutcome
     from pennyweight.report import failure_sentence, nearest_sentence, sentences
     from pennyweight.search.result import summary

@@ -1,4 +1,4 @@
-"""Text of the command line to values: pairs, shares, sizes, settings; and options that several verbs have."""
+"""Options that several verbs share, and parsing of option text: pairs, shares, sizes, settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ WorkloadName = Annotated[
     str, typer.Option("--workload", "-w", help="chat, extract, tasks, or a workload or trace file.")
 ]
 NumPrompts = Annotated[int | None, typer.Option(help="Use only this many requests of the workload.")]
-Seed = Annotated[int, typer.Option(help="Of the split, the order and arrivals.")]
-MaxConcurrency = Annotated[int, typer.Option(help="Requests at once in a closed loop.")]
+Seed = Annotated[int, typer.Option(help="Random seed of the split, the order and the arrivals.")]
+MaxConcurrency = Annotated[int, typer.Option(help="Concurrent requests (closed loop).")]
 SpeculativeConfig = Annotated[
-    str | None, typer.Option(help='Speculative decoding, as vLLM spells it: {"method": "ngram"} or {"model": "DIR"}.')
+    str | None, typer.Option(help='Speculative decoding, in vLLM syntax: {"method": "ngram"} or {"model": "DIR"}.')
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON, for programs.")]
 TraceFormat = Annotated[str | None, typer.Option(help="Format of the trace, if not recognised.")]
@@ -41,7 +41,7 @@ def pairs(text: str | None, option: str) -> dict[str, float]:
             if not math.isfinite(found[name]):
                 raise ValueError(value)
         except ValueError:
-            raise UsageError(f"{option} {part!r} is no name:milliseconds: write it as ttft:500.") from None
+            raise UsageError(f"{option} {part!r} is not name:milliseconds: write it as ttft:500.") from None
     return found
 
 
@@ -52,7 +52,7 @@ def slo(text: str | None, percentile: int) -> dict[str, float]:
     limits = {}
     for name, bound in pairs(text, "--slo").items():
         if name not in SLO_QUANTITIES:
-            raise UsageError(f"--slo knows no {name!r}: use {', '.join(SLO_QUANTITIES)}.")
+            raise UsageError(f"--slo does not know {name!r}: use {', '.join(SLO_QUANTITIES)}.")
         limits[f"{SLO_QUANTITIES[name]}_p{percentile}_ms"] = bound
     return limits
 
@@ -64,7 +64,7 @@ def share(text: str | None, option: str) -> float | None:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        raise UsageError(f"{option} {text!r} is no share: write 1% or 0.01.") from None
+        raise UsageError(f"{option} {text!r} is not a share: write 1% or 0.01.") from None
 
 
 def size(text: str | None, option: str) -> float | None:
@@ -73,7 +73,7 @@ def size(text: str | None, option: str) -> float | None:
         return None
     matched = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)", text.strip())
     if matched is None or matched[2].lower() not in SIZES:
-        raise UsageError(f"{option} {text!r} is no size: write it as 2GiB or 800MB.")
+        raise UsageError(f"{option} {text!r} is not a size: write it as 2GiB or 800MB.")
     return float(matched[1]) * SIZES[matched[2].lower()]
 
 
@@ -83,7 +83,7 @@ def settings(words: list[str] | None) -> dict[str, Any]:
     for word in words or []:
         name, equals, text = word.partition("=")
         if not equals:
-            raise UsageError(f"--set {word!r} is no name=value.")
+            raise UsageError(f"--set {word!r} is not name=value.")
         value: Any = {"true": True, "false": False}.get(text.lower(), text)
         for number in (int, float):
             if isinstance(value, str):
@@ -105,10 +105,10 @@ def speculation(text: str | None) -> dict[str, Any]:
         asked: dict[str, Any] = dict(json.loads(text).items())
         unknown = set(asked) - {*names, *kept}
     except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"--speculative-config is no JSON object ({error}): write it as vLLM does.") from None
+        raise UsageError(f"--speculative-config is not a JSON object ({error}): write it as vLLM does.") from None
     if unknown:
         known = ", ".join((*names, *kept))
-        raise UsageError(f"--speculative-config knows no {', '.join(sorted(unknown))}: it has {known}.")
+        raise UsageError(f"--speculative-config does not know {', '.join(sorted(unknown))}: use {known}.")
     found = {names.get(name, name): value for name, value in asked.items()}
     if "draft_model" in found:
         found.setdefault("speculative_method", "draft_model")
@@ -132,7 +132,7 @@ def arrivals(
 
 
 ServedModelName = Annotated[
-    list[str] | None, typer.Option(help="Name that clients send as `model`; repeat for aliases. Default: its own.")
+    list[str] | None, typer.Option(help="Model name for clients; repeat for aliases. Default: the model's own name.")
 ]
 
 
@@ -140,5 +140,5 @@ def age(text: str, option: str) -> float:
     """`30d` -> seconds."""
     matched = re.fullmatch(r"(\d+)([dh])", text.strip())
     if matched is None:
-        raise UsageError(f"{option} {text!r} is no age: write it as 30d or 12h.")
+        raise UsageError(f"{option} {text!r} is not an age: write it as 30d or 12h.")
     return int(matched[1]) * {"d": 86400.0, "h": 3600.0}[matched[2]]

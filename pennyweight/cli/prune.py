@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pennyweight.model import Model
     from pennyweight.techniques.base import Technique
 
-SPARSE = "Note: no engine here gets faster from single zeros: they multiply by them (docs/techniques/sparsity.md)."
+SPARSE = "Note: no engine here skips single zeros, so none gets faster (docs/techniques/sparsity.md)."
 
 
 def prune(
@@ -22,18 +22,20 @@ def prune(
     intermediate_size: Annotated[int, typer.Option(help="Feed-forward neurons to keep in each block.")] = 0,
     kv_groups: Annotated[int, typer.Option(help="Key-value heads to keep, with their query heads.")] = 0,
     hidden_size: Annotated[int, typer.Option(help="Hidden channels to keep.")] = 0,
-    target_params: Annotated[str | None, typer.Option(help="As 100M: the size to get down to, with --by.")] = None,
+    target_params: Annotated[str | None, typer.Option(help="Parameters to keep in all, as 100M; see --by.")] = None,
     by: Annotated[str, typer.Option(help="What --target-params removes: layers or neurons.")] = "layers",
-    sparsity: Annotated[str | None, typer.Option(help="50% or 2:4 of the weights become zero.")] = None,
+    sparsity: Annotated[str | None, typer.Option(help="Weights to set to zero: 50% or 2:4.")] = None,
     criterion: Annotated[str, typer.Option(help="wanda or magnitude, for --sparsity.")] = "wanda",
-    ranking: Annotated[str, typer.Option(help="Of blocks: loss (measured) or influence.")] = "loss",
+    ranking: Annotated[str, typer.Option(help="Ranking of blocks: loss (measured) or influence.")] = "loss",
     workload: options.WorkloadName = "chat",
     output: artifacts.Output = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Remove what costs MODEL least on the workload's tuning half; `pw distill` wins much of the loss back."""
+    """Remove blocks, channels or single weights from MODEL.
+
+    Those that matter least on the workload's tuning half go first; `pw distill` recovers much of the lost quality."""
     from pennyweight import techniques
     from pennyweight.console import Live
     from pennyweight.inputs import open_model
@@ -77,4 +79,4 @@ def prune(
             made = techniques.apply(step, made, live.progress)
     if sparsity is not None:
         typer.echo(SPARSE)
-    artifacts.hand_over(opened, made, output, as_json=as_json)
+    artifacts.copy_and_report(opened, made, output, as_json=as_json)

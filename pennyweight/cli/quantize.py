@@ -1,4 +1,4 @@
-"""`pw quantize`: one technique on one model."""
+"""`pw quantize`: quantize one model."""
 
 from __future__ import annotations
 

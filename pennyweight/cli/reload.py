@@ -12,7 +12,9 @@ def reload(
     service: Annotated[Path, typer.Argument(help="Directory or file of the new service.")],
     port: Annotated[int, typer.Option(help="The gateway's port.")] = 8000,
 ) -> None:
-    """Swap what a running gateway serves without dropping a request."""
+    """Switch a running gateway to another service.
+
+    No request is dropped."""
     from pennyweight import formats
     from pennyweight.paths import absolute
     from pennyweight.serve import gateway

@@ -1,4 +1,4 @@
-"""`pw serve DIR`: engines and one gateway in front of them, until told to stop."""
+"""`pw serve DIR`: engines behind one gateway, until it is stopped."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def serve(
     setting: Annotated[list[str] | None, typer.Option("--set", help="An engine setting, name=value.")] = None,
     speculative_config: options.SpeculativeConfig = None,
     served_model_name: options.ServedModelName = None,
-    replicas: Annotated[int | None, typer.Option(help="Engine processes of each member; default 1.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Engine processes per member; default 1.")] = None,
     slo: Annotated[
-        str | None, typer.Option(help="ttft:MS: refuse at once what cannot have its first token in time.")
+        str | None, typer.Option(help="ttft:MS: refuse requests at once that would miss this time to first token.")
     ] = None,
-    max_queue: Annotated[int, typer.Option(help="Requests that may wait.")] = 1024,
-    keys: Annotated[Path | None, typer.Option(help="API keys, made with `pw keys`; without, anybody may ask.")] = None,
-    cache: Annotated[str | None, typer.Option(help="Keep answers to equal requests: a file, or redis://….")] = None,
-    cache_ttl: Annotated[float, typer.Option(help="Seconds that an answer is kept.")] = 3600.0,
-    cache_size: Annotated[str, typer.Option(help="Of the cache's file, as 1GiB.")] = "1GiB",
+    max_queue: Annotated[int, typer.Option(help="Longest queue of waiting requests.")] = 1024,
+    keys: Annotated[Path | None, typer.Option(help="API keys made with `pw keys`; by default none is needed.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Cache answers to equal requests: a file, or redis://….")] = None,
+    cache_ttl: Annotated[float, typer.Option(help="Seconds that a cached answer is kept.")] = 3600.0,
+    cache_size: Annotated[str, typer.Option(help="Largest size of the cache file, as 1GiB.")] = "1GiB",
     state: Annotated[Path | None, typer.Option(help="Directory for the batch API's files and queue.")] = None,
     stall_timeout: Annotated[float, typer.Option(help="Seconds of silence after which an engine is replaced.")] = 120.0,
-    drain_timeout: Annotated[float, typer.Option(help="Seconds that running requests get when told to stop.")] = 60.0,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file.")] = None,
+    drain_timeout: Annotated[float, typer.Option(help="Seconds for running requests to finish on shutdown.")] = 60.0,
+    tls_certificate: Annotated[Path | None, typer.Option(help="TLS certificate, a PEM file.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="TLS private key, a PEM file.")] = None,
     start_timeout: Annotated[float, typer.Option(help="Seconds that an engine may take to get ready.")] = 300.0,
     log: Annotated[Path | None, typer.Option(help="Directory for the engines' logs.")] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write requests' texts into the log.")] = False,
@@ -78,7 +78,7 @@ def serve(
     label = service.only.short_label if service.only else service.label
 
     def ready(base_url: str) -> None:
-        typer.echo(f"{label} at {base_url}/v1, model {names}; {base_url}/ to look at. Ctrl-C stops it.")
+        typer.echo(f"{label} at {base_url}/v1, model {names}; status page {base_url}/. Ctrl-C stops it.")
 
     evidence = None if engine else formats.evidence_beside(absolute(target))
     with ExitStack() as stack:
@@ -91,5 +91,5 @@ def longest_wait(slo: str | None) -> float:
     """Milliseconds; 0 where none was given."""
     found = options.pairs(slo, "--slo")
     if found.keys() - {"ttft"}:
-        raise UsageError("--slo of a gateway takes ttft:MS: it can promise when an answer begins, and nothing else.")
+        raise UsageError("--slo of a gateway takes only ttft:MS: it limits the time to first token, nothing else.")
     return found.get("ttft", 0.0)

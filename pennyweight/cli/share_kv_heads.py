@@ -11,11 +11,13 @@ from pennyweight.cli import artifacts, options
 
 def share_kv_heads(
     model: artifacts.ModelArgument,
-    heads: Annotated[int, typer.Option(help="Key-value heads to keep; must divide those that there are.")],
+    heads: Annotated[int, typer.Option(help="Key-value heads to keep; must divide the model's number.")],
     output: artifacts.Output = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Average neighbouring key-value heads of MODEL into one. Costs much quality until `pw distill` wins it back."""
+    """Average neighbouring key-value heads of MODEL into one.
+
+    This costs much quality until the model is trained with `pw distill`."""
     from pennyweight import techniques
     from pennyweight.console import Live
     from pennyweight.inputs import open_model
@@ -30,4 +32,4 @@ def share_kv_heads(
         made = techniques.apply(KeyValueHeads(heads), opened, live.progress)
     before = ModelShape.of(opened.config).num_key_value_heads
     typer.echo(f"{heads} key-value heads of {before}: {before / heads:.3g} times fewer cache bytes per token")
-    artifacts.hand_over(opened, made, output, as_json=as_json, heads=heads)
+    artifacts.copy_and_report(opened, made, output, as_json=as_json, heads=heads)

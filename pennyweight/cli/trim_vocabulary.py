@@ -1,4 +1,4 @@
-"""`pw trim-vocabulary`: the tokens that the user's texts need."""
+"""`pw trim-vocabulary`: a smaller vocabulary with the tokens that the user's texts use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def trim_vocabulary(
     trace_format: options.TraceFormat = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Keep the tokens that the workload's tuning half and --corpus use, then the most common ones. Any text still
+    """Remove tokens that the workload does not use.
+
+    Kept are the tokens of the workload's tuning half and of --corpus, then the most common ones. Any text still
     round-trips; inside the kept vocabulary the greedy answers stay the same."""
     from pennyweight import techniques
     from pennyweight.console import Live
@@ -44,4 +46,4 @@ def trim_vocabulary(
         made = techniques.apply(Vocabulary(tokens, texts), opened, live.progress)
     kept = ModelShape.of(made.config).vocabulary
     typer.echo(f"{kept} tokens of {ModelShape.of(opened.config).vocabulary}")
-    artifacts.hand_over(opened, made, output, as_json=as_json, tokens=kept)
+    artifacts.copy_and_report(opened, made, output, as_json=as_json, tokens=kept)

@@ -1,4 +1,4 @@
-"""`pw verify DIR`: does a deployment still hold what it was accepted with?"""
+"""`pw verify DIR`: does a deployment still meet the limits it was accepted with?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pennyweight.cli import options
 
 
 def verify(
-    directory: Annotated[Path, typer.Argument(help="What `pw optimize -o` wrote.")], as_json: options.AsJson = False
+    directory: Annotated[Path, typer.Argument(help="Output of `pw optimize -o`.")], as_json: options.AsJson = False
 ) -> None:
     """Check the artifact's checksums and run every gate again."""
     from pennyweight import codec
@@ -25,7 +25,7 @@ def verify(
     for limit in result.verdict.limits:
         typer.echo(f"  {limit.reason}: {limit.outcome}")
     if result.skipped:
-        typer.echo(f"  Not held here, since this is another machine: {', '.join(result.skipped)}")
+        typer.echo(f"  Not checked, because this is another machine: {', '.join(result.skipped)}")
     if as_json:
         verdict = {"outcome": result.verdict.outcome, **codec.plain(result.verdict)}
         print(json.dumps({**verdict, **codec.plain(result.measurement), "skipped": list(result.skipped)}))

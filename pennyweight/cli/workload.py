@@ -14,7 +14,7 @@ from pennyweight.cli import options
 def workload(
     file: Annotated[str, typer.Argument(help="chat, extract, tasks, or a workload or trace file.")],
     model: Annotated[
-        Path | None, typer.Option(help="Model directory whose tokenizer and context count; without, words count.")
+        Path | None, typer.Option(help="Model directory, for token counts and its context; default: count words.")
     ] = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,

@@ -1,4 +1,4 @@
-"""One request to an OpenAI endpoint, with the times at which its pieces came."""
+"""One request to an OpenAI endpoint, with the arrival times of its chunks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pennyweight.workload import Request
 
 DROPPED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 REQUEST_TIMEOUT = 600.0
-STALL_TIMEOUT = 120.0  # without a byte: the server hangs
+STALL_TIMEOUT = 120.0  # seconds without a byte after which the server counts as hung
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Record:
 
     @property
     def lag(self) -> float:
-        """How late the generator itself was."""
+        """Seconds by which the load generator sent the request late."""
         return self.sent - self.scheduled
 
 
@@ -85,7 +85,7 @@ class Client:
 
     def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str, api_key: str | None = None) -> None:
         self._session, self._base_url, self.model = session, base_url.rstrip("/"), model
-        # An answer given before is no measurement of the engine (a gateway of ours heeds this header).
+        # A cached answer does not measure the engine: this header bypasses the cache of pennyweight's gateway.
         self._headers = {"content-type": "application/json", "x-pennyweight-cache": "no"}
         self._whole = aiohttp.ClientTimeout(total=session.timeout.total)
         if api_key:
@@ -98,7 +98,7 @@ class Client:
         payload = json.dumps(body).encode()
         record.sent = time.perf_counter()
         try:
-            async with await self._posted(self._base_url + path, payload) as answer:
+            async with await self._post_with_retry(self._base_url + path, payload) as answer:
                 if answer.status != 200:
                     record.error = f"HTTP {answer.status}: {_message(await answer.text())}"
                 else:
@@ -109,7 +109,7 @@ class Client:
             record.error = f"the stream holds no OpenAI chunk ({type(error).__name__}: {error})"
         record.finished = record.finished or time.perf_counter()
         if record.error is None and not record.chunks:
-            if record.output_tokens:  # an answer of special tokens only has no text: its end is its first sign
+            if record.output_tokens:  # only special tokens, so no text: the end counts as the first chunk
                 record.chunks.append(record.finished)
             else:
                 record.error = "the stream ended without any content"
@@ -125,15 +125,15 @@ class Client:
                 # Each event of this API is one data line; a space after the colon and a carriage return may be there.
                 value = line[5:].strip() if line.startswith(b"data:") else b""
                 if value and value != b"[DONE]":
-                    _take_event(json.loads(value), now, record, pieces)
+                    _record_event(json.loads(value), now, record, pieces)
         record.text = "".join(pieces)
         record.output_tokens = record.output_tokens or len(record.chunks)  # a server without usage: one token a chunk
 
-    async def _posted(
+    async def _post_with_retry(
         self, url: str, data: bytes, timeout: aiohttp.ClientTimeout | None = None
     ) -> aiohttp.ClientResponse:
-        """A server may close a connection that was kept just when it is used again: that is no failed request.
-        llama-server closes every one after its answer, and says that it keeps it."""
+        """Post again if the server closed a kept-alive connection just as it was reused: that is not a failed request.
+        llama-server closes every connection after its answer although it announces keep-alive."""
         limits = timeout or self._session.timeout
         while True:
             reused: dict[str, bool] = {}
@@ -151,7 +151,7 @@ class Client:
         try:
             data = json.dumps(body).encode()
             # A whole answer sends nothing while it is made, so only its total time is bounded.
-            async with await self._posted(url, data, self._whole) as answer:
+            async with await self._post_with_retry(url, data, self._whole) as answer:
                 text = await answer.text()
                 if answer.status != 200:
                     raise EndpointError(f"{url} answered {answer.status}: {_message(text)}")
@@ -194,7 +194,7 @@ async def _tell_of_reuse(session: aiohttp.ClientSession, context: SimpleNamespac
         context.trace_request_ctx["reused"] = True
 
 
-def _take_event(event: Mapping[str, Any], now: float, record: Record, pieces: list[str]) -> None:
+def _record_event(event: Mapping[str, Any], now: float, record: Record, pieces: list[str]) -> None:
     if "error" in event:
         record.error = str(event["error"].get("message", event["error"]))
         return
@@ -214,7 +214,7 @@ def _take_event(event: Mapping[str, Any], now: float, record: Record, pieces: li
 
 
 def _message(text: str) -> str:
-    """OpenAI's error message, or the beginning of whatever came."""
+    """OpenAI's error message, or the beginning of the response."""
     try:
         return str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError):

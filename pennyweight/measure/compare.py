@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 import numpy as np
 
 from pennyweight.measure.client import Sampling
-from pennyweight.measure.replay import Progress, unwatched
+from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.measure.speed import measure_speed
 from pennyweight.measurement import Comparison
 from pennyweight.serve.opening import Endpoint
@@ -42,7 +42,7 @@ def compare(
     warm_with: Workload | None = None,
     confidence: float = 0.95,
     ignore_eos: bool = False,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> Comparison:
     """Interleaved runs of both, summarised. `ignore_eos` is for models that end their answers at random."""
     speeds: Sequence[list[float]] = ([], [])

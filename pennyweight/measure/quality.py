@@ -1,7 +1,7 @@
-"""Quality, proven on what is served: task score and fidelity of a candidate against a baseline, paired per request.
+"""Quality of a running service: task score and fidelity of a candidate against a baseline, paired per request.
 
 Fidelity teacher-forces the candidate over the *baseline's* answers. (The likelihood of the candidate's own answers
-under the baseline is no gate: loops score well.)
+under the baseline would be a poor gate: repetitive loops score well.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pennyweight.budget import Budget, Limit, Outcome, Verdict
 from pennyweight.errors import EndpointError, PennyweightError, WorkloadError
 from pennyweight.evidence import Reference
 from pennyweight.measure.client import Client, Sampling, body_of, connect
-from pennyweight.measure.replay import Progress, unwatched
+from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.measure.scorers import is_right
 from pennyweight.measure.statistics import by_session, lost_share, mean_interval
 from pennyweight.measurement import Measurement, Quantity, collect
@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Pair:
-    """One request under both: mean added nats per answer token, share of agreeing first choices, both task scores."""
+    """One request on both: mean added nats per answer token, share of agreeing first choices, both task scores."""
 
     request_id: str
     session: str
@@ -50,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was made of all requests looked at, and the judgement of the quality limits."""
+    """The measurement over all evaluated requests, and the verdict on the quality limits."""
 
     measurement: Measurement
     verdict: Verdict
@@ -59,12 +59,12 @@ class Evaluation:
 def references(
     endpoint: Endpoint,
     requests: Sequence[Request],
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
     *,
     keep: Callable[[Reference], None] = lambda _: None,
 ) -> list[Reference]:
-    """Let the baseline answer, then score its own answers: what candidates are held against. `keep` gets each as soon
-    as it is there, so that nothing answered is lost to an interruption."""
+    """The baseline's greedy answers and their scores, which candidates are compared with. `keep` receives each one at
+    once, so that an interruption loses none."""
 
     async def run() -> list[Reference]:
         async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
@@ -88,9 +88,9 @@ def pairs(
     held_against: Mapping[str, Reference],
     *,
     task_score: bool,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> list[Pair]:
-    """The candidate over the baseline's answers; with `task_score`, its own answers to labelled requests as well."""
+    """Score candidates on the baseline's answers; with `task_score`, its own answers to labelled requests as well."""
 
     async def run() -> list[Pair]:
         async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
@@ -105,7 +105,7 @@ def pairs(
 
 
 def agreements(
-    endpoint: Endpoint, held_against: Sequence[Reference], progress: Progress = unwatched
+    endpoint: Endpoint, held_against: Sequence[Reference], progress: Progress = no_progress
 ) -> list[tuple[bool, ...]]:
     """For each answer: at which tokens the endpoint, teacher-forced over it, has the same first choice."""
 
@@ -126,13 +126,13 @@ def evaluate(
     held_against: Mapping[str, Reference],
     budget: Budget,
     *,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Look at more and more requests until every quality limit is settled or the workload is used up.
 
     Each look may err, so the allowed error is shared between the looks that there can be (Bonferroni).
     """
-    # In an order of their own: files are often sorted by kind, and the first look must see all kinds.
+    # Shuffled, because files are often sorted by kind and the first look must see all kinds.
     requests = [r for r in workload.shuffled().requests if r.id in held_against]
     if not requests:
         raise WorkloadError(
@@ -156,7 +156,7 @@ def evaluate(
 
 
 def judge(budget: Budget, measurement: Measurement) -> Verdict:
-    """The budget's quality limits, and that what is generated agrees with what is scored."""
+    """Judge the budget's quality limits, and whether generation is consistent with scoring."""
     return budget.judge_limits(measurement, (*budget.quality_limits, CONSISTENCY))
 
 
@@ -173,7 +173,7 @@ def measure_consistency(endpoint: Endpoint, requests: Sequence[Request]) -> Meas
                 _, agreed = await _score(client, prompt, answer)
                 return float(np.mean(agreed)) if agreed else 1.0
 
-            return await _gather(requests, one, ANSWER_CONCURRENCY, unwatched)
+            return await _gather(requests, one, ANSWER_CONCURRENCY, no_progress)
 
     shares = asyncio.run(run())
     quantity = Quantity("self_agreement", float(np.mean(shares)), "1", "higher", tuple(round(s, 4) for s in shares))
@@ -234,7 +234,7 @@ def _wide_interval(values: Any, confidence: float) -> tuple[float, tuple[float, 
 
 async def _pair(client: Client, request: Request, reference: Reference, *, task_score: bool) -> Pair:
     logprobs, agreed = await _score(client, reference.prompt, reference.answer)
-    if reference.spelled:  # a token that takes several is agreed on where all of them are
+    if reference.spelled:  # a baseline token that became several agrees if all of them do
         ends = list(itertools.accumulate(reference.spelled))
         spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         logprobs, agreed = tuple(sum(logprobs[s]) for s in spans), tuple(all(agreed[s]) for s in spans)

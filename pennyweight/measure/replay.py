@@ -1,4 +1,4 @@
-"""Replay a workload against an endpoint, and judge the generator's own part in what came out."""
+"""Replay a workload against an endpoint, and check that the load generator did not distort the result."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WARM_UP_TOKENS = 16
 Progress = Callable[[int, int], None]
 
 
-def unwatched(done: int, total: int) -> None:
-    """Progress that nobody looks at."""
+def no_progress(done: int, total: int) -> None:
+    """A progress callback that does nothing."""
     del done, total
 
 
 @dataclass(frozen=True)
 class Replay:
-    """All records of one run and how the generator itself fared. `heartbeats` are oversleeps of its event loop."""
+    """All records of one run and the load generator's delays. `heartbeats` are oversleeps of its event loop."""
 
     records: tuple[Record, ...]
     seconds: float
@@ -90,7 +90,7 @@ async def replay(
     sampling: Sampling,
     *,
     seed: int = 0,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> Replay:
     """Send every request and wait for every answer."""
     requests = workload.requests

@@ -27,7 +27,7 @@ class Usage:
 
 @contextmanager
 def watch(process: ServerProcess | None) -> Iterator[Usage]:
-    """Sample the engine while the context lasts. Without a process of ours nothing is known."""
+    """Sample the engine while the context lasts. Without a process only the duration is known."""
     usage = Usage()
     started = time.perf_counter()
     energy_before = _energy()

@@ -11,7 +11,7 @@ from typing import Any
 from pennyweight.errors import EndpointError, UsageError
 from pennyweight.measure import resources
 from pennyweight.measure.client import Record, Sampling, connect
-from pennyweight.measure.replay import WARM_UP_LIMIT, Progress, Replay, replay, unwatched, warm_up
+from pennyweight.measure.replay import WARM_UP_LIMIT, Progress, Replay, no_progress, replay, warm_up
 from pennyweight.measure.resources import Usage
 from pennyweight.measure.statistics import PERCENTILES, percentile
 from pennyweight.measurement import Measurement, Quantity, collect
@@ -19,7 +19,7 @@ from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
 SLO_NAMES = ("ttft", "tpot", "e2el")
-MIN_FOR_P99 = 100  # values: of fewer, the 99th percentile is little else than the maximum
+MIN_FOR_P99 = 100  # values: with fewer, the 99th percentile is nearly the maximum
 
 
 def measure_speed(
@@ -34,12 +34,12 @@ def measure_speed(
     warm_with: Workload | None = None,
     api_key: str | None = None,
     accept_late: bool = False,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> Measurement:
     """Warm up, replay, and refuse a run that the generator spoiled (with `accept_late`, mark it instead: the condition
     `late_generator_ms`). `goodput` is in milliseconds by SLO name.
 
-    Raises `MeasurementVoid`, and `EndpointError` where a server of ours failed a request."""
+    Raises `MeasurementVoid`, and `EndpointError` if an engine that we started failed a request."""
 
     async def run() -> tuple[Replay, Usage, int]:
         async with connect(endpoint.base_url, endpoint.model, api_key=api_key or endpoint.api_key) as client:
@@ -151,8 +151,8 @@ TOKENS_PER_SECOND = ("output_throughput", "total_throughput", "output_tokens")
 
 
 def in_other_tokens(measurement: Measurement, ratio: float) -> Measurement:
-    """As if the tokens were those of another vocabulary, of which each takes `ratio` of these: a smaller vocabulary
-    makes more tokens of the same text, and more tokens are not more text."""
+    """Converted to the tokens of another vocabulary, each of which equals `ratio` of these: a smaller vocabulary needs
+    more tokens for the same text, which must not count as more throughput."""
     if ratio == 1.0:
         return measurement
     changed = {}

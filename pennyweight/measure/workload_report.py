@@ -1,5 +1,5 @@
-"""What is in a workload: count, lengths, labels, duplicates, halves, rows that will give trouble, and what it can
-decide."""
+"""What is in a workload: count, lengths, labels, duplicates, halves, rows that will cause trouble, and which
+gates it can decide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pennyweight.measure.quality import MIN_SESSIONS
 from pennyweight.workload import Request, Workload
 
 MAX_NAMED = 5
-FLIPS = 0.02  # share of answers that change from right to wrong or back, as quantization has it
+FLIPS = 0.02  # share of answers that change from right to wrong or back, a typical share under quantization
 POWER_Z, CONFIDENCE_Z = 1.28, 1.645  # 90% power, 95% confidence, one-sided
 MARGINS = (0.01, 0.02, 0.05, 0.10)
 Lengths = dict[str, int]
@@ -20,7 +20,7 @@ Lengths = dict[str, int]
 
 @dataclass(frozen=True)
 class WorkloadReport:
-    """`unit` says in what lengths are counted; `odd` are sentences, each about some rows."""
+    """`unit` is the unit of the lengths; `odd` are sentences, each about some rows."""
 
     name: str
     requests: int
@@ -53,7 +53,7 @@ class WorkloadReport:
 def describe(
     workload: Workload, *, seed: int = 0, length_of: Callable[[Request], int] | None = None, context: int = 0
 ) -> WorkloadReport:
-    """`length_of` counts a prompt's tokens; without it words are counted. A `context` of 0 is not known."""
+    """`length_of` counts a prompt's tokens; without it words are counted. A `context` of 0 means unknown."""
     requests = workload.requests
     count = length_of or _words
     lengths = {request.id: request.shape.tokens if request.shape else count(request) for request in requests}

@@ -1,1 +1,1 @@
-"""What a deployment will do, before it is built: a cost model of bytes moved and operations done. Runs no engine."""
+"""Predicted performance of a deployment: a cost model of bytes moved and operations done. Runs no engine."""

@@ -23,7 +23,7 @@ PROCESS_BYTES = 300e6  # Python and the runtime's libraries
 
 @dataclass(frozen=True)
 class Load:
-    """What a workload asks of a server: mean prompt and answer tokens, and streams at once."""
+    """The load that a workload puts on a server: mean prompt and answer tokens, and streams at once."""
 
     prompt_tokens: float
     output_tokens: float
@@ -31,7 +31,7 @@ class Load:
 
 
 def step_seconds(shape: ModelShape, scheme: str, efficiency: Efficiency, hardware: Hardware, load: Load) -> float:
-    """One decoding step of all streams."""
+    """Seconds of one decoding step of all streams."""
     context = load.prompt_tokens + load.output_tokens / 2
     weights = shape.read_parameters * schemes.scheme(scheme).bits / 8
     moved = weights + load.streams * context * CACHE_BYTES * shape.cache_values_per_token
@@ -41,7 +41,7 @@ def step_seconds(shape: ModelShape, scheme: str, efficiency: Efficiency, hardwar
 
 
 def prompt_seconds(shape: ModelShape, scheme: str, efficiency: Efficiency, hardware: Hardware, tokens: float) -> float:
-    """One prompt of so many tokens, read alone."""
+    """Seconds to read one prompt of this many tokens alone."""
     return (
         2 * shape.read_parameters * tokens / _rate(scheme, hardware, efficiency)
         + shape.layers * efficiency.layer_seconds

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pennyweight import codec
-from pennyweight.busy import BUSY_CORES, look_for_others
+from pennyweight.busy import BUSY_CORES, measure_other_load
 from pennyweight.errors import StorageError
 from pennyweight.hardware import Hardware, detect
 from pennyweight.paths import cache_directory
@@ -30,7 +30,7 @@ def measured_hardware(*, fresh: bool = False) -> Hardware:
     """This machine with its rates, from the cache where it was measured there within a week. Rates that were measured
     while others were busy are marked, and measured again as soon as the machine is quieter."""
     here, file = detect(), cache_directory() / "machine.json"
-    busy = look_for_others()
+    busy = measure_other_load()
     known = None if fresh else _known(file)
     same = known is not None and (known.cpu, known.cores, known.memory_bytes) == (
         here.cpu,

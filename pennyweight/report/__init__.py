@@ -1,6 +1,6 @@
-"""Study and evidence -> one page, and the same in sentences."""
+"""Study and evidence -> one HTML page, and the result in sentences."""
 
 from pennyweight.report.page import write
-from pennyweight.report.words import failure_sentence, nearest_sentence, sentences
+from pennyweight.report.phrasing import failure_sentence, nearest_sentence, sentences
 
 __all__ = ["failure_sentence", "nearest_sentence", "sentences", "write"]

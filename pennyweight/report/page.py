@@ -1,5 +1,5 @@
-"""Study and evidence -> one self-contained page that works offline, for every outcome; it says only what is true of
-its own."""
+"""Study and evidence -> one self-contained page that works offline, whatever the outcome of the
+search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight.evidence import Evidence, SearchOutcome, TechniqueGain
-from pennyweight.report import plots, words
+from pennyweight.report import phrasing, plots
 from pennyweight.study import Stage, Trial
 
 SERVE = """<pre>pw serve DIR      # DIR is the directory of this page
@@ -18,7 +18,7 @@ pw verify DIR     # checks the artifact and runs every gate again; exit code 4 i
 NOT_SERVED = {
     SearchOutcome.INFEASIBLE: "<p>Nothing was accepted, so there is nothing to serve. Allow more, or add engines, "
     "schemes or techniques, and search again into another directory.</p>",
-    SearchOutcome.ERROR: "<p>Nothing could be measured, so there is nothing to serve. Mend what failed (see "
+    SearchOutcome.ERROR: "<p>Nothing could be measured, so there is nothing to serve. Fix what failed (see "
     "<em>Failures</em>), then go on with <code>pw optimize … --resume</code>.</p>",
 }
 
@@ -31,9 +31,9 @@ def write(path: Path, evidence: Evidence, trials: Sequence[Trial], *, colours: M
         "title": escape(f"{evidence.model_name}: {evidence.workload_name}"),
         "outcome": evidence.outcome.lower(),
         "verdict": escape(evidence.outcome),
-        "sentences": "".join(f"<p>{escape(sentence)}</p>" for sentence in words.sentences(evidence)),
+        "sentences": "".join(f"<p>{escape(sentence)}</p>" for sentence in phrasing.sentences(evidence)),
         "quality": _quality(trials, evidence, colours) if screened else "<p>No candidate was measured.</p>",
-        "load": plots.load(trials, evidence) or "<p>No other load than the one asked for was measured.</p>",
+        "load": plots.load(trials, evidence) or "<p>Only the requested load was measured.</p>",
         "margins": plots.margins(evidence) if evidence.chosen else "<p>Nothing was accepted.</p>",
         "limits": _limits(evidence),
         "speedup": _speedup(evidence),
@@ -68,9 +68,9 @@ def _quality(trials: Sequence[Trial], evidence: Evidence, colours: Mapping[str, 
 def _limits(evidence: Evidence) -> str:
     rows = [
         (
-            words.name_of(row.limit.quantity),
-            words.with_unit(row.limit.quantity, row.value) if row.value is not None else "not measured",
-            words.with_unit(row.limit.quantity, row.limit.bound),
+            phrasing.name_of(row.limit.quantity),
+            phrasing.with_unit(row.limit.quantity, row.value) if row.value is not None else "not measured",
+            phrasing.with_unit(row.limit.quantity, row.limit.bound),
             str(row.outcome),
             row.reason,
         )
@@ -96,9 +96,9 @@ def _speedup(evidence: Evidence) -> str:
 
 
 def _techniques(rows: Sequence[TechniqueGain]) -> str:
-    """What each recipe gave against the same engine and scheme without it, alone and together."""
+    """The gain of each recipe over the same engine and scheme without it, alone and combined."""
     if not rows:
-        return "<p>None were asked for (--techniques).</p>"
+        return "<p>No techniques were requested (--techniques).</p>"
     head = ("techniques", "engine", "scheme", "times as fast", "of its parts alone", "of the memory", "added nats more")
     cells = [
         (
@@ -112,7 +112,7 @@ def _techniques(rows: Sequence[TechniqueGain]) -> str:
         )
         for r in rows
     ]
-    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in words.sparsity_sentences(rows))
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in phrasing.sparsity_sentences(rows))
     return said + _table(head, cells)
 
 
@@ -121,7 +121,7 @@ def _trials(trials: Sequence[Trial]) -> str:
     rows = []
     for trial in trials:
         m = trial.measurement
-        cells = [words.with_unit(name, m[name]) if m is not None and name in m else "" for name in columns]
+        cells = [phrasing.with_unit(name, m[name]) if m is not None and name in m else "" for name in columns]
         promise = f"{trial.predicted['output_throughput']:.0f}" if trial.predicted else ""
         what = trial.failure or (f"ratio {trial.comparison.ratio:.2f}" if trial.comparison else "")
         seconds = f"{trial.seconds:.0f}"
@@ -149,7 +149,7 @@ def _machine(evidence: Evidence) -> str:
         ("instructions", " ".join(hardware.flags)),
         ("memory", memory + busy),
         ("arithmetic", ", ".join(f"{n} {r / 1e9:.0f} G/s" for n, r in hardware.arithmetic_rate.items()) + busy),
-        ("kernels of the chosen", "; ".join(evidence.kernels) or "not reported by this engine"),
+        ("kernels of the chosen deployment", "; ".join(evidence.kernels) or "not reported by this engine"),
         *evidence.versions.items(),
     ]
     return _table(("", ""), rows)

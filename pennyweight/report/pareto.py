@@ -1,4 +1,4 @@
-"""Which trials no other trial beats in everything."""
+"""The Pareto front: trials that no other trial beats in every quantity."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pennyweight.budget import Limit, Outcome
 from pennyweight.deployment import Group
 from pennyweight.evidence import Evidence
 from pennyweight.measurement import Measurement, Quantity, collect
-from pennyweight.report import svg, words
+from pennyweight.report import phrasing, svg
 from pennyweight.report.pareto import front
 from pennyweight.report.svg import Line, Point
 from pennyweight.study import Stage, Trial
@@ -80,13 +80,13 @@ def margins(evidence: Evidence) -> str:
     rows = []
     measured = {**(evidence.quality.quantities if evidence.quality else {})}
     measured |= evidence.speed.quantities if evidence.speed else {}
-    for limit in words.limits_of(evidence.budget):
+    for limit in phrasing.limits_of(evidence.budget):
         if limit.quantity not in measured:
             continue
         quantity = measured[limit.quantity]
         value = quantity.interval[1] if quantity.interval else quantity.value
-        text = f"{words.with_unit(limit.quantity, value)} of {words.with_unit(limit.quantity, limit.bound)}"
-        rows.append((words.name_of(limit.quantity), max(0.0, 100 * value / limit.bound), text))
+        text = f"{phrasing.with_unit(limit.quantity, value)} of {phrasing.with_unit(limit.quantity, limit.bound)}"
+        rows.append((phrasing.name_of(limit.quantity), max(0.0, 100 * value / limit.bound), text))
     return svg.bars(rows, x="% of the limit used", limit=100.0, name="Share of each limit that is used")
 
 
@@ -111,10 +111,10 @@ def predictions(trials: Sequence[Trial], *, colours: Colours) -> str:
 
 
 def hover(trial: Trial) -> str:
-    """All that a point has to say."""
+    """The text of a point on hover: the known quantities of its trial."""
     assert trial.measurement
     shown = [
-        f"{words.name_of(name)} {words.with_unit(name, trial.measurement[name])}"
+        f"{phrasing.name_of(name)} {phrasing.with_unit(name, trial.measurement[name])}"
         for name in SHOWN
         if name in trial.measurement
     ]

@@ -1,4 +1,4 @@
-"""Plots as SVG text: axes with round ticks, points with error bars, lines, bars. Colours that a theme decides are
+"""Plots as SVG text: axes with round ticks, points with error bars, lines, bars. Colours that depend on the theme are
 classes (page.html), so that one picture reads in light and in dark; it needs no script and scales with the page."""
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def round_step(span: float) -> float:
 def scatter(
     points: Sequence[Point], lines: Sequence[Line] = (), *, x: str, y: str, height: int = 360, name: str
 ) -> str:
-    """An `<svg>` with both axes named; `name` is read to whoever cannot see it."""
+    """An `<svg>` with both axes named; `name` is its label for screen readers."""
     finite = [v for p in points for v in (p.y, p.low, p.high) if v is not None and math.isfinite(v)]
     heights = [*finite, *(line.across for line in lines if line.across is not None)]
     horizontal = Scale(0.0, max([p.x for p in points], default=1.0) * 1.08, LEFT, WIDTH - RIGHT)

@@ -1,4 +1,4 @@
-"""Model + workload + budget -> Study: loop.py has the loop, question.py what it is asked and what it answers."""
+"""Search: model + workload + budget -> study. loop.py is the search loop, question.py its input and its result."""
 
 from pennyweight.search.question import Answer, Listener, Question
 from pennyweight.search.starting import start

@@ -1,5 +1,5 @@
 """What each technique cost and gained, alone and together: from the trials, against the same engine and scheme without
-any."""
+techniques."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pennyweight.evidence import TechniqueGain
 from pennyweight.study import Stage, Trial
 
 
-def account(trials: Sequence[Trial]) -> tuple[TechniqueGain, ...]:
-    """One row per screened recipe, engine and scheme that has its plain counterpart."""
+def technique_gains(trials: Sequence[Trial]) -> tuple[TechniqueGain, ...]:
+    """One row per screened recipe whose engine and scheme were also screened without a recipe."""
     screened = {t.deployment.group: t for t in trials if t.stage is Stage.SCREEN and t.measurement}
     rows = []
     for (engine, scheme, recipe), trial in screened.items():

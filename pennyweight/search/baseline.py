@@ -1,5 +1,5 @@
-"""The baseline's answers to both halves of the workload: what candidates are held against. Each is on disk as soon as
-it is there, so that an interrupted baseline loses nothing."""
+"""The baseline's answers to both halves of the workload: what candidates are compared with. Each is written to disk
+at once, so that an interrupted run loses nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Half = Literal["tuning", "held-out"]
 
 
 class BaselineAnswers:
-    """`tuning_look` are those tuning requests whose answers a search looks at. With `resume`, what the files in
-    `directory` hold is read first."""
+    """`tuning_look` are the tuning requests that need a baseline answer. With `resume`, the answers in `directory` are
+    read first."""
 
     def __init__(
         self, tuning: Workload, held_out: Workload, *, tuning_look: Workload, directory: Path, resume: bool = False
@@ -47,7 +47,7 @@ class BaselineAnswers:
         return replace(wanted, requests=left) if left else None
 
     def keeper(self, half: str) -> Callable[[Reference], None]:
-        """Keeps each answer, in memory and on disk."""
+        """A callback that keeps each answer, in memory and on disk."""
         file = self._file(half)
 
         def keep(reference: Reference) -> None:

@@ -1,5 +1,5 @@
-"""What a search needs of the world: `Bench`, and the real one. Tests hand in another, so that what the search decides
-is tested in milliseconds (tests/search/fake_bench.py)."""
+"""`Bench` is everything in a search that builds or measures, `ServiceBench` the real one. Tests use a fake one, so that
+the decisions of a search are tested in milliseconds (tests/search/fake_bench.py)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pennyweight.search.candidates import Candidate
 from pennyweight.search.question import Listener, Question
 from pennyweight.serve import Endpoint, catalogue, open_service
 from pennyweight.service import Service
-from pennyweight.techniques.base import Progress, unwatched
+from pennyweight.techniques.base import Progress, no_progress
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.workload import Arrivals, Workload
 
@@ -59,7 +59,7 @@ class ServiceBench:
     listener: Listener
 
     def build(self, candidate: Candidate, calibration: Sequence[str], prompts: Sequence[str]) -> Model:
-        if candidate.engine == catalogue.REMOTE:  # whatever it serves is not ours to build
+        if candidate.engine == catalogue.REMOTE:  # a running server: there is nothing to build
             return self.question.model
         made = candidate.recipe.build(self.question.model, calibration, prompts, self.listener.progress)
         return build_scheme(
@@ -78,9 +78,8 @@ class ServiceBench:
     def speed(
         self, running: Endpoint, load: Workload, *, streams: int | None = None, warm_with: Workload | None = None
     ) -> Measurement:
-        """One run, at the load asked for unless another is given. One that the load generator spoiled, by being late on
-        a busy machine, is repeated; the last try is kept with a mark, since a search that ends for it would lose
-        more."""
+        """One run at the requested load, or at `streams`. If the load generator was late, on a busy machine, the run is
+        repeated; the last try is kept and marked, because ending the search would lose more."""
         for attempt in range(SPOILED_RETRIES + 1):
             try:
                 made = measure_speed(
@@ -100,7 +99,7 @@ class ServiceBench:
                 self.listener.stage(f"Repeating a run: {error}")
                 time.sleep(SPOILED_PAUSE_SECONDS * (attempt + 1))
                 continue
-            if made["failed_requests"]:  # a server of others may lose some: it cannot be proven on the rest
+            if made["failed_requests"]:  # a remote server may fail some: the others alone prove nothing
                 raise EndpointError(f"{made['failed_requests']:.0f} requests failed under load.")
             return made
         raise AssertionError("unreachable")
@@ -137,7 +136,7 @@ def build_scheme(
     *,
     iterations: int = 0,
     calibration: Sequence[str] = (),
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> Model:
     """The model in this scheme and the engine's format: itself, or an artifact from the cache or built now."""
     if scheme == model.scheme and catalogue.offer(engine).model_format == model.format:

@@ -1,4 +1,4 @@
-"""What could be tried: engine x scheme x settings, without what is illegal, in the order of what it promises."""
+"""The candidates of a search: every legal combination of engine, scheme, recipe and settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Candidate:
         return (self.engine, self.scheme, self.recipe.name)
 
     def deployment(self, model: Model | None = None) -> Deployment:
-        """Of this model; without one, what identifies it whatever it is made of."""
+        """The deployment of this model; without one, its identity with the model's fields left empty."""
         path, model_id, name = (str(model.path), model.id, model.name) if model else ("", "", "")
         return Deployment(
             self.engine, path, model_id, self.scheme, self.settings, recipe=self.recipe.name, model_name=name
@@ -51,7 +51,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Space:
-    """All legal candidates by group, defaults first, and what was refused with the reason."""
+    """All legal candidates by group, defaults first, and the refused ones with the reasons."""
 
     groups: Mapping[Group, tuple[Candidate, ...]]
     refused: tuple[tuple[str, str], ...]
@@ -73,7 +73,7 @@ def propose(
     remote: Mapping[str, str] | None = None,
 ) -> Space:
     """Every engine with every scheme that it serves and every recipe, as far as they can be made of this model and are
-    of use to requests of up to `longest` tokens. `remote` are the settings of a server that joins as it is."""
+    of use to requests of up to `longest` tokens. `remote` are the settings of a running server to include."""
     groups: dict[Group, tuple[Candidate, ...]] = {}
     recipes, refused = compose(wanted or {})
     possible = []
@@ -90,7 +90,7 @@ def propose(
     catalogue.require([engine for engine in engines or () if engine != catalogue.REMOTE])
     for engine in engines or catalogue.names():
         if engine == catalogue.REMOTE:
-            continue  # it comes last, as it is
+            continue  # added last, with fixed settings
         offer = catalogue.offer(engine)
         offered = catalogue.schemes_of(engine, model)
         for scheme in offered:
@@ -124,7 +124,7 @@ def _possible(engine: str, settings: Mapping[str, Any]) -> bool:
 
 
 def neighbours(candidate: Candidate, group: Sequence[Candidate]) -> list[Candidate]:
-    """Those of its group that differ from it in one setting."""
+    """The candidates of its group that differ from it in exactly one setting."""
 
     def distance(other: Candidate) -> int:
         return sum(candidate.settings[name] != other.settings[name] for name in candidate.settings)
@@ -138,7 +138,7 @@ def is_unmodified(group: Group) -> bool:
 
 
 def unmodified(scheme: str) -> bool:
-    """Does it change no weight beyond its last bits?"""
+    """Whether this scheme changes no weight beyond its last bits."""
     return schemes_table.scheme(scheme).unmodified
 
 

@@ -1,4 +1,4 @@
-"""What works together: techniques by the test that shows it, presets of an engine by a measurement of each pair.
+"""Which techniques and which presets of an engine can be combined: shown by a test, or by measuring each pair.
 
 `compatibility.json` and docs/compatibility.md are written by benchmarks/compatibility.py.
 """
@@ -46,7 +46,7 @@ TABLE = (
         "tests/techniques/test_distill.py::test_training_fills_zeros",
     ),
 )
-# What loses nothing has nothing to win back: distillation alone, or after these only.
+# After lossless techniques alone, distillation has no loss to recover and is not tried.
 LOSSLESS = ("vocabulary",)
 
 
@@ -87,7 +87,7 @@ def refusal(techniques: Sequence[str]) -> str | None:
             return f"{row.first} and {row.second} break each other: {row.why} ({row.evidence})"
     lossy = [name for name in techniques if name != "distill" and name not in LOSSLESS]
     if "distill" in techniques and not lossy:
-        return "distillation has nothing to win back here"
+        return "distillation has no loss to recover here"
     return None
 
 
@@ -98,18 +98,18 @@ def conflict(
     known: Sequence[Pair] | None = None,
 ) -> str | None:
     """Why these settings of an engine are refused: two of its presets that break each other."""
-    pulled = [name for name, preset in presets.items() if is_pulled(preset, settings)]
+    pulled = [name for name, preset in presets.items() if is_enabled(preset, settings)]
     for pair in pairs() if known is None else known:
         if pair.engine == engine and pair.verdict == "broken" and {pair.first, pair.second} <= set(pulled):
             return (
                 f"{engine}: {pair.first} and {pair.second} break each other: {pair.why} "
-                f"(docs/compatibility.md, {engine} {measured_on().get(engine, '')}). Leave one of them away."
+                f"(docs/compatibility.md, {engine} {measured_on().get(engine, '')}). Leave one of them out."
             )
     return None
 
 
-def is_pulled(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """A preset's own placeholder, <…>, stands for any value."""
+def is_enabled(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether `settings` contain the whole preset. A placeholder <…> in the preset matches any value."""
     return all(
         name in settings and (settings[name] == value or str(value).startswith("<")) for name, value in preset.items()
     )

@@ -1,5 +1,5 @@
-"""A draft model out of its target: pruned, distilled on the target's own words, and measured: how far it guesses ahead
-on the held-out half, before and after, and what speculation with it is worth."""
+"""A draft model for speculative decoding: prune the target, distill the result on the target's answers, and measure the
+acceptance length on the held-out half, before and after, and the speed-up."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ MIN_REQUESTS = 12
 
 
 @dataclass(frozen=True)
-class Drafting:
-    """What is asked: how many blocks the draft keeps, how long it learns, how many tokens it guesses at once."""
+class DraftRequest:
+    """The request: blocks to keep, distillation steps, and `num_draft_tokens`, the draft tokens per step of the
+    target."""
 
     target: Model
     workload: Workload
     layers: int
     steps: int
-    guesses: int = 4
+    num_draft_tokens: int = 4
     streams: tuple[int, ...] = (1, 16)
     rounds: int = 3
     seed: int = 0
@@ -66,14 +67,14 @@ class Draft:
         }
 
 
-def draft(asked: Drafting, listener: Listener) -> Draft:
+def draft(asked: DraftRequest, listener: Listener) -> Draft:
     tuning, held_out = asked.workload.split(asked.seed)
     if len(held_out.requests) < MIN_REQUESTS:
         raise UsageError(f"{len(held_out.requests)} held-out requests are too few to measure on: {MIN_REQUESTS}.")
     shape = changeable(asked.target.config)
     if not 1 <= asked.layers < shape.layers:
         raise UsageError(f"--layers {asked.layers} makes no draft: {asked.target.name} has {shape.layers}.")
-    catalogue.check(ENGINE, {"num_speculative_tokens": asked.guesses})
+    catalogue.check(ENGINE, {"num_speculative_tokens": asked.num_draft_tokens})
     if asked.rounds < 2:
         raise UsageError(f"--rounds {asked.rounds} gives no confidence interval: use 2 or more.")
     tokenizer = Tokenizer(asked.target.path)
@@ -96,10 +97,10 @@ def draft(asked: Drafting, listener: Listener) -> Draft:
         made = quality.references(endpoint, held_out.requests, listener.progress)
     listener.stage(f"Pruning to {asked.layers} of {shape.layers} blocks")
     pruned = techniques.apply(Depth(asked.layers, "influence", prompts), asked.target, listener.progress)
-    before = _acceptance(pruned, made, asked.guesses, listener)
-    listener.stage("Distilling on the target's own words")
+    before = _acceptance(pruned, made, asked.num_draft_tokens, listener)
+    listener.stage("Distilling on the target's answers")
     learnt = techniques.apply(learning, pruned, listener.progress)
-    after = _acceptance(learnt, made, asked.guesses, listener)
+    after = _acceptance(learnt, made, asked.num_draft_tokens, listener)
     listener.stage(f"Converting both to {SCHEME}")
     small, large = (techniques.apply(Quantize(SCHEME), m, listener.progress) for m in (learnt, asked.target))
     return Draft(small, before, after, {s: _speedup(asked, held_out, large, small, s, listener) for s in asked.streams})
@@ -109,19 +110,19 @@ def _reference(model: Model) -> Service:
     return Service.of(Deployment("transformers", str(model.path), model.id, model.scheme, {"max_num_seqs": 32}))
 
 
-def _acceptance(model: Model, made: list[Reference], guesses: int, listener: Listener) -> Measurement:
-    listener.stage("How far it guesses ahead")
+def _acceptance(model: Model, made: list[Reference], num_draft_tokens: int, listener: Listener) -> Measurement:
+    listener.stage("Measuring the acceptance length")
     with open_service(_reference(model)) as endpoint:
-        return measure_acceptance(endpoint, made, guesses, listener.progress)
+        return measure_acceptance(endpoint, made, num_draft_tokens, listener.progress)
 
 
 def _speedup(
-    asked: Drafting, held_out: Workload, target: Model, small: Model, streams: int, listener: Listener
+    asked: DraftRequest, held_out: Workload, target: Model, small: Model, streams: int, listener: Listener
 ) -> Comparison:
-    """Interleaved, with the draft and without, greedy."""
+    """Throughput with the draft over without it, from interleaved greedy runs."""
     listener.stage(f"Speed with and without the draft, {streams} streams")
     plain = {"max_num_seqs": streams}
-    guessing = {"speculative_method": "draft_model", "num_speculative_tokens": asked.guesses}
+    guessing = {"speculative_method": "draft_model", "num_speculative_tokens": asked.num_draft_tokens}
     speculative = {**plain, **guessing, "draft_model": str(small.path)}
     count = max(MIN_REQUESTS, RUN_WAVES * streams)
     load = held_out.take(count, asked.seed).at_least(count)

@@ -1,4 +1,4 @@
-"""What ends a trial and not the search. A full disk ends the search: every later trial would meet it too."""
+"""Errors that end a trial but not the search. A full disk ends the search: every later trial would fail too."""
 
 from pennyweight.errors import EndpointError, EngineError, MeasurementVoid, ModelError, UsageError, WorkloadError
 

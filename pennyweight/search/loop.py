@@ -1,13 +1,14 @@
 """The one loop: propose, predict, build, open, measure, judge, record.
 
-baseline   open the unmodified model on the reference engine; its answers are what candidates are held against
+baseline   open the unmodified model on the reference engine; candidates are compared with its answers
 screen     each engine and scheme with default settings: a short run and a first look at quality, tuning half
 tune       the settings of the best, one at a time
-final      those near the top again, interleaved, because one run cannot rank near ties
-prove      the best on the held-out half, until one is accepted
-speculate  on request: the load up to which speculative decoding pays; the same with it where it does, and proven again
-sweep      the chosen at lower loads: where does its throughput stop growing
-compare    interleaved with the baseline and with the fastest unmodified engine
+final      run the best again, interleaved, because single runs cannot rank near ties
+prove      measure the best on the held-out half, then the next best, until one is accepted
+speculate  on request: find the load up to which speculative decoding is faster; if the requested load is below it,
+           prove the deployment again with speculative decoding
+sweep      the chosen deployment at lower loads, to see where its throughput stops growing
+compare    the chosen deployment, interleaved with the baseline and with the fastest unmodified engine
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from pennyweight.search.candidates import Candidate, finer_than, is_unmodified, 
 from pennyweight.search.faults import TRIAL_FAULTS
 from pennyweight.search.question import Answer, baseline_of
 from pennyweight.search.screening import worse
-from pennyweight.search.spelling import Spelling
+from pennyweight.search.translation import AnswerTranslation
 from pennyweight.search.trials import Trials
 from pennyweight.study import Stage, Trial
 from pennyweight.workload import Workload, texts
 
 SCREEN_LOOK = 32  # requests of a first look at quality
-# Waves of requests in a run: in the last one streams fall idle, and one wave would measure little else.
+# Waves of requests in a run: streams fall idle during the last wave, so one wave would measure mostly idle streams.
 SCREEN_WAVES = 2
 FULL_WAVES = 3
-WORTH_TUNING = 0.95  # groups within this share of the best have their settings tuned
-WORTH_KEEPING = 1.01  # a setting must gain this much to be kept
+MIN_SHARE_TO_TUNE = 0.95  # groups within this share of the best have their settings tuned
+MIN_GAIN_TO_KEEP = 1.01  # a setting must gain this much to be kept
 FINALISTS = 4  # at most, and only those within this share of the best
 NEAR_THE_TOP = 0.85
 FINAL_ROUNDS = 2
@@ -54,17 +55,17 @@ Proof = tuple[Evaluation, Measurement]
 
 
 class Search:
-    """`trials` is what is known, `bench` does the work, `answers` are the baseline's."""
+    """The search loop: `trials` holds the results, `bench` builds and measures, `answers` are the baseline's."""
 
-    def __init__(self, trials: Trials, bench: Bench, answers: BaselineAnswers, spelling: Spelling) -> None:
-        self.trials, self.bench, self.answers, self.spelling = trials, bench, answers, spelling
+    def __init__(self, trials: Trials, bench: Bench, answers: BaselineAnswers, translation: AnswerTranslation) -> None:
+        self.trials, self.bench, self.answers, self.translation = trials, bench, answers, translation
         self.question, self.listener, self.space = trials.question, trials.listener, trials.space
         self.tuning, self.held_out = answers.tuning, answers.held_out
         self.baseline = baseline_of(self.question).deployment(self.question.model)
 
     def run(self) -> Answer:
-        """Go through the stages; what the study holds already is not done again. A baseline that cannot be measured
-        ends the search with its own error, since there is nothing to hold anything against."""
+        """Run the stages, skipping what the study already holds. If the baseline cannot be measured, its error ends the
+        search, because there is nothing to compare candidates with."""
         self._measure_baseline()
         for group in screening.ordered_groups(self.trials):
             self._screen(group)
@@ -107,7 +108,7 @@ class Search:
             self.space.refused,
             trials.failures(),
             self.held_out,
-            self.spelling.spelled(held_against, chosen) if chosen else held_against,
+            self.translation.translated(held_against, chosen) if chosen else held_against,
             sum(trial.seconds for trial in trials.study.trials),
         )
 
@@ -155,18 +156,18 @@ class Search:
         def measure(running: Any, deployment: Deployment) -> Measurement:
             speed = self._speed(running, deployment, self.screen_load())
             self.trials.correct(candidate, speed)
-            references = self.spelling.spelled(self.answers.of("tuning"), deployment)
+            references = self.translation.translated(self.answers.of("tuning"), deployment)
             look = self.bench.quality(running, self.tuning.take(SCREEN_LOOK, self.question.seed), references)
             return speed.joined(look.measurement)
 
         self._attempt(Stage.SCREEN, candidate, measure)
 
     def _tune(self) -> None:
-        """Tune the groups near the best, and the fastest unmodified one, so that nobody is compared with defaults."""
+        """Tune the groups near the best, and the fastest unmodified one, because defaults may be slow."""
         survivors = self.trials.best_first(Stage.SCREEN)
         plain = [t for t in survivors if is_unmodified(t.deployment.group)]
         for trial in survivors:
-            near = not worse(self.trials.score(trial), self.trials.score(survivors[0]), WORTH_TUNING)
+            near = not worse(self.trials.score(trial), self.trials.score(survivors[0]), MIN_SHARE_TO_TUNE)
             if near or trial in plain[:1]:
                 self._tune_group(trial.deployment.group)
 
@@ -176,15 +177,15 @@ class Search:
         held = self._measured(current)
         for name in current.settings:
             if name == "max_num_seqs" and held is not None and self.question.budget.objective == "throughput":
-                continue  # a smaller batch buys latency, and the limits hold without it
+                continue  # a smaller batch only improves latency, and the limits are met without it
             others = neighbours(current, self.space.groups[group])
             for other in [o for o in others if o.settings[name] != current.settings[name]]:
                 gained = self._measured(other)
-                if gained is not None and (held is None or worse(held, gained, 1 / WORTH_KEEPING)):
+                if gained is not None and (held is None or worse(held, gained, 1 / MIN_GAIN_TO_KEEP)):
                     current, held = other, gained
 
     def _measured(self, candidate: Candidate) -> float | None:
-        """Its score in a short run; None when it failed or broke a limit."""
+        """The candidate's score in a short run; None if it failed or broke a limit."""
         trial = self.trials.find(Stage.TUNE, candidate) or self._attempt(
             Stage.TUNE, candidate, lambda running, own: self._speed(running, own, self.screen_load())
         )
@@ -238,8 +239,8 @@ class Search:
         self.trials.record(Trial(Stage.FINAL, deployment, measurement, failure=failure, seconds=seconds, notes=notes))
 
     def _ranked(self) -> list[Deployment]:
-        """What was tuned, best first, by the mean of all its runs; a tie goes to the smaller weights (the budget says
-        what may be lost for them), then to the default settings."""
+        """The tuned deployments, best mean score first. A tie goes to smaller weights (the budget limits their loss),
+        then to the default settings."""
         tuned = {trial.deployment.id: trial for trial in self.trials.survivors(Stage.TUNE)}
         means: dict[str, float] = {}
         for key, trial in tuned.items():
@@ -254,7 +255,7 @@ class Search:
         return [tuned[key].deployment for key in ranked(means, preference)]
 
     def _prove(self) -> tuple[Deployment | None, Proof | None, Verdict]:
-        """The best on the held-out half, the next best if it is not accepted; then the groups that were not tuned."""
+        """Measure on the held-out half, best first, until one is accepted; groups that were not tuned come last."""
         last = Verdict()
         refused: set[Group] = set()
         for group in [None, *(t.deployment.group for t in self.trials.best_first(Stage.SCREEN))]:
@@ -285,7 +286,7 @@ class Search:
         try:
             with self.bench.open(deployment) as running:
                 speed = self._speed(running, deployment, self.full_load(self.held_out), warm_with=self.tuning)
-                references = self.spelling.spelled(self.answers.of("held-out"), deployment)
+                references = self.translation.translated(self.answers.of("held-out"), deployment)
                 evaluation = self.bench.quality(running, self.held_out, references)
                 kernels = list(self.bench.kernels(running))
         except TRIAL_FAULTS as error:
@@ -303,11 +304,13 @@ class Search:
         return Verdict((*evaluation.verdict.limits, *self.trials.speed_verdict(speed).limits))
 
     def _speculate(self, chosen: Deployment, proof: Proof, verdict: Verdict) -> tuple[Deployment, Proof, Verdict]:
-        """Find the load up to which speculative decoding pays; with it where it pays at ours and is accepted so."""
+        """Find the load up to which speculative decoding is faster; use it if that includes the requested one."""
         speculative = speculating.with_speculation(chosen)
         if speculative is None:
             return chosen, proof, verdict
-        paid = speculating.find_crossover(self.trials, self.bench, self.tuning, chosen=chosen, speculative=speculative)
+        paid = speculating.find_max_speculating_streams(
+            self.trials, self.bench, self.tuning, chosen=chosen, speculative=speculative
+        )
         chosen = replace(chosen, speculation_pays_up_to=paid)
         speculative = replace(speculative, speculation_pays_up_to=paid)
         proven = self._prove_one(speculative) if paid >= self.question.streams else None
@@ -348,18 +351,18 @@ class Search:
             return lambda stack: stack.enter_context(self.bench.open(deployment))
         return comparing.opened_once(lambda: self.bench.open(deployment), kept)
 
-    # -- what runs are made of --
+    # -- loads and inputs of the runs --
 
     def _speed(
         self, running: Any, deployment: Deployment, load: Workload, *, warm_with: Workload | None = None
     ) -> Measurement:
-        """One run, in the baseline's tokens."""
+        """One run, counted in the baseline's tokens."""
         made = self.bench.speed(running, load, warm_with=warm_with)
         return in_other_tokens(made, self._token_ratio(deployment))
 
     def _token_ratio(self, deployment: Deployment) -> float:
-        """Over the held-out answers: the vocabulary was chosen by the tuning half's."""
-        return self.spelling.tokens_per_baseline_token(deployment, self.answers.of("held-out").values())
+        """Tokens per baseline token, over the held-out answers (the tuning half chose the vocabulary)."""
+        return self.translation.tokens_per_baseline_token(deployment, self.answers.of("held-out").values())
 
     def screen_load(self) -> Workload:
         count = SCREEN_WAVES * self.question.streams
@@ -380,7 +383,7 @@ class Search:
 
 
 def ranked(means: Mapping[str, float], preference: Callable[[str], Any]) -> list[str]:
-    """Names, best score first; of those that tie with the best that is left, the one with the lowest preference."""
+    """Names, best score first; among those tied with the best remaining one, the lowest `preference` comes first."""
     left, order = sorted(means, key=lambda name: means[name], reverse=True), list[str]()
     while left:
         order.append(min((n for n in left if not worse(means[n], means[left[0]], TIE)), key=preference))

@@ -1,4 +1,4 @@
-"""What a search is asked, who watches it, and what it ends with."""
+"""The input of a search (`Question`), its observer (`Listener`) and its result (`Answer`)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ REFERENCE_ENGINE = "transformers"
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that the answer depends on. `engines` and `schemes` None mean all; `techniques` are amounts by name,
-    as `recipes.parse` gives them; `remote` has base_url and served_model of a server that joins as it is."""
+    """The input of a search. `engines` and `schemes` None mean all; `techniques` are amounts by name,
+    as `recipes.parse` gives them; `remote` has base_url and served_model of a running server to include."""
 
     model: Model
     workload: Workload
@@ -46,7 +46,7 @@ class Question:
     remote: Mapping[str, str] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What a resumed search must have been asked, too."""
+        """What must be equal for a search to be resumed."""
         return {
             "model": self.model.id,
             "workload": self.workload.id,
@@ -64,7 +64,7 @@ class Question:
 
 
 class Listener(Protocol):
-    """Who watches a search: the command line, a program, or a test."""
+    """Receives the progress of a search: the command line, a program, or a test implements it."""
 
     def stage(self, text: str) -> None: ...
     def progress(self, done: int, total: int, note: str = "") -> None: ...
@@ -73,8 +73,8 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a search ends with. When nothing meets the budget, `chosen` is None and `nearest` came close; `failures` are
-    reasons by candidate, of those that could not be measured."""
+    """The result of a search. When nothing meets the budget, `chosen` is None and `nearest` is the closest trial;
+    `failures` are the candidates that could not be measured, with the reasons."""
 
     outcome: SearchOutcome
     chosen: Deployment | None
@@ -121,12 +121,12 @@ def longest_request(tokenizer: Tokenizer, workload: Workload) -> int:
     return max(len(tokenizer.request_tokens(request)) + request.max_tokens for request in workload.requests)
 
 
-# -- what cannot be answered is refused before anything is spent --
+# -- checks before anything is built --
 
 
 def refuse(question: Question, space: Space, hardware: Hardware) -> None:
-    """Raise for a model that nothing can be held against, requests that do not fit it, and a budget that no candidate
-    can meet."""
+    """Raise for a model that cannot be the baseline, requests that do not fit its context, and a budget that no
+    candidate can meet."""
     refuse_model(question.model)
     _refuse_workload(question)
     if not space.groups:
@@ -140,7 +140,7 @@ def refuse_model(model: Model) -> None:
     """Raise if the reference engine cannot serve it: without its answers nothing can be proven."""
     reason = catalogue.refusal(REFERENCE_ENGINE, model.scheme, model.config)
     if reason:
-        raise ModelError(f"{model.name} cannot be held against itself: {reason}")
+        raise ModelError(f"{model.name} cannot be served as the baseline: {reason}")
 
 
 def _refuse_workload(question: Question) -> None:
@@ -173,5 +173,5 @@ def _refuse_memory(question: Question, space: Space, hardware: Hardware) -> None
     if least is not None and needed[least] > limit:
         raise UsageError(
             f"--max-memory of {limit / 2**20:.0f} MiB is below the smallest prediction, "
-            f"{needed[least] / 2**20:.0f} MiB for {least}: allow more, or add --exhaustive to measure it all the same."
+            f"{needed[least] / 2**20:.0f} MiB for {least}: allow more, or add --exhaustive to measure it anyway."
         )

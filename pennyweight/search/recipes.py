@@ -1,5 +1,5 @@
-"""Which techniques a search composes before it quantizes. What a technique is called there, how much of it is tried and
-what it does to a config, it says itself (`techniques.base.Technique`)."""
+"""Recipes: the techniques that a search combines before it quantizes. Each technique defines its name, default amount
+and effect on the config (`techniques.base.Technique`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pennyweight.techniques.layout import changeable
 
 @dataclass(frozen=True)
 class Recipe:
-    """Techniques by name with their amounts, in order. Without any it is the model as it came."""
+    """Techniques by name with their amounts, in order. Without any it is the unmodified model."""
 
     steps: tuple[tuple[str, str], ...] = ()
 
@@ -33,18 +33,18 @@ class Recipe:
         """What config.json will say, before anything is built: for predictions and refusals."""
         changed = dict(config)
         for name, amount in self.steps:
-            changed = searched()[name].changed_config(changed, amount)
+            changed = searched()[name].predict_config(changed, amount)
         return changed
 
     def refusal(self, model: Model) -> str | None:
         """Why this cannot be made of the model."""
         if not self.steps:
-            return None  # whatever its architecture
+            return None  # the unmodified model, of any architecture
         try:
             material = Material(changeable(model.config), ("x",), ("x",), model)
             for name, amount in self.steps:
-                if name != "distill":  # what it needs of its texts is known when they are
-                    searched()[name].of_amount(amount, material).result_kind(model)
+                if name != "distill":  # its texts do not exist yet, so they are checked later
+                    searched()[name].from_amount(amount, material).result_kind(model)
         except PennyweightError as error:
             return str(error)
         return None
@@ -53,7 +53,7 @@ class Recipe:
         made = model
         for name, amount in self.steps:
             material = Material(changeable(made.config), tuple(calibration), tuple(prompts), model)
-            made = techniques.apply(searched()[name].of_amount(amount, material), made, progress)
+            made = techniques.apply(searched()[name].from_amount(amount, material), made, progress)
         return made
 
 
@@ -61,7 +61,7 @@ UNCHANGED = Recipe()
 
 
 def compose(wanted: Mapping[str, str]) -> tuple[list[Recipe], list[tuple[str, str]]]:
-    """All combinations of these techniques that may be worth a try, fewest first, and those refused with the reason."""
+    """All combinations of these techniques to try, shortest first, and the refused ones with the reasons."""
     steps = [(name, wanted[name]) for name in searched() if name in wanted]
     made, refused = [UNCHANGED], []
     for count in range(1, len(steps) + 1):
@@ -82,7 +82,7 @@ def parse(text: str | None) -> dict[str, str]:
     for part in filter(None, (p.strip() for p in (text or "").split(","))):
         name, _, amount = part.partition(":")
         if name not in known:
-            raise UsageError(f"--techniques knows no {name!r}: use {', '.join(known)}, with amounts like prune:20%.")
+            raise UsageError(f"--techniques: unknown {name!r}: use {', '.join(known)}, with amounts like prune:20%.")
         wanted[name] = amount or known[name].default_amount
         known[name].check_amount(wanted[name])
     return wanted

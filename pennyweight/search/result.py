@@ -1,4 +1,4 @@
-"""What a search leaves behind: the evidence, and for a chosen deployment its artifact, deployment.json and
+"""The output files of a search: the evidence, and for a chosen deployment its artifact, deployment.json and
 DEPLOY.md."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pennyweight.evidence import Evidence, Speedup
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Comparison
 from pennyweight.model import LINEAGE_FILE
-from pennyweight.search.accounting import account
+from pennyweight.search.accounting import technique_gains
 from pennyweight.search.question import Answer, Question
 from pennyweight.serve import catalogue
 from pennyweight.service import Service
@@ -58,7 +58,7 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: Seque
         failures=answer.failures,
         versions=versions(),
         kernels=_kernels(answer.chosen, trials),
-        techniques=account(trials),
+        techniques=technique_gains(trials),
         speculation=tuple(trial for trial in trials if trial.stage is Stage.SPECULATE and trial.comparison),
         trials=len(trials),
         peak_memory_bytes={name: peak for name, peak in memory.items() if peak is not None},
@@ -100,7 +100,7 @@ def summary(evidence: Evidence, report: Path) -> dict[str, Any]:
 
 
 def write(directory: Path, evidence: Evidence) -> None:
-    """evidence.json, and what is served of a chosen deployment."""
+    """Write evidence.json and, if a deployment was chosen, the deployment with its artifact."""
     formats.write("evidence", directory / formats.EVIDENCE_FILE, evidence)
     chosen = evidence.chosen
     if chosen is None:
@@ -119,12 +119,12 @@ def write(directory: Path, evidence: Evidence) -> None:
 
 
 def _finite(interval: Sequence[float] | None) -> list[float] | None:
-    """JSON has no infinity: an interval without bounds is none."""
+    """JSON has no infinity, so an unbounded interval becomes None."""
     return list(interval) if interval and all(math.isfinite(end) for end in interval) else None
 
 
 def _kernels(chosen: Deployment | None, trials: Sequence[Trial]) -> tuple[str, ...]:
-    """What multiplied in the proof, as the engine reported it."""
+    """The matrix-multiplication kernels of the proof, as the engine reported them."""
     proofs = [t for t in trials if chosen and t.stage is Stage.PROVE and t.deployment.id == chosen.id]
     return tuple(proofs[-1].notes.get("kernels", ())) if proofs else ()
 
@@ -134,7 +134,7 @@ def _speedup(comparison: Comparison | None, against: Deployment | None) -> Speed
 
 
 def _memory(deployment: Deployment | None, trials: Sequence[Trial]) -> float | None:
-    """The highest peak that was seen of it."""
+    """The highest peak memory of this deployment in any trial."""
     peaks = [
         trial.measurement["peak_memory_bytes"]
         for trial in trials
@@ -144,7 +144,7 @@ def _memory(deployment: Deployment | None, trials: Sequence[Trial]) -> float | N
 
 
 def versions() -> Mapping[str, str]:
-    """Of everything that a number here depends on."""
+    """Versions of everything that the measured numbers depend on."""
     found = {"python": platform.python_version(), "kernel": platform.release()}
     for package in ("pennyweight", "auto-round", *catalogue.packages()):
         try:

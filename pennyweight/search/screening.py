@@ -14,8 +14,8 @@ from pennyweight.study import Stage, Trial
 MIN_PREDICTED_SHARE = 0.85
 MIN_PREDICTED_SHARE_UNMEASURED = 0.40
 # What a coarser scheme must be predicted to reach of a finer one's score to be built.
-WORTH_QUANTIZING = 0.97
-WORTH_LOSING = 1.03
+MIN_QUANTIZED_SHARE = 0.97
+MIN_LOSSY_SHARE = 1.03
 
 
 def worse(score: float, best: float, share: float) -> bool:
@@ -39,12 +39,12 @@ def ordered_groups(trials: Trials) -> list[Group]:
 def reason_to_skip(trials: Trials, candidate: Candidate) -> str | None:
     """Why this group is not worth building; None where it is."""
     if candidate.engine == catalogue.REMOTE:
-        return None  # nothing is built, and our machine's limits say nothing of it
+        return None  # nothing is built, and predictions for this machine do not apply to it
     return _lost_too_much(trials, candidate) or _too_slow(trials, candidate)
 
 
 def _lost_too_much(trials: Trials, candidate: Candidate) -> str | None:
-    """A recipe loses on one engine what it loses on another; a scheme's loss is its engine's."""
+    """The reason from losses measured so far: a recipe's loss holds on every engine, a scheme's on its engine only."""
     for trial in _screened_with(trials, candidate.recipe.name):
         engine, scheme, _ = trial.deployment.group
         same = engine == candidate.engine and scheme in finer_than(candidate.scheme)
@@ -67,7 +67,7 @@ def _too_slow(trials: Trials, candidate: Candidate) -> str | None:
             continue
         if finer.scheme not in finer_than(candidate.scheme):
             continue
-        if worse(promised, held, WORTH_QUANTIZING if unmodified(finer.scheme) else WORTH_LOSING):
+        if worse(promised, held, MIN_QUANTIZED_SHARE if unmodified(finer.scheme) else MIN_LOSSY_SHARE):
             return f"predicted at {abs(promised):.4g}, and {finer.scheme}, which loses less, reached {abs(held):.4g}"
     best = max(trials.score(t) for t in survivors)
     share = MIN_PREDICTED_SHARE if candidate.kernels in trials.corrections else MIN_PREDICTED_SHARE_UNMEASURED

@@ -1,8 +1,8 @@
-"""Does speculative decoding pay for this workload, and up to which load? The answer goes into the deployment.
+"""Is speculative decoding faster for this workload, and up to which load? The result is stored in the deployment.
 
-Checking guessed tokens costs arithmetic and saves reads of the weights, so it pays where memory sets the pace: at few
-streams. No engine here can speculate for one request and not for another, so the deployment speculates if that pays at
-the load asked for; up to which load it pays is written down in any case, for whoever serves another load.
+Verifying draft tokens costs arithmetic and saves reads of the weights, so it is faster where memory is the bottleneck:
+at few streams. No engine here can switch speculation per request, so the deployment uses it if it is faster at the
+requested load. The highest load at which it is faster is recorded in any case, for serving at other loads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pennyweight.workload import Workload
 
 PRESET = "n-gram speculation"
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128)
-WORTH_SPECULATING = 1.03  # times as fast, to be kept
+MIN_SPECULATION_SPEEDUP = 1.03  # least speed-up at which speculation is kept
 REQUESTS, WAVES = 8, 2  # of one run: at least this many requests, and this many for each stream
 
 
@@ -35,7 +35,7 @@ def loads(streams: int) -> list[int]:
 
 
 def with_speculation(chosen: Deployment) -> Deployment | None:
-    """The same with n-gram speculation; None where the engine has none, or it breaks with what is set."""
+    """The deployment with n-gram speculation; None where the engine has none, or it conflicts with the settings."""
     presets = catalogue.offer(chosen.engine).presets
     if PRESET not in presets or chosen.settings.get("speculative_method"):
         return None
@@ -43,10 +43,10 @@ def with_speculation(chosen: Deployment) -> Deployment | None:
     return None if compatibility.conflict(chosen.engine, settings, presets) else replace(chosen, settings=settings)
 
 
-def find_crossover(
+def find_max_speculating_streams(
     trials: Trials, bench: Bench, tuning: Workload, *, chosen: Deployment, speculative: Deployment
 ) -> int:
-    """Streams up to which it pays, 0 where it never does: interleaved runs with it and without, from one stream up."""
+    """The most streams at which speculation is faster, or 0: interleaved runs with and without, from one stream up."""
     paid = 0
     with ExitStack() as kept:
         openers = [comparing.opened_once(_opened(bench, one), kept) for one in (speculative, chosen)]
@@ -55,7 +55,7 @@ def find_crossover(
             comparison = _known(trials, speculative, load) or _compare(
                 trials, bench, tuning, speculative=speculative, openers=openers, load=load
             )
-            if comparison is None or comparison.ratio < WORTH_SPECULATING:
+            if comparison is None or comparison.ratio < MIN_SPECULATION_SPEEDUP:
                 break
             paid = load
     return paid

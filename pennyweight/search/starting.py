@@ -1,4 +1,4 @@
-"""A search of the real world, put together: a study on disk, services on this machine."""
+"""Set up a search with a study on disk and services on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pennyweight.search.baseline import BaselineAnswers
 from pennyweight.search.bench import ServiceBench
 from pennyweight.search.loop import SCREEN_LOOK, Search
 from pennyweight.search.question import Listener, Question, refuse, space_of
-from pennyweight.search.spelling import Spelling
+from pennyweight.search.translation import AnswerTranslation
 from pennyweight.search.trials import Trials
 from pennyweight.tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ from pennyweight.tokenizer import Tokenizer
 def start(
     question: Question, directory: Path, hardware: Hardware, listener: Listener, *, resume: bool = False
 ) -> Search:
-    """A search that keeps all it does in `directory`. Raises before anything is spent if the question cannot be
+    """A search that writes its results to `directory`. Raises before anything is built if the question cannot be
     answered."""
     space = space_of(question, hardware)
     refuse(question, space, hardware)
@@ -35,5 +35,5 @@ def start(
         Trials(question, study, space, hardware, listener, load),
         ServiceBench(question, directory, listener),
         answers,
-        Spelling(question.model.path),
+        AnswerTranslation(question.model.path),
     )

@@ -18,8 +18,8 @@ REQUESTS, WAVES = 4, 2  # of one run: at least this many requests, and this many
 
 
 def sweep(trials: Trials, bench: Bench, tuning: Workload, *, chosen: Deployment, ratio: float) -> None:
-    """One run at each load that was not measured yet. `ratio` is how many of its tokens one of the baseline's takes. A
-    fault here takes nothing from the answer."""
+    """One run at each load that was not measured yet. `ratio` is its tokens per baseline token. A failure here
+    does not change the result of the search."""
     done = {t.notes.get("streams") for t in trials.study.of_stage(Stage.SWEEP) if t.deployment.id == chosen.id}
     left = [load for load in loads(trials.question.streams) if load not in done]
     if not left:

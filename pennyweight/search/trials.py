@@ -1,5 +1,5 @@
-"""The trials of one search and what follows from them: predictions corrected by what was measured, who is still in, who
-is fastest, who came nearest."""
+"""The trials of one search and what is derived from them: corrected predictions, the candidates still in the search,
+the fastest of them and the nearest to the budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pennyweight.search.candidates import Candidate, Space, is_unmodified, predi
 from pennyweight.search.question import Listener, Question
 from pennyweight.study import Stage, Study, Trial
 
-SCREEN_SLACK = 1.25  # how far a short run may miss a limit and stay in
+SCREEN_SLACK = 1.25  # factor by which a short run may exceed a limit and stay in the search
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Trials:
         return trial
 
     def find(self, stage: Stage, candidate: Candidate) -> Trial | None:
-        """The last trial of this candidate, wherever its artifact lies."""
+        """The last trial of this candidate, whatever the path of its artifact."""
         wanted = candidate.deployment()
         for trial in reversed(self.study.trials):
             if trial.stage is stage and replace(trial.deployment, model_path="", model_id="") == wanted:
@@ -55,7 +55,7 @@ class Trials:
         return promise.joined(collect(promise.subject, [quantity]))
 
     def promise(self, candidate: Candidate) -> float:
-        """The objective's score that is predicted."""
+        """The predicted score of the objective."""
         return self.question.budget.score(self.predicted(candidate))
 
     def correct(self, candidate: Candidate, measurement: Measurement) -> None:
@@ -79,7 +79,7 @@ class Trials:
         return self.question.budget.score(trial.measurement) if trial.measurement else float("-inf")
 
     def survivors(self, stage: Stage) -> list[Trial]:
-        """Trials of this stage that ran and broke no limit for certain."""
+        """Trials of this stage that ran and did not clearly break a limit."""
         return [t for t in self.study.of_stage(stage) if t.measurement and self._holds(t)]
 
     def best_first(self, stage: Stage) -> list[Trial]:

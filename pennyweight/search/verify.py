@@ -1,4 +1,4 @@
-"""Does a deployment directory still hold what it was accepted with? Checksums, then every gate again."""
+"""Check that a deployment directory still meets the limits it was accepted with: checksums, then every gate again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pennyweight.evidence import Evidence
 from pennyweight.hardware import detect
 from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
-from pennyweight.measure.replay import Progress, unwatched
+from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.measure.speed import in_other_tokens, measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
@@ -26,14 +26,14 @@ from pennyweight.workload import Arrivals, Workload
 
 @dataclass(frozen=True)
 class Verification:
-    """The gates of today. `skipped` names those that only hold on the machine of the evidence."""
+    """The results of the gates now. `skipped` names those that only hold on the machine of the evidence."""
 
     verdict: Verdict
     measurement: Measurement
     skipped: tuple[str, ...]
 
 
-def verify(directory: Path, stage: Callable[[str], None] = print, progress: Progress = unwatched) -> Verification:
+def verify(directory: Path, stage: Callable[[str], None] = print, progress: Progress = no_progress) -> Verification:
     """Raise `GateFailed` with the reason if anything that was accepted no longer holds."""
     evidence = read_accepted(directory)
     service = formats.read_service(directory)
@@ -75,7 +75,7 @@ def _gates(evidence: Evidence, endpoint: Endpoint, *, with_speed: bool, progress
     workload = Workload(f"{evidence.workload_name}/held-out", evidence.held_out)
     speed = None
     limits = list(Verdict().limits)
-    if budget.speed_limits and with_speed:  # before quality, whose scoring takes memory of its own
+    if budget.speed_limits and with_speed:  # before quality, because scoring adds to the peak memory
         speed = measure_speed(
             endpoint,
             workload.at_least(FULL_WAVES * evidence.streams),
@@ -110,6 +110,6 @@ def _check_artifact(path: Path, model_id: str) -> None:
 
 
 def _check_directory(path: Path, model_id: str) -> None:
-    """An unmodified Hugging Face directory has no lineage of ours: its recipe is its files."""
+    """An unmodified Hugging Face directory has no lineage file: its id is computed from its files."""
     if open_model(str(path)).id != model_id:
         raise GateFailed(f"{path} was changed since it was accepted: restore it, or optimise again.")

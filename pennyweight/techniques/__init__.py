@@ -1,4 +1,4 @@
-"""Techniques: Model -> Model, one a file. `apply` runs one; base.py has the contract and the registry."""
+"""Techniques: Model -> Model, one per file. `apply` runs one; base.py has the contract and the registry."""
 
 from pennyweight.techniques.base import TECHNIQUES, Technique
 from pennyweight.techniques.jobs import apply

@@ -1,6 +1,6 @@
-"""What flows through a model when it reads calibration text: what pruning ranks by.
+"""Activation statistics of a model on calibration text, by which pruning ranks.
 
-Runs in the job process, where torch is at hand.
+Runs in the job process, where torch may be imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WINDOW = 256  # tokens read at once
 MAX_WINDOWS = 32
-MIN_TOKENS = 2048  # below this the ranking follows the text's accidents
+MIN_TOKENS = 2048  # with fewer the ranking depends on chance
 BATCH = 4
 
 
@@ -32,7 +32,7 @@ class Activations:
 
 
 def load(source: Path) -> Any:
-    """The model in bfloat16 where the checkpoint is that, else in float32, ready to read."""
+    """The model, in bfloat16 if the checkpoint is, else in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -41,7 +41,7 @@ def load(source: Path) -> Any:
 
 
 def windows(source: Path, texts: Sequence[str]) -> list[torch.Tensor]:
-    """The texts as one stream of tokens, cut into batches [BATCH, WINDOW]; refuses too little of it."""
+    """The texts as one stream of tokens, cut into batches [BATCH, WINDOW]; refuses a text that is too short."""
     import json
 
     import torch
@@ -50,8 +50,8 @@ def windows(source: Path, texts: Sequence[str]) -> list[torch.Tensor]:
     stream = [token for text in texts for token in tokenizer.encode(text)]
     if len(stream) < MIN_TOKENS:
         raise ModelError(
-            f"The calibration text has {len(stream)} tokens and {MIN_TOKENS} are needed for a ranking that means "
-            "something: give a longer workload."
+            f"The calibration text has {len(stream)} tokens and {MIN_TOKENS} are needed for a reliable "
+            "ranking: give a longer workload."
         )
     context = json.loads((source / "config.json").read_text()).get("max_position_embeddings", WINDOW)
     length = min(WINDOW, context)

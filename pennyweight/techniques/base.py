@@ -1,6 +1,6 @@
-"""Techniques: Model -> Model, one a module. A technique's class is its settings; it never asks for a measurement.
+"""Techniques: Model -> Model, one per module. A technique's fields are its settings; it never uses a measurement.
 
-`apply` looks the result up by its recipe and builds it, in a process of its own, only if it is not there yet: the
+`jobs.apply` looks the result up by its recipe and builds it in a separate process if it is not in the cache: the
 libraries that do the work take gigabytes, print as they like and patch each other.
 """
 
@@ -28,7 +28,7 @@ TECHNIQUES = {
     "vocabulary": "pennyweight.techniques.vocabulary:Vocabulary",
     "width": "pennyweight.techniques.width:Width",
 }
-# Structure, then vocabulary, then what wins the loss back; quantization comes after all of them.
+# Structure, then vocabulary, then distillation, which recovers the loss; quantization comes after all of them.
 APPLIED_IN_ORDER = ("depth", "width", "key_value_heads", "sparsity", "vocabulary", "distill")
 
 Progress = Callable[..., None]  # (done, total), and a note where the job has one: loss, tokens/s
@@ -36,7 +36,7 @@ Progress = Callable[..., None]  # (done, total), and a note where the job has on
 
 @dataclass(frozen=True)
 class Material:
-    """What a search hands to techniques: the shape of the model they change, text to calibrate on, whole prompts, and
+    """What a search passes to techniques: the shape of the model they change, text to calibrate on, whole prompts, and
     the model that everything was made from."""
 
     shape: ModelShape
@@ -51,7 +51,7 @@ class Technique(ABC):
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    revision: ClassVar[int] = 1  # raise it when the same settings come to give another result
+    revision: ClassVar[int] = 1  # increase it when the same settings give another result
     # For searches that compose techniques (search/recipes.py): the name in --techniques, the amount that is tried when
     # none is given, and whether it loses nothing. A technique without a `search_name` is not searched.
     search_name: ClassVar[str] = ""
@@ -60,7 +60,7 @@ class Technique(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What the result depends on, without what the model says already."""
+        """Everything that the result depends on besides the model."""
 
     @abstractmethod
     def result_kind(self, model: Model) -> tuple[str, str]:
@@ -73,15 +73,15 @@ class Technique(ABC):
     @classmethod
     def check_amount(cls, amount: str) -> None:
         """Raise `UsageError` for an amount, as written in --techniques, that this technique cannot apply."""
-        raise UsageError(f"{cls.name} takes no amount, so {amount!r} means nothing to it.")
+        raise UsageError(f"{cls.name} takes no amount, so {amount!r} is not possible.")
 
     @classmethod
-    def of_amount(cls, amount: str, material: Material) -> Technique:
+    def from_amount(cls, amount: str, material: Material) -> Technique:
         """The technique with settings for this amount."""
         raise UsageError(f"{cls.name} is not searched: it has no settings for {amount!r} of {material.teacher.name}.")
 
     @classmethod
-    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+    def predict_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
         """What config.json will say after it, before anything is built: for predictions and refusals."""
         del amount
         return config
@@ -92,17 +92,17 @@ class Technique(ABC):
 
 
 def digest(texts: Sequence[str]) -> dict[str, Any]:
-    """How texts stand in a recipe."""
+    """What stands for the texts in a recipe."""
     return {"sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16], "texts": len(texts)}
 
 
-def unwatched(done: int, total: int, note: str = "") -> None:
-    """Progress that nobody looks at."""
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """A progress callback that does nothing."""
     del done, total, note
 
 
 def progress(done: int, total: int, note: str = "") -> None:
-    """Said in the job process: one line that `COUNTED` reads in the other."""
+    """Print progress in the job process: one line that the parent process matches with `jobs.COUNTED`."""
     print(f"{100 * done // max(total, 1)}%| {done}/{total} {note}", flush=True)
 
 
@@ -130,7 +130,7 @@ def share_of(amount: str, name: str) -> float:
     except ValueError:
         share = -1.0
     if not amount.endswith("%") or not 0 < share < 1:
-        raise UsageError(f"--techniques {name}:{amount} is no share: write {name}:20%.")
+        raise UsageError(f"--techniques {name}:{amount} is not a share: write {name}:20%.")
     return share
 
 

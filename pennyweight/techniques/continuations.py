@@ -1,4 +1,4 @@
-"""The texts to learn from: what the teacher writes after each prompt. Runs in the job process."""
+"""The training texts of distillation: what the teacher writes after each prompt. Runs in the job process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pennyweight.techniques.distill_settings import DistillSettings
 
 MIN_PROMPTS = 8
-TOGETHER = 64  # texts written at once
-DRAWN = 2  # counts changes of what the same seed writes
+TOGETHER = 64  # texts generated in one batch
+DRAWN = 2  # version: increase it when the same seed gives other texts
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def shared_tokens(student: Path, teacher: Path) -> list[tuple[int, int]] | None:
 
 
 def written(settings: DistillSettings, source: Path, folder: Path) -> list[Text]:
-    """Batch after batch, each with a seed of its own, appended to a file: a run that is cut goes on where it was, and
+    """Generated in batches, each with its own seed, and appended to a file, so that an interrupted run resumes and
     every student of this teacher reads the same texts."""
     teacher = Path(settings.teacher)
     wanted = [
@@ -87,7 +87,7 @@ def written(settings: DistillSettings, source: Path, folder: Path) -> list[Text]
 def translated(
     prompt: Sequence[int], answer: Sequence[int], own: dict[int, int] | None, theirs: Any, ours: Any
 ) -> Text:
-    """In the student's tokens. Where it lacks one, the text is cut anew by its own tokenizer."""
+    """The text in the student's tokens. If it lacks one of them, its own tokenizer encodes the text again."""
     if own is None:
         return Text(len(prompt), (*prompt, *answer))
     halves = []
@@ -139,7 +139,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, start: int) -> list[int]:
 
 
 def short_enough(settings: DistillSettings, teacher: Path) -> list[str]:
-    """The prompts that leave half of the length to the answer. A cut one would teach to go on with the question."""
+    """The prompts that leave half of the length to the answer. A truncated one would teach to continue the question."""
     tokenizer = Tokenizer(teacher).backend
     lengths = [len(prompt_tokens(tokenizer, prompt, 0)) for prompt in settings.prompts]
     fitting = [p for p, length in zip(settings.prompts, lengths, strict=True) if length <= settings.length // 2]
@@ -174,7 +174,7 @@ def generate(model: Any, heads: Sequence[Sequence[int]], settings: DistillSettin
 
 def _drawn(temperature: float) -> Any:
     """Sampling by one uniform number a row. torch.multinomial draws one for every token of the vocabulary, which was
-    two thirds of the time that stories15M took to write."""
+    two thirds of the time that stories15M took to generate."""
     import torch
     from transformers import LogitsProcessor
 

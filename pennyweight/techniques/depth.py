@@ -1,6 +1,6 @@
-"""Depth pruning: leave out the blocks that cost least.
+"""Depth pruning: remove the blocks whose removal costs least.
 
-Block influence (Men et al. 2024, arxiv.org/abs/2403.03853) names the suspects; of these, the one whose removal raises
+Block influence (Men et al. 2024, arxiv.org/abs/2403.03853) selects some blocks; of these, the one whose removal raises
 the measured loss least goes first, then the next with that one gone (as Kim et al. 2024, arxiv.org/abs/2402.02834).
 """
 
@@ -20,7 +20,7 @@ from pennyweight.techniques.base import Material, Technique, digest, progress, s
 from pennyweight.techniques.layout import changeable, check_tensors, join, split
 
 RANKINGS = ("loss", "influence", "random")
-SUSPECTS = 8  # blocks of least influence whose removal is measured
+REMOVAL_CANDIDATES = 8  # blocks of least influence whose removal is measured
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Depth(Technique):
         share_of(amount, cls.search_name)
 
     @classmethod
-    def of_amount(cls, amount: str, material: Material) -> Technique:
+    def from_amount(cls, amount: str, material: Material) -> Technique:
         return Depth(_layers_left(material.shape, amount), "loss", material.calibration)
 
     @classmethod
-    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+    def predict_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
         return shortened(config, range(_layers_left(changeable(config), amount)))
 
     def settings(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Depth(Technique):
 
 def select(costs: Mapping[int, float], layer_types: Sequence[str], keep: int) -> list[int]:
     """Of all ways to keep `keep` layers whose types repeat the model's own pattern from its start, the one with the
-    highest sum of costs. Engines hard-wire the pattern (llama.cpp: every sixth layer of Gemma-3 looks globally)."""
+    highest sum of costs. Engines hard-wire the pattern (llama.cpp: every sixth layer of Gemma-3 is global)."""
     types = list(layer_types) or ["same"] * len(costs)
     best: list[tuple[float, list[int]] | None] = [(0.0, []), *[None] * keep]
     for layer in sorted(costs):
@@ -128,15 +128,15 @@ def select(costs: Mapping[int, float], layer_types: Sequence[str], keep: int) ->
 def least_loss(
     layers: Sequence[int], keep: int, influence: Mapping[int, float], loss_without: Callable[[Sequence[int]], float]
 ) -> list[int]:
-    """Remove one layer at a time: of the suspects with the least influence, the one that is missed least."""
+    """Remove one layer at a time: of those with the least influence, the one whose removal raises the loss least."""
     kept = list(layers)
     steps = len(kept) - keep
     for step in range(steps):
-        suspects = sorted(kept, key=lambda i: influence[i])[:SUSPECTS]
+        suspects = sorted(kept, key=lambda i: influence[i])[:REMOVAL_CANDIDATES]
         losses = {}
         for done, suspect in enumerate(suspects):
             losses[suspect] = loss_without([i for i in kept if i != suspect])
-            progress(step * SUSPECTS + done + 1, steps * SUSPECTS)
+            progress(step * REMOVAL_CANDIDATES + done + 1, steps * REMOVAL_CANDIDATES)
         kept.remove(min(losses, key=lambda i: losses[i]))
     return kept
 
@@ -152,7 +152,7 @@ def shortened(config: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
 
 
 def layers_for(shape: ModelShape, parameters: int) -> int:
-    """How many blocks fit into so many parameters."""
+    """How many blocks fit into this many parameters."""
     outside = shape.parameters - shape.layers * shape.layer_parameters
     layers = (parameters - outside) // shape.layer_parameters
     if layers < 1:

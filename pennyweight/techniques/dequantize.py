@@ -1,7 +1,7 @@
 """A GGUF file becomes a Hugging Face directory that every tool can work on, through transformers.
 
 What was lost when the file was quantized stays lost: the lineage says so, and every loss that is measured later is
-relative to these weights. They are kept in bfloat16, which the field's checkpoints are made of.
+relative to these weights. They are kept in bfloat16, the usual type of checkpoints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Dequantize(Technique):
 
     def result_kind(self, model: Model) -> tuple[str, str]:
         if model.format != "gguf" or not model.path.is_file():
-            raise ModelError(f"{model.path} is no .gguf file: there is nothing to de-quantize.")
+            raise ModelError(f"{model.path} is not a .gguf file: there is nothing to de-quantize.")
         return "huggingface", "BF16"
 
     def build(self, source: Path, target: Path) -> None:

@@ -1,9 +1,9 @@
 """Distillation (Hinton et al. 2015, arxiv.org/abs/1503.02531): the student learns the teacher's distribution on texts
-that the teacher wrote after the user's prompts, or on its own ones (on-policy: Agarwal et al. 2023,
+that the teacher wrote after the user's prompts, or on texts that it writes itself (on-policy: Agarwal et al. 2023,
 arxiv.org/abs/2306.13649).
 
-The texts and the work directory beside the artifact outlive a kill: the Trainer's states are found there again, and the
-run goes on to the same result.
+The texts and the Trainer's checkpoints are kept beside the artifact, so that a killed run resumes and gives the same
+result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pennyweight.techniques.base import Material, Technique, digest, whole_numbe
 from pennyweight.techniques.distill_settings import DistillSettings
 from pennyweight.techniques.layout import changeable
 
-TEXTS = "continuations"  # folder of what teachers wrote, beside the artifacts
+TEXTS = "continuations"  # folder of the teachers' texts, beside the artifacts
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Distill(DistillSettings):
         whole_number(amount, cls.search_name, least=1)
 
     @classmethod
-    def of_amount(cls, amount: str, material: Material) -> Technique:
+    def from_amount(cls, amount: str, material: Material) -> Technique:
         return Distill(
             str(material.teacher.path),
             material.teacher.id,

@@ -40,11 +40,11 @@ class DistillSettings(Technique):
         if self.round_to and self.round_to not in rounding.SCHEMES:
             raise UsageError(f"--round-to {self.round_to!r} is unknown: use {', '.join(rounding.SCHEMES)}.")
         if self.steps < 1 or self.batch < 1 or self.continuations < 1 or self.accumulate < 1 or self.length < 8:
-            raise UsageError("--steps, --batch, --accumulate and --continuations must be 1 or more, --length 8.")
+            raise UsageError("--steps, --batch, --accumulate and --continuations must be 1 or more, --length 8 and up.")
         for word, value in (("--temperature", self.temperature), ("--learning-rate", self.learning_rate)):
             if not 0 < value < math.inf:
                 raise UsageError(f"{word} {value} is not possible: it must be above 0.")
         if not 0 <= self.hidden < math.inf:
-            raise UsageError(f"--hidden {self.hidden} is no weight: use 0 or more.")
+            raise UsageError(f"--hidden {self.hidden} is not a weight: use 0 or more.")
         if not 0 <= self.on_policy <= 1:
-            raise UsageError(f"--on-policy {self.on_policy} is no share: use 0 to 1.")
+            raise UsageError(f"--on-policy {self.on_policy} is not a share: use 0 to 1.")

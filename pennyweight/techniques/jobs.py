@@ -1,4 +1,4 @@
-"""`apply`: a technique's result by its recipe, from the cache, or built now in a process of its own, because the
+"""`apply`: a technique's result by its recipe, from the cache, or built now in a separate process, because the
 libraries that do the work take gigabytes, print as they like and patch each other."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pennyweight import checkpoint
 from pennyweight.errors import ModelError, StorageError, UsageError
 from pennyweight.model import Model
 from pennyweight.paths import absolute
-from pennyweight.techniques.base import Progress, Technique, unwatched
+from pennyweight.techniques.base import Progress, Technique, no_progress
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -35,7 +35,7 @@ COUNTED = re.compile(r"%\|.*?(\d+)/(\d+)(?: ([a-z].*))?")  # how tqdm, and our o
 LOG_LINES = 8
 
 
-def apply(technique: Technique, model: Model, progress: Progress = unwatched) -> Model:
+def apply(technique: Technique, model: Model, progress: Progress = no_progress) -> Model:
     """The model after the technique, from the cache or built now."""
     model_format, scheme = technique.result_kind(model)
     lineage = model.lineage.then(technique.step())
@@ -105,5 +105,5 @@ def _failure(technique: Technique, code: int, last: list[str]) -> Exception:
         return ModelError(marked[-1].removeprefix("pennyweight: "))
     if any("No space left" in line for line in last):
         return StorageError("The disk filled up while a model was built: free some space or set PENNYWEIGHT_CACHE.")
-    how = "was killed, often for want of memory" if code < 0 else f"failed (exit code {code})"
-    return ModelError(f"The technique {technique.name} {how}; its last words: {' | '.join(last) or 'none'}.")
+    how = "was killed, often because memory ran out" if code < 0 else f"failed (exit code {code})"
+    return ModelError(f"The technique {technique.name} {how}; its last output: {' | '.join(last) or 'none'}.")

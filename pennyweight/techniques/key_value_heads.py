@@ -34,12 +34,12 @@ class KeyValueHeads(Technique):
         whole_number(amount, cls.search_name, least=1)
 
     @classmethod
-    def of_amount(cls, amount: str, material: Material) -> Technique:
+    def from_amount(cls, amount: str, material: Material) -> Technique:
         del material
         return KeyValueHeads(int(amount))
 
     @classmethod
-    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+    def predict_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
         return {**config, "num_key_value_heads": int(amount)}
 
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A tokenizer.json with fewer tokens, that still takes any text.
+"""A tokenizer.json with fewer tokens, that still encodes any text.
 
-A merge is kept if it occurs in the making of a kept token. A text whose tokens are all kept is then cut exactly as
+A merge is kept if it is used to make a kept token. A text whose tokens are all kept is then encoded exactly as
 before: the full tokenizer's every merge on it makes part of some kept token, so it is still there, and of those that
 are left it is still the first in rank. Any other text falls apart into smaller kept tokens, down to bytes.
 """
@@ -73,7 +73,7 @@ class Pieces:
 
     @cached_property
     def safe(self) -> set[str]:
-        """What must stay whatever the corpus says: specials and added tokens, bytes, the piece for the unknown."""
+        """Tokens that always stay, whatever the corpus: special and added tokens, bytes, the piece for the unknown."""
         kept: set[str] = {token["content"] for token in self.added}
         if self.byte_level:
             kept |= {piece for piece in self.ids if len(piece) == 1}  # 256 stand-ins for bytes

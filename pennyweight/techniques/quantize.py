@@ -3,7 +3,7 @@ its converters, ONNX through ONNX Runtime GenAI's model builder (with static_act
 
 F16, BF16 and Q8_0 are conversions. Q4_0 and Q4_K_M search their scales on calibration text, and with `iterations`
 above 0 tune the rounding of every block by signed gradient descent. The text should be the user's own: tuned on
-foreign text, SmolLM2's perplexity improved while its chat got worse (DESIGN, section 6).
+foreign text, SmolLM2's perplexity improved while its chat got worse.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pennyweight.techniques.base import Technique, digest
 # How each scheme of schemes.py is made.
 CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
 TUNED = {"Q4_K_M": "gguf:q4_k_m", "Q4_0": "gguf:q4_0"}
-ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4", "INT8_STATIC": "fp32"}  # what the builder is asked for
+ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4", "INT8_STATIC": "fp32"}  # the precision passed to the builder
 # AutoRound's scheme and format: checkpoints that vLLM reads.
 PACKED = {"W8A8": ("INT8", "llm_compressor"), "W4A16": ("W4A16", "auto_gptq")}
 SCHEMES = (*CONVERSIONS, *TUNED, *ONNX, *PACKED)
@@ -63,7 +63,7 @@ class Quantize(Technique):
             raise UsageError(f"--iterations {self.iterations} is not possible: use 0 (no tuning) or more.")
         if self.iterations and not schemes.TABLE[self.scheme].tunable:
             known = ", ".join(name for name in SCHEMES if schemes.TABLE[name].tunable)
-            raise UsageError(f"{self.scheme} has nothing to tune: leave --iterations away, or use {known}.")
+            raise UsageError(f"{self.scheme} has nothing to tune: leave --iterations out, or use {known}.")
 
     def settings(self) -> dict[str, Any]:
         if self.rounding == "nearest":
@@ -82,7 +82,7 @@ class Quantize(Technique):
 
     @property
     def made_format(self) -> str:
-        """BF16 is a checkpoint's own; made of one, it is a GGUF."""
+        """BF16 made from a checkpoint is a GGUF file, since the checkpoint may be in BF16 already."""
         return "gguf" if self.scheme in CONVERSIONS else schemes.TABLE[self.scheme].format
 
     def build(self, source: Path, target: Path) -> None:
@@ -187,7 +187,7 @@ class Quantize(Technique):
 
 
 def convert_to_gguf(source: Path, target: Path, file_type: str) -> None:
-    """The llama.cpp converters that AutoRound carries along, without any quantizer of its own."""
+    """The llama.cpp converters that AutoRound ships, without AutoRound's quantizers."""
     with all_architectures():
         _convert(source, target, file_type)
 

@@ -40,7 +40,7 @@ def _inverse(step: torch.Tensor) -> torch.Tensor:
 
 def train_through(model: Any, scheme: str) -> None:
     """From now on every linear layer inside the blocks multiplies by its rounded weight, while the gradient goes to the
-    weight itself. The layers stay what they were for whoever saves them."""
+    weight itself. The layers are saved as before."""
     import torch
 
     class RoundedLinear(torch.nn.Linear):

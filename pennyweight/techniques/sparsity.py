@@ -1,8 +1,8 @@
 """Unstructured pruning: single weights become zero, by magnitude or by Wanda (Sun et al. 2023,
 arxiv.org/abs/2306.11695: magnitude times the norm of what the weight is multiplied with).
 
-No engine here gets faster from it: they multiply by the zeros. It stays because people ask for it, and the answer
-should be a measurement.
+No engine here gets faster from it: they multiply by the zeros. It is offered because users ask for it and should
+see a measurement.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Sparsity(Technique):
         Sparsity(amount)
 
     @classmethod
-    def of_amount(cls, amount: str, material: Material) -> Technique:
+    def from_amount(cls, amount: str, material: Material) -> Technique:
         return Sparsity(amount, "wanda", material.calibration)
 
     def settings(self) -> dict[str, Any]:

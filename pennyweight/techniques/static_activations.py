@@ -1,10 +1,10 @@
 """ONNX that multiplies 8-bit by 8-bit integers: the activations' scales are fixed beforehand, on calibration text.
 
-Activations that are rounded as they come cost a pass over each of them, and ONNX Runtime then multiplies them in blocks
+Quantizing activations dynamically costs a pass over each of them, and ONNX Runtime then multiplies them in blocks
 of 32; with fixed scales it multiplies whole matrices of integers. One scale has to fit every token then. Channels that
 are large for all tokens are made smaller, and the weights that they meet larger (SmoothQuant: Xiao et al. 2022,
 arxiv.org/abs/2211.10438). Where a few enormous tokens set the scale (Sun et al. 2024, arxiv.org/abs/2402.17762) the
-rest would drown in it: such a matrix keeps 8-bit weights and rounds its activations as they come, as does the head.
+rest would lose precision: such a matrix keeps 8-bit weights and dynamically quantized activations, as does the head.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from pennyweight.errors import ModelError
 from pennyweight.techniques.base import progress
 
-SMOOTHED = 0.5  # how much of a channel's size goes over to the weights
-ENORMOUS = 20  # times the median token's largest value
+SMOOTHING_ALPHA = 0.5  # share of a channel's size that moves to the weights (SmoothQuant's alpha)
+OUTLIER_FACTOR = 20  # times the median token's largest value
 MAX_ERROR = 0.05  # of the median token, of its own size
 MAX_BATCHES = 4  # of the calibration text, spread over it: two passes in float32
-RECIPE = {"smoothed": SMOOTHED, "enormous": ENORMOUS, "most_error": MAX_ERROR, "batches": MAX_BATCHES}
+RECIPE = {"smoothed": SMOOTHING_ALPHA, "enormous": OUTLIER_FACTOR, "most_error": MAX_ERROR, "batches": MAX_BATCHES}
 LEVELS = 255
 BLOCK = 32  # weights that share a scale where activations are rounded as they come
 
@@ -45,15 +45,15 @@ def quantize(whole: Path, target: Path, batches: Batches) -> None:
     ranges = graph.ranges(read, scales)
     fitting = graph.fitting(ranges)
     if not fitting:
-        raise ModelError("INT8_STATIC is nothing for this model: one scale fits no activations of it. Use INT8.")
+        raise ModelError("INT8_STATIC is not possible for this model: no activations fit one scale. Use INT8.")
     graph.smooth(scales)
-    save(round_weights(round_both(graph.with_weights(), ranges, fitting)), target)
+    save(round_weights(quantize_weights_and_activations(graph.with_weights(), ranges, fitting)), target)
     shutil.copytree(whole, target, ignore=shutil.ignore_patterns("*.onnx", "*.onnx.data"), dirs_exist_ok=True)
 
 
 @dataclass(frozen=True)
 class Range:
-    """What an input was on the text. `power`: mean square of each token."""
+    """Statistics of one input over the calibration text. `power`: mean square of each token."""
 
     low: float = 0.0
     high: float = 0.0
@@ -75,12 +75,12 @@ def largest_values(values: Array) -> Array:
     """Of each channel; enormous tokens, which no smoothing would make fit, left out."""
     rows = np.abs(values.reshape(-1, values.shape[-1]))
     sizes = rows.max(axis=1)
-    largest: Array = rows[sizes <= ENORMOUS * np.median(sizes)].max(axis=0)
+    largest: Array = rows[sizes <= OUTLIER_FACTOR * np.median(sizes)].max(axis=0)
     return largest
 
 
 class Graph:
-    """The builder's graph: which matrices read which input, and who makes it."""
+    """The builder's graph: which matrices read which input, and which weight produces it."""
 
     def __init__(self, directory: Path) -> None:
         import onnx
@@ -123,7 +123,7 @@ class Graph:
         return [node.name for name, nodes in self.readers.items() if ranges[name].error <= MAX_ERROR for node in nodes]
 
     def smoothing(self, largest: Mapping[str, Array]) -> dict[str, Array]:
-        """By what to divide each channel of the inputs whose maker can take it over."""
+        """The divisor of each channel, for the inputs whose producing weight can absorb it."""
         import onnx
 
         directory = str(self._directory)
@@ -133,12 +133,14 @@ class Graph:
                 continue
             weights = [onnx.numpy_helper.to_array(self._weights[node.input[1]], directory) for node in nodes]
             meets = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
-            scale = np.maximum(largest[name], 1e-5) ** SMOOTHED / np.maximum(meets, 1e-5) ** (1 - SMOOTHED)
+            scale = np.maximum(largest[name], 1e-5) ** SMOOTHING_ALPHA / np.maximum(meets, 1e-5) ** (
+                1 - SMOOTHING_ALPHA
+            )
             scales[name] = (scale / np.exp(np.mean(np.log(scale)))).clip(1e-3, 1e3).astype(np.float32)
         return scales
 
     def smooth(self, scales: Mapping[str, Array]) -> None:
-        """Put them into the weights, on disk: the model says what it said."""
+        """Fold the scales into the weights on disk; the model's output does not change."""
         for name, scale in scales.items():
             maker = self._maker(name)
             assert maker is not None
@@ -167,7 +169,7 @@ class Graph:
         return None
 
     def _multiply(self, weight: str, factor: Array) -> None:
-        """In the file: a message of protobuf keeps the memory of every value that it ever had."""
+        """Changes the file, because a protobuf message keeps the memory of every value that it ever had."""
         tensor = self._weights[weight]
         place = {entry.key: entry.value for entry in tensor.external_data}
         file = self._directory / place["location"]
@@ -204,7 +206,7 @@ class Graph:
         return {"input_ids": tokens, "attention_mask": np.ones_like(tokens), **held}
 
 
-def round_both(model: Any, ranges: Mapping[str, Range], nodes: Sequence[str]) -> Any:
+def quantize_weights_and_activations(model: Any, ranges: Mapping[str, Range], nodes: Sequence[str]) -> Any:
     """Weights by column and activations by fixed scales, where ONNX Runtime sees that it may multiply integers."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData

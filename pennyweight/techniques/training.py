@@ -29,7 +29,7 @@ STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.
 
 
 def train(settings: DistillSettings, source: Path, work: Path, texts: Sequence[Text]) -> dict[str, torch.Tensor]:
-    """The student's weights after all steps, from where an earlier run was cut."""
+    """The student's weights after all steps, resuming an interrupted run."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -54,7 +54,7 @@ def last_state(work: Path) -> str | None:
     for state in states:
         if all((state / name).exists() and (state / name).stat().st_size for name in STATE_FILES):
             return str(state)
-        shutil.rmtree(state)  # cut while it was written
+        shutil.rmtree(state)  # interrupted while it was written
     return None
 
 

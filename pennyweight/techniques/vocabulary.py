@@ -1,5 +1,5 @@
-"""Vocabulary trimming: the tokens that the user's texts need stay, and with them the way any other text falls apart
-into bytes. Rows of the embedding and the head go; every kept row is unchanged, so inside the kept vocabulary the
+"""Vocabulary trimming: the tokens that the user's texts use stay, and so does the fallback to bytes for any other
+text. Rows of the embedding and the head go; every kept row is unchanged, so inside the kept vocabulary the
 greedy answers are the same as before. (The idea: Abdaoui et al. 2020, arxiv.org/abs/2010.05609.)"""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pennyweight.techniques.pieces import Pieces
 if TYPE_CHECKING:
     import torch
 
-SNAP = 64  # rows of the head: what kernels and GGUF's blocks like
+SNAP = 64  # rows of the head are a multiple of this, for kernels and GGUF's blocks
 MIN_TOKENS = 2048  # of corpus: below this it says little about what will be needed
 ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 ID_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "unk_token_id")
@@ -50,11 +50,11 @@ class Vocabulary(Technique):
         whole_number(amount, cls.search_name, least=0)
 
     @classmethod
-    def of_amount(cls, amount: str, material: Material) -> Technique:
+    def from_amount(cls, amount: str, material: Material) -> Technique:
         return Vocabulary(int(amount), material.calibration)
 
     @classmethod
-    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+    def predict_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
         return {**config, "vocab_size": size_kept(int(amount), changeable(config))}
 
     def settings(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Vocabulary(Technique):
             raise UsageError(f"--tokens {self.tokens} is not possible: {model.name} has {shape.vocabulary}.")
         if self.tokens % SNAP:
             near = max(SNAP, self.tokens // SNAP * SNAP)
-            raise UsageError(f"--tokens {self.tokens} is no multiple of {SNAP}: use {near}.")
+            raise UsageError(f"--tokens {self.tokens} is not a multiple of {SNAP}: use {near}.")
         if not self.corpus:
             raise UsageError("Trimming needs text that shows which tokens are used: name a workload or --corpus.")
         read_pieces(model.path, shape)
@@ -98,7 +98,7 @@ class Vocabulary(Technique):
 
 
 def size_kept(tokens: int, shape: ModelShape) -> int:
-    """So many as are asked for, or half."""
+    """The requested number of tokens, or half."""
     return tokens or shape.vocabulary // 2 // SNAP * SNAP
 
 

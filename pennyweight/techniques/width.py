@@ -1,6 +1,6 @@
 """Width pruning: feed-forward neurons, key-value groups with their query heads, and hidden channels, ranked by what
 flows through them (as Muralidharan et al. 2024, arxiv.org/abs/2407.14679). Every layer keeps the same numbers, so that
-config.json says it all and any engine loads the result."""
+config.json describes it fully and any engine loads the result."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Width(Technique):
         share_of(amount, cls.search_name)
 
     @classmethod
-    def of_amount(cls, amount: str, material: Material) -> Technique:
+    def from_amount(cls, amount: str, material: Material) -> Technique:
         return Width(intermediate=_neurons_left(material.shape, amount), calibration=material.calibration)
 
     @classmethod
-    def changed_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
+    def predict_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
         shape = changeable(config)
         return narrowed(config, shape, Width(intermediate=_neurons_left(shape, amount)))
 
@@ -89,7 +89,7 @@ class Width(Technique):
             step = math.lcm(SNAP, heads)
             raise UsageError(
                 f"{self.hidden or shape.hidden_size} hidden channels are no multiple of {heads} heads, which "
-                f"transformers asks for: keep a multiple of {step} with --hidden-size, or other --kv-groups."
+                f"transformers requires: keep a multiple of {step} with --hidden-size, or other --kv-groups."
             )
         if not (self.intermediate or self.groups or self.hidden):
             raise UsageError("Say what to keep: --intermediate-size, --kv-groups or --hidden-size.")
@@ -236,7 +236,7 @@ def narrowed(config: dict[str, Any], shape: ModelShape, sizes: Width) -> dict[st
 
 
 def intermediate_for(shape: ModelShape, parameters: int) -> int:
-    """The largest feed-forward width with which the model has at most so many parameters."""
+    """The largest feed-forward width with which the model has at most this many parameters."""
     surplus = max(0, shape.parameters - parameters)
     lost = -(-surplus // (3 * shape.hidden_size * shape.layers))
     width = (shape.intermediate_size - lost) // SNAP * SNAP

@@ -1,4 +1,4 @@
-"""Workload files in, `Workload` out: one file a format, found by reading.py."""
+"""Workload files in, `Workload` out: one file per format, found by reading.py."""
 
 from pennyweight.traces.reading import BUILTIN, FORMATS, load
 

@@ -1,4 +1,4 @@
-"""Agentic session JSON (callanjfox/kv-cache-tester): one file a session, or a directory of them.
+"""Agentic session JSON (callanjfox/kv-cache-tester): one file per session, or a directory of them.
 
 A session's hashes are local to it, so no prefix is shared between sessions. Times are seconds from the session's start;
 sub-agent entries, which carry requests of their own, are flattened into the session.

@@ -31,7 +31,7 @@ def read(path: Path) -> Workload:
 def _time(line: Line) -> datetime:
     text = line.text("TIMESTAMP")
     try:
-        # The trace has a seventh digit after the point, which datetime does not take; its later form a zone.
+        # Times have seven fractional digits, which datetime does not accept, and in a later version a time zone.
         return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).replace(tzinfo=None)
     except ValueError:
-        raise line.fault(f"{text!r} is no time stamp") from None
+        raise line.fault(f"{text!r} is not a time stamp") from None

@@ -18,7 +18,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Line:
-    """One record and where it stands, so that a fault can name its place."""
+    """One record with its file and line number, for error messages."""
 
     file: Path
     number: int
@@ -28,14 +28,14 @@ class Line:
         return WorkloadError(f"{self.file}, line {self.number}: {what}.")
 
     def text(self, name: str) -> str:
-        """Text that must be there."""
+        """A required text field."""
         value = self.value.get(name)
         if not isinstance(value, str):
             raise self.fault(f"{name} is missing")
         return value
 
     def count(self, name: str, minimum: int = 1) -> int:
-        """A whole number that must be there."""
+        """A required whole number."""
         try:
             number = int(self.value[name])
             if number != float(self.value[name]):
@@ -86,12 +86,12 @@ def checked(path: Path, requests: list[tuple[int, Request]]) -> tuple[Request, .
         if request.arrival is None:
             continue
         if not math.isfinite(request.arrival):
-            raise WorkloadError(f"{path}, line {number}: the time is no finite number.")
+            raise WorkloadError(f"{path}, line {number}: the time is not a finite number.")
         if request.arrival < 0:
             raise WorkloadError(f"{path}, line {number}: the time {request.arrival:g} s is negative.")
         if request.arrival < previous:
             raise WorkloadError(
-                f"{path}, line {number}: the time {request.arrival:g} s lies before the line above it: sort the file."
+                f"{path}, line {number}: the time {request.arrival:g} s is before the previous line's: sort the file."
             )
         previous = request.arrival
     return tuple(request for _, request in requests)

@@ -1,4 +1,4 @@
-"""Our own JSONL: one request a line, the fields of `Request` by name.
+"""Pennyweight's own JSONL: one request per line, the fields of `Request` by name.
 
     {"id": "a", "messages": [{"role": "user", "content": "2+2?"}], "max_tokens": 8, "reference": "4",
      "scorer": "numeric"}

@@ -1,4 +1,4 @@
-"""Workload files in, `Workload` out. One module a format; `read` asks each whether the file is its own."""
+"""Workload files in, `Workload` out. One module per format; `load` uses the first that recognises the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pennyweight.paths import absolute
 from pennyweight.workload import Workload
 
 BUILTIN = ("chat", "extract", "tasks")
-# Asked in this order: the specific ones first, our own JSONL last.
+# Tried in this order: the specific ones first, our own JSONL last.
 FORMATS = ("azure", "burstgpt", "mooncake", "openai_batch", "agentic", "sharegpt", "pennyweight_jsonl")
 
 
@@ -36,7 +36,7 @@ def load(name_or_path: str, trace_format: str | None = None) -> Workload:
                 return reader.read(path)  # type: ignore[no-any-return]
             except UnicodeDecodeError as error:
                 raise WorkloadError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from None
-    raise WorkloadError(f"{path} is in no format that we know: use one of {', '.join(FORMATS)}, with --trace-format.")
+    raise WorkloadError(f"{path} is in no known format: use one of {', '.join(FORMATS)}, with --trace-format.")
 
 
 def _head(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Length-only traces become prompts: exactly the recorded token counts, prefixes shared where the hashes say so."""
+"""Prompts for length-only traces: exactly the recorded token counts, prefixes shared where the hashes say so."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def synthesize(workload: Workload, encode: Callable[[str], Sequence[int]], seed:
         return workload
     corpus = [token for text in texts(traces.load("extract").requests) for token in encode(text)]
     if len(corpus) < 64:
-        raise WorkloadError("The tokenizer makes hardly any tokens of our texts: is it the model's own?")
+        raise WorkloadError("The tokenizer makes too few tokens of the built-in texts: does it belong to the model?")
     blocks: dict[str, list[int]] = {}
     made = [_with_tokens(request, corpus, blocks, seed) if request.shape else request for request in workload.requests]
     return replace(workload, requests=tuple(made))

@@ -17,7 +17,7 @@ from pennyweight.evidence import Evidence, SearchOutcome, Speedup
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Comparison, Measurement, Quantity, collect
 from pennyweight.model import Lineage
-from pennyweight.report.words import interval, limits_of, sentences, with_unit
+from pennyweight.report.phrasing import interval, limits_of, sentences, with_unit
 from pennyweight.study import Stage, Trial
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

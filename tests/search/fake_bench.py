@@ -23,7 +23,7 @@ from pennyweight.search.baseline import BaselineAnswers
 from pennyweight.search.candidates import Candidate, Space
 from pennyweight.search.loop import SCREEN_LOOK, Search
 from pennyweight.search.question import Question
-from pennyweight.search.spelling import Spelling
+from pennyweight.search.translation import AnswerTranslation
 from pennyweight.search.trials import Trials
 from pennyweight.study import Study, Trial
 from pennyweight.workload import Request, Workload
@@ -159,4 +159,4 @@ def search(
     look = tuning.take(SCREEN_LOOK)
     answers = BaselineAnswers(tuning, held_out, tuning_look=look, directory=directory, resume=resume)
     trials = Trials(asked, study or Study(), space, MACHINE, Recorder(), Load(100.0, 8.0, 4))
-    return Search(trials, bench, answers, Spelling(directory))
+    return Search(trials, bench, answers, AnswerTranslation(directory))

@@ -11,7 +11,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import UsageError
 from pennyweight.measurement import Quantity, collect
 from pennyweight.search import compatibility
-from pennyweight.search.accounting import account
+from pennyweight.search.accounting import technique_gains
 from pennyweight.search.recipes import Recipe, compose, parse
 from pennyweight.study import Stage, Trial
 
@@ -71,7 +71,9 @@ def trial(recipe: str, speed: float, nats: float) -> Trial:
 
 
 def test_what_each_gave_alone_and_together() -> None:
-    rows = account([trial("", 100, 0.01), trial("a", 110, 0.02), trial("b", 120, 0.01), trial("a+b", 125, 0.03)])
+    rows = technique_gains(
+        [trial("", 100, 0.01), trial("a", 110, 0.02), trial("b", 120, 0.01), trial("a+b", 125, 0.03)]
+    )
     together = next(row for row in rows if row.recipe == "a+b")
     assert together.speed == pytest.approx(1.25) and together.alone == pytest.approx(1.32)
     assert together.added_nats == pytest.approx(0.02)

@@ -71,7 +71,7 @@ def test_a_matrix_whose_input_would_drown_is_left_alone(graph: Graph) -> None:
     left = next(name for name in ranges if "/mlp/Mul" in name)
     ranges[left] = Range().with_batch(values(enormous=3000))
     fitting = graph.fitting(ranges)
-    made = static_activations.round_both(graph.with_weights(), ranges, fitting)
+    made = static_activations.quantize_weights_and_activations(graph.with_weights(), ranges, fitting)
     untouched = {node.input[0] for node in made.graph.node if node.op_type == "MatMul"} & set(ranges)
     assert untouched == {left} and len(fitting) == sum(len(nodes) for nodes in graph.readers.values()) - 1
 

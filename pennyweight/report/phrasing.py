@@ -1,5 +1,5 @@
-"""What a search found, in sentences, and numbers with the units that people say. The same words stand on the terminal
-and on the page."""
+"""The result of a search in sentences, and numbers with readable units. The terminal and the report page show the same
+text."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def _choice(evidence: Evidence) -> str:
     chosen, objective = evidence.chosen.short_label, evidence.budget.objective
     if evidence.unmodified_wins:
         return (
-            f"The unmodified model wins: {chosen} has the best {objective} of what holds the budget, so no weight was "
+            f"The unmodified model wins: {chosen} has the best {objective} of all within the budget, so no weight was "
             "changed."
         )
     return (
-        f"Chosen: {chosen}, the best {objective} of what holds every limit, at "
+        f"Chosen: {chosen}, the best {objective} of all within every limit, at "
         f"{evidence.speed['output_throughput']:.0f} output tokens/s with {evidence.streams} streams on the held-out "
         "half."
     )
@@ -147,7 +147,7 @@ def _missed(limit: Limit, measurement: Measurement) -> str:
 def sparsity_sentences(rows: Sequence[TechniqueGain]) -> list[str]:
     """Zeros that no engine skips must not look like a gain."""
     return [
-        f"No engine here gets faster from single zeros: {row.engine} {row.scheme} multiplies by them, and ran at "
+        f"No engine here skips single zeros, so none gets faster: {row.engine} {row.scheme} ran at "
         f"{row.speed:.2f} times the speed of the dense model."
         for row in rows
         if row.recipe.split(":")[0] == "sparsity"
@@ -167,7 +167,7 @@ def name_of(quantity: str) -> str:
 
 
 def with_unit(quantity: str, value: float) -> str:
-    """As people say it: 250 MiB, 412 ms, 0.90, +0.0088."""
+    """With a readable unit: 250 MiB, 412 ms, 0.90, +0.0088."""
     if not math.isfinite(value):
         return "unknown"
     if quantity.endswith("_bytes"):
@@ -184,7 +184,7 @@ def with_unit(quantity: str, value: float) -> str:
 
 
 def interval(quantity: Quantity) -> str:
-    """Nothing is claimed where too few values leave the ends open."""
+    """The interval as text; unbounded ones, from too few values, are named as such."""
     if quantity.interval is None:
         return "no interval"
     low, high = quantity.interval
