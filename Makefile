@@ -6,20 +6,22 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-compatibility bench-engines bench-face bench-gateway bench-generator bench-perplexity bench-rival bench-search bench-streams bench-techniques clean
+.PHONY: demo test check fix bench bench-compatibility bench-engines bench-face bench-gateway bench-generator bench-perplexity bench-rival bench-search bench-service bench-streams bench-techniques clean
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
 	$(BIN)/pw optimize demo --workload chat --max-added-nats 0.02 --slo ttft:4000 tpot:120 -o $(DEMO_OUT)
 
+# Tests that measure run one at a time; the others on two cores.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+	$(BIN)/pytest -m slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
 fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -63,6 +65,10 @@ bench-gateway: $(INSTALLED)
 
 bench-search: $(INSTALLED)
 	$(BIN)/python -m benchmarks.search
+
+# What the gateway costs a measurement: through it against the engine itself, about 6 minutes an engine.
+bench-service: $(INSTALLED)
+	$(BIN)/python -m benchmarks.service
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

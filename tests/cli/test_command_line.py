@@ -170,6 +170,7 @@ def test_a_server_that_is_not_there_is_named(pw: Pw, workload: Path) -> None:
     pw("bench", "http://127.0.0.1:9", "-w", workload).refused(1, "http://127.0.0.1:9")
 
 
+@pytest.mark.slow
 def test_an_engine_that_will_not_load_says_why(pw: Pw, deployed: Callable[..., Path], workload: Path) -> None:
     pw("bench", deployed(fault="load"), "-w", workload).refused(1, "fault=load")
 
@@ -248,6 +249,7 @@ def test_unknown_candidates_are_refused(pw: Pw, model: Path, workload: Path, opt
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_a_change_that_cannot_be_made_is_refused(pw: Pw, tiny_checkpoint: Path, words: list[object], word: str) -> None:
     verb, *rest = [str(tiny_checkpoint) if part == "TEACHER" else part for part in words]
     ran = pw(verb, tiny_checkpoint, *rest)
@@ -255,6 +257,7 @@ def test_a_change_that_cannot_be_made_is_refused(pw: Pw, tiny_checkpoint: Path, 
     ran.refused(ran.code, word)
 
 
+@pytest.mark.slow
 def test_a_corpus_too_small_to_trust_says_how_much_is_needed(pw: Pw, tiny_checkpoint: Path, workload: Path) -> None:
     pw("trim-vocabulary", tiny_checkpoint, "-w", workload).refused(1, "2048")
     pw("prune", tiny_checkpoint, "--layers", 1, "-w", workload).refused(1, "2048")

@@ -47,12 +47,14 @@ def opener(endpoint: Endpoint, log: list[Endpoint] | None = None) -> Opener:
     return open_it
 
 
+@pytest.mark.slow
 def test_twice_the_pace_is_a_ratio_of_two(pace: dict[int, Endpoint]) -> None:
     result = compare(opener(pace[4]), opener(pace[8]), WORKLOAD, Arrivals(max_concurrency=2), rounds=3, warm_with=BRIEF)
     assert 1.5 < result.ratio < 2.3
     assert result.interval[0] > 1.0 and not result.within_noise
 
 
+@pytest.mark.slow
 def test_the_same_endpoint_twice_is_about_one(pace: dict[int, Endpoint]) -> None:
     result = compare(opener(pace[4]), opener(pace[4]), WORKLOAD, Arrivals(max_concurrency=2), rounds=3, warm_with=BRIEF)
     assert 0.8 < result.ratio < 1.25

@@ -63,6 +63,7 @@ def test_an_engine_that_dies_gives_its_client_an_error_and_ends(scripted: Script
         assert "exit code 9" in endpoint.process.log_tail()
 
 
+@pytest.mark.slow
 def test_an_engine_that_hangs_lets_its_client_time_out_and_can_still_be_stopped(scripted: Scripted) -> None:
     with open_engine(scripted(fault="hang", fault_after=5)) as endpoint:
         assert endpoint.process is not None

@@ -93,6 +93,7 @@ def test_every_setting_trains(more: dict[str, Any], teacher: Model, student: Mod
     assert all(torch.isfinite(tensor).all() for tensor in made.values())
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     import torch
 

@@ -200,6 +200,7 @@ def test_an_item_that_no_engine_answers_ends_and_so_does_its_batch(tmp_path: Pat
     asyncio.run(work())
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_what_was_done_is_asked_for_again(tmp_path: Path) -> None:
     async def work() -> None:
         asked: list[str] = []

@@ -164,6 +164,7 @@ def test_two_tenants_with_the_same_prompt_share_nothing(start: Start, tmp_path: 
     assert post(gateway, "/tokenize", b'{"prompt": "x"}')[0] == 401
 
 
+@pytest.mark.slow
 def test_limits_of_a_key_are_told_with_the_time_to_wait(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     key = add(file, Tenant("alice", requests_per_minute=2))
@@ -175,6 +176,7 @@ def test_limits_of_a_key_are_told_with_the_time_to_wait(start: Start, tmp_path: 
     assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
 
 
+@pytest.mark.slow
 def test_a_queue_that_is_full_sheds(start: Start) -> None:
     gateway = start("--max-queue", 2, max_num_seqs=1, step_ms=100.0)
 
@@ -191,6 +193,7 @@ def test_a_queue_that_is_full_sheds(start: Start) -> None:
     assert ended.count("answered") == 4 and ended.count("shed") == 4  # one runs, one is sent ahead, two wait
 
 
+@pytest.mark.slow
 def test_a_promise_that_cannot_be_kept_is_not_made(start: Start) -> None:
     gateway = start("--slo", "ttft:300", max_num_seqs=1, step_ms=50.0)
     body = {**CHAT, "max_tokens": 40}
@@ -323,6 +326,7 @@ def test_langchain_works_with_nothing_but_the_base_url(gateway: Running) -> None
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+@pytest.mark.slow
 def test_tls(deployed: Callable[..., Path], tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     command = [
