@@ -11,7 +11,7 @@ from pennyweight.schemes import Scheme
 from pennyweight.service import CachePolicy, Service
 from pennyweight.shape import ModelShape
 from pennyweight.study import Stage, Study, Trial
-from pennyweight.verbs import apply, bench, evaluate, open_service, optimize
+from pennyweight.verbs import apply, bench, evaluate, open_model, open_service, optimize
 from pennyweight.workload import Arrivals, PromptShape, Request, Workload
 
 __version__ = "0.2.0"
@@ -47,6 +47,7 @@ __all__ = [
     "apply",
     "bench",
     "evaluate",
+    "open_model",
     "open_service",
     "optimize",
 ]

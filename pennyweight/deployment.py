@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pennyweight.model import canonical_hash
+from pennyweight.model import Model, canonical_hash
 
 Group = tuple[str, str, str]  # engine, scheme, name of the recipe
 SHORT = {
@@ -37,6 +37,11 @@ class Deployment:
     recipe: str = ""
     model_name: str = field(default="", compare=False)
     speculation_pays_up_to: int = field(default=0, compare=False)
+
+    @staticmethod
+    def of(model: Model, engine: str, **settings: Any) -> Deployment:
+        """This model on this engine. The settings are checked when it is opened."""
+        return Deployment(engine, str(model.path), model.id, model.scheme, settings, model_name=model.name)
 
     @property
     def id(self) -> str:

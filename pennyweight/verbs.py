@@ -20,6 +20,7 @@ from pennyweight.workload import Arrivals, Workload
 if TYPE_CHECKING:
     from pennyweight.evidence import Evidence
     from pennyweight.hardware import Hardware
+    from pennyweight.inputs import Target
     from pennyweight.measure.quality import Evaluation
     from pennyweight.search import Answer, Listener, Question
     from pennyweight.serve import Endpoint
@@ -59,6 +60,12 @@ def optimize(
     return answer
 
 
+def open_model(model: str | Path, *, listener: Listener | None = None) -> Model:
+    """The model that a Hub id, a Hugging Face directory, a .gguf file or `demo` names, its files checked."""
+    with _listening(listener) as heard:
+        return _opened(model, heard)
+
+
 def apply(technique: Technique, model: str | Path | Model, *, listener: Listener | None = None) -> Model:
     """The model after the technique, from the cache or built now, as an artifact that stock engines load."""
     from pennyweight import techniques
@@ -81,7 +88,7 @@ def open_service(service: str | Path | Deployment | Service) -> AbstractContextM
 
 
 def bench(
-    target: str | Path,
+    target: str | Path | Deployment | Service,
     workload: str | Path | Workload,
     *,
     max_concurrency: int = 32,
@@ -89,14 +96,13 @@ def bench(
     direct: bool = False,
     listener: Listener | None = None,
 ) -> Measurement:
-    """Latency, throughput and memory of a deployment's directory, a service or a URL in a closed loop. `direct` asks
+    """Latency, throughput and memory of a service, a deployment, its directory or a URL in a closed loop. `direct` asks
     the engine without the gateway."""
-    from pennyweight.inputs import read_target
     from pennyweight.measure.client import Sampling
     from pennyweight.measure.speed import measure_speed
 
     with _listening(listener) as heard, ExitStack() as stack:
-        parsed = read_target(str(target))
+        parsed = _target(target)
         requests = _workload(workload, parsed.tokenizer)
         heard.stage(f"Starting {parsed.label}")
         endpoint = parsed.open(stack, direct=direct)
@@ -106,8 +112,8 @@ def bench(
 
 
 def evaluate(
-    candidate: str | Path,
-    against: str | Path,
+    candidate: str | Path | Deployment | Service,
+    against: str | Path | Deployment | Service,
     workload: str | Path | Workload,
     budget: Budget | None = None,
     *,
@@ -117,11 +123,10 @@ def evaluate(
 ) -> Evaluation:
     """Quality of `candidate`, held against the answers of `against`, on the workload's held-out half (or on all of it):
     its measurement, and the verdict on the budget's quality limits."""
-    from pennyweight.inputs import read_target
     from pennyweight.measure import quality
     from pennyweight.tokenizer import translation
 
-    a, b = read_target(str(candidate)), read_target(str(against))
+    a, b = _target(candidate), _target(against)
     requests = _workload(workload, a.tokenizer or b.tokenizer)
     half = requests.split(seed)[1] if held_out else requests
     with _listening(listener) as heard:
@@ -186,6 +191,14 @@ def _opened(model: str | Path | Model, listener: Listener) -> Model:
         return model
     listener.stage(f"Opening {model}")
     return open_model(str(model), listener.progress)
+
+
+def _target(target: str | Path | Deployment | Service) -> Target:
+    from pennyweight.inputs import Target, read_target
+
+    if isinstance(target, Deployment):
+        target = Service.of(target)
+    return Target(target.label, target) if isinstance(target, Service) else read_target(str(target))
 
 
 def _workload(workload: str | Path | Workload, tokenizer: Path | None) -> Workload:

@@ -57,6 +57,7 @@ def test_the_public_names_are_these() -> None:
         "apply",
         "bench",
         "evaluate",
+        "open_model",
         "open_service",
         "optimize",
     ]
