@@ -6,11 +6,12 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-compatibility bench-engines bench-face bench-gateway bench-generator bench-perplexity bench-rival bench-search bench-service bench-streams bench-techniques clean
+.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-perplexity bench-rival bench-search bench-service bench-streams bench-techniques clean
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
 	$(BIN)/pw optimize demo --workload chat --max-added-nats 0.02 --slo ttft:4000 tpot:120 -o $(DEMO_OUT)
+	@echo "To call pw as the README does: source $(BIN)/activate"
 
 # Tests that measure run one at a time; the others on two cores.
 test: $(INSTALLED)
@@ -28,13 +29,13 @@ fix: $(INSTALLED)
 	$(BIN)/ruff format .
 
 # bench-streams and bench-rival look at what `make demo` wrote; bench-perplexity needs PENNYWEIGHT_DATA.
-bench: bench-generator bench-face bench-streams bench-rival bench-search
+bench: bench-generator bench-worker bench-streams bench-rival bench-search
 
 bench-generator: $(INSTALLED)
 	$(BIN)/python -m benchmarks.generator
 
-bench-face: $(INSTALLED)
-	$(BIN)/python -m benchmarks.face
+bench-worker: $(INSTALLED)
+	$(BIN)/python -m benchmarks.worker
 
 bench-streams: $(INSTALLED)
 	$(BIN)/python -m benchmarks.streams --deployment $(DEMO_OUT)

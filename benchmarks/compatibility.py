@@ -1,7 +1,7 @@
 """Every pair of presets of every installed engine, once, on a small model: tokens against the engine without presets,
 speed against each preset alone. Writes pennyweight/search/compatibility.json and docs/compatibility.md.
 
-    python benchmarks/compatibility.py [ENGINE …]
+    python -m benchmarks.compatibility [ENGINE …]
 """
 
 from __future__ import annotations

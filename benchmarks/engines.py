@@ -1,7 +1,7 @@
 """All installed engines with all their precisions at 1, 8 and 32 streams, short and long prompts, interleaved; what
-guessing ahead is worth. One line of JSON per result. (A native llama.cpp against a wheel: llamacpp.py.)
+speculation gains. One line of JSON per result. (A native llama.cpp against a wheel: llamacpp.py.)
 
-    python benchmarks/engines.py [table|winners|large|speculation …] [--rounds 2] [--table FILE] [--cells long-32 …]
+    python -m benchmarks.engines [table|winners|large|speculation …] [--rounds 2] [--table FILE] [--cells long-32 …]
                                  [--schemes BF16 …]
 
 `winners` asks `pw optimize` for the fastest in the table's cells, and needs the table, or its lines of an earlier run

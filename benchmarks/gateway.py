@@ -1,7 +1,7 @@
 """What the gateway costs, with the scripted engine: added latency and throughput against asking the engine directly,
 and against LiteLLM's proxy in front of the same engine, memory of open streams, hits in a full cache, and a soak.
 
-    python benchmarks/gateway.py [latency|throughput|rival|streams|cache|soak …] [--rounds 3] [--minutes 20]
+    python -m benchmarks.gateway [latency|throughput|rival|streams|cache|soak …] [--rounds 3] [--minutes 20]
                                  [--litellm DIR]
 
 `--litellm` is a virtual environment with `litellm[proxy]`. Targets: first token at most 1 ms (p50) and 3 ms (p99) later

@@ -1,7 +1,7 @@
 """How much load can the generator make before it is itself the bottleneck? Open loop against the scripted engine, the
 generator pinned to one core and the engine to the other. Target: 500 requests/s with a p99 lag under 10 ms.
 
-    python benchmarks/generator.py [--rate 500] [--seconds 20]
+    python -m benchmarks.generator [--rate 500] [--seconds 20]
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 128 streams, with the share of the measured bandwidth and arithmetic limits. Needs nothing but this folder, torch and
 transformers; prints one line of JSON per result.
 
-    python benchmarks/gpu.py [--shapes 1b,8b] [--streams 1,32,128]
+    python -m benchmarks.gpu [--shapes 1b,8b] [--streams 1,32,128]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """llama.cpp built for this CPU against a prebuilt wheel, bare servers both; and, where one was built, against the same
 source with AVX2 at most. All kept running, in turns. One line of JSON per scheme and load.
 
-    python benchmarks/llamacpp.py [--rounds 3] [--schemes Q8_0 Q4_0] [--avx2 DIR]
+    python -m benchmarks.llamacpp [--rounds 3] [--schemes Q8_0 Q4_0] [--avx2 DIR]
 
 The wheel is xllamacpp's: AVX2, FMA, F16C and BMI2 at most. It is installed into an environment of its own, for this
 once. `--avx2` is a folder of engines (PENNYWEIGHT_ENGINES) whose llamacpp was built so: that leaves out what

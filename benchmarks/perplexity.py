@@ -1,7 +1,7 @@
 """Perplexity of quantized weights on WikiText-2 (512-token windows, first token of each not scored), read back from the
 GGUF file by transformers, so that only the weights count. Needs PENNYWEIGHT_DATA.
 
-    python benchmarks/perplexity.py [--schemes BF16,Q8_0,Q4_K_M,Q4_0] [--tokens 40000] [--iterations 0]
+    python -m benchmarks.perplexity [--schemes BF16,Q8_0,Q4_K_M,Q4_0] [--tokens 40000] [--iterations 0]
 """
 
 from __future__ import annotations

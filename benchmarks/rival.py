@@ -2,7 +2,7 @@
 request, 128 answer tokens, closed loop. Its own recommendation (Q8_0 on llama-server) peaked at 138 output tokens/s on
 two cores (from the issue that this project started with; not run again here). Needs what `make demo` wrote.
 
-    python benchmarks/rival.py [--deployment demo-out]
+    python -m benchmarks.rival [--deployment demo-out]
 """
 
 from __future__ import annotations

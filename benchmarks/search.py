@@ -2,7 +2,7 @@
 the best candidate that the exhaustive run finds (both finish with the same interleaved finals), at no more than half
 its cost.
 
-    python benchmarks/search.py [--engines openvino,onnxruntime,transformers] [--out DIR]
+    python -m benchmarks.search [--engines openvino,onnxruntime,transformers] [--out DIR]
 """
 
 from __future__ import annotations

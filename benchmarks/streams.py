@@ -1,7 +1,7 @@
 """The chosen deployment against transformers bf16 and against the fastest unmodified engine at 1, 8 and 32 streams:
 interleaved runs, ratios with 95% confidence intervals. Needs the directory that `make demo` wrote.
 
-    python benchmarks/streams.py [--deployment demo-out] [--rounds 3]
+    python -m benchmarks.streams [--deployment demo-out] [--rounds 3]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What each technique costs and what distillation wins back, on stories15M (full precision, on stories of its own), and
 the round trip of trimmed tokenizers. Parts can be run alone; each prints one line of JSON per row.
 
-    python benchmarks/techniques.py [random|distill|rounding|roundtrip|sparsity|changed|smollm2|draft …] [--minutes 15]
+    python -m benchmarks.techniques [random|distill|rounding|roundtrip|sparsity|changed|smollm2|draft …] [--minutes 15]
 
 Needs PENNYWEIGHT_DATA. Targets: each ranking clearly beats random removal; distillation closes 70% of the gap at 25%
 fewer parameters; training through Q4_0 closes 50% of the gap between nearest rounding and full precision.

@@ -8,13 +8,14 @@ AFFINITY = 0.25  # a replica that has the prompt's prefix may be busier by this 
 
 
 def choose(outstanding: Sequence[int], known: Sequence[int]) -> int:
-    """The place of the least busy replica, or of one that knows more of the prompt's beginning and is hardly busier.
+    """The place of the least busy replica, or of one that has more of the prompt's prefix and is hardly busier.
 
     `outstanding` counts the tokens of each replica's unanswered requests, `known` the prompt's first blocks that it has
     seen. Ties go to the first.
     """
     places = range(len(outstanding))
     least = min(places, key=lambda place: outstanding[place])
-    knowing = max(places, key=lambda place: (known[place], -outstanding[place]))
-    close = outstanding[knowing] <= outstanding[least] + AFFINITY * max(outstanding)
-    return knowing if known[knowing] > known[least] and close else least
+    bound = outstanding[least] + AFFINITY * max(outstanding)
+    close = (place for place in places if outstanding[place] <= bound)
+    knowing = max(close, key=lambda place: (known[place], -outstanding[place]))
+    return knowing if known[knowing] > known[least] else least

@@ -22,6 +22,7 @@ SHARED = ("artifacts", "command_line", "config", "options")  # files here that a
 VERBS = sorted(
     module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name not in SHARED
 )
+NAMES = "--served-model-name"
 PAIR = re.compile(r"^[a-z0-9]+:[0-9.]+$")
 INTERRUPTED = 130
 STOPPED = "Interrupted. What a search has measured is kept: `pw optimize … --resume` goes on from there."
@@ -58,7 +59,7 @@ def root(
 
 def main() -> None:
     """Run the command line."""
-    arguments = spread_pairs(sys.argv[1:])
+    arguments = repeat_names(spread_pairs(sys.argv[1:]))
     as_json = "--json" in arguments
     code: object = 0
     try:
@@ -100,6 +101,18 @@ def spread_pairs(arguments: list[str]) -> list[str]:
         else:
             spread.append(argument)
     return spread
+
+
+def repeat_names(arguments: list[str]) -> list[str]:
+    """`pw serve DIR --served-model-name a b`, vLLM's syntax, as the option given twice. Only where the directory stands
+    first: else `b` could be the directory."""
+    repeated: list[str] = []
+    naming = False
+    for place, argument in enumerate(arguments):
+        naming = argument == NAMES or (naming and not argument.startswith("-"))
+        further = naming and argument != NAMES and arguments[place - 1] != NAMES
+        repeated += [NAMES, argument] if further and not arguments[1].startswith("-") else [argument]
+    return repeated
 
 
 def _fail(sentence: str, code: int, kind: str, *, as_json: bool) -> None:

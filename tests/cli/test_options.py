@@ -8,7 +8,7 @@ import pytest
 
 from pennyweight import engines
 from pennyweight.cli import options
-from pennyweight.cli.command_line import spread_pairs
+from pennyweight.cli.command_line import repeat_names, spread_pairs
 from pennyweight.errors import UsageError
 from pennyweight.inputs import read_workload
 
@@ -26,6 +26,19 @@ from pennyweight.inputs import read_workload
 )
 def test_pairs_after_their_option_become_one_word(given: str, spread: str) -> None:
     assert spread_pairs(given.split()) == spread.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "repeated"),
+    [
+        ("serve d --served-model-name a b --port 1", "serve d --served-model-name a --served-model-name b --port 1"),
+        ("serve --served-model-name a d", "serve --served-model-name a d"),
+        ("serve d --served-model-name a", "serve d --served-model-name a"),
+        ("serve d", "serve d"),
+    ],
+)
+def test_several_names_after_their_option(given: str, repeated: str) -> None:
+    assert repeat_names(given.split()) == repeated.split()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Worker against library: output tokens/s through the OpenAI face, the load generator included, over the same library
+"""Worker against library: output tokens/s through the worker, the load generator included, over the same library
 driven directly, in interleaved runs. Target: at least 0.90 at 32 streams.
 
-    python benchmarks/face.py [--rounds 3] [--streams 32]
+    python -m benchmarks.worker [--rounds 3] [--streams 32]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def direct(directory: str, streams: int) -> float:
     return tokens / (time.perf_counter() - started)
 
 
-def through_face(model: Path, model_id: str, streams: int) -> float:
+def through_worker(model: Path, model_id: str, streams: int) -> float:
     requests = tuple(Request(str(i), str(i), OUTPUT, prompt_tokens=tuple(p)) for i, p in enumerate(prompts(REQUESTS)))
     deployment = Deployment("openvino", str(model), model_id, "Q8_0", {"max_num_seqs": streams})
     with open_engine(deployment) as endpoint:
@@ -67,17 +67,16 @@ def main() -> None:
         return
     model = techniques.apply(Dequantize(), checkpoint.open_model("demo"))
     artifact = techniques.apply(Quantize("Q8_0"), model)
-    ratios, faces, bares = [], [], []
+    ratios, workers, bares = [], [], []
     for _ in range(arguments.rounds):
         command = [sys.executable, __file__, "--direct", str(artifact.path), "--streams", str(arguments.streams)]
         bares.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]))
-        faces.append(through_face(artifact.path, artifact.id, arguments.streams))
-        ratios.append(faces[-1] / bares[-1])
+        workers.append(through_worker(artifact.path, artifact.id, arguments.streams))
+        ratios.append(workers[-1] / bares[-1])
         print(
-            f"library {bares[-1]:.0f} tokens/s, OpenAI face {faces[-1]:.0f} tokens/s, ratio {ratios[-1]:.3f}",
-            flush=True,
+            f"library {bares[-1]:.0f} tokens/s, worker {workers[-1]:.0f} tokens/s, ratio {ratios[-1]:.3f}", flush=True
         )
-    print(json.dumps({"library": median(bares), "face": median(faces), "ratio": median(ratios), "ratios": ratios}))
+    print(json.dumps({"library": median(bares), "worker": median(workers), "ratio": median(ratios), "ratios": ratios}))
 
 
 if __name__ == "__main__":
