@@ -38,6 +38,12 @@ SERVED = [
     ("vllm", "W8A8"),
     ("vllm", "W4A16"),
 ]
+# A new engine is tested with its first scheme until it has rows of its own above.
+SERVED += [
+    (name, engines.engine_class(name).schemes[0])
+    for name in engines.ENGINES
+    if name != "remote" and name not in dict(SERVED)
+]
 PROMPTS = ["Write a short poem about rain", "hi", "How do I sort a list in Python? Explain it step by step please."]
 
 
