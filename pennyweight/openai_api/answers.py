@@ -75,20 +75,20 @@ class Answer:
             choice["logprobs"] = self._logprobs(list(zip(event.tokens, event.logprobs, alternatives, strict=True)))
         if self.with_token_ids and event is not None:
             choice["token_ids"] = list(event.tokens)
-        return _sse(self._envelope(choice, streamed=True))
+        return _sse(self.envelope(choice, streamed=True))
 
     def opening(self) -> bytes:
         """The first chunk of a chat stream carries the role; a completion's carries the echo."""
         if self.chat:
             delta = {"role": "assistant", "content": ""}
             choice = {"index": self.index, "delta": delta, "logprobs": None, "finish_reason": None}
-            return _sse(self._envelope(choice, streamed=True))
+            return _sse(self.envelope(choice, streamed=True))
         return self.chunk(self.echo, None, None) if self.echo else b""
 
     def usage_chunk(self, answers: Sequence[Answer]) -> bytes:
-        return _sse(self._envelope(None, streamed=True) | {"usage": usage_of(answers)})
+        return _sse(self.envelope(None, streamed=True) | {"usage": usage_of(answers)})
 
-    def _envelope(self, choice: dict[str, Any] | None, *, streamed: bool) -> dict[str, Any]:
+    def envelope(self, choice: dict[str, Any] | None, *, streamed: bool) -> dict[str, Any]:
         kind = ("chat.completion.chunk" if streamed else "chat.completion") if self.chat else "text_completion"
         choices = [choice] if choice is not None else []
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
@@ -132,7 +132,7 @@ def usage_of(answers: Sequence[Answer]) -> dict[str, int]:
 def whole_body(answers: Sequence[Answer]) -> dict[str, Any]:
     """The body of all answers to one request."""
     first = answers[0].choice()
-    body = answers[0]._envelope(first, streamed=False)
+    body = answers[0].envelope(first, streamed=False)
     body["choices"] += [answer.choice() for answer in answers[1:]]
     return body | {"usage": usage_of(answers)}
 
@@ -159,7 +159,7 @@ def scored(answer: Answer, score: Score, start: int = 1) -> dict[str, Any]:
         "text_offset": _offsets(tokens),
     }
     choice = {"index": 0, "text": answer.echo, "finish_reason": "length", "logprobs": logprobs}
-    return answer._envelope(choice, streamed=False) | {"usage": usage_of([answer])}
+    return answer.envelope(choice, streamed=False) | {"usage": usage_of([answer])}
 
 
 def _chat_logprob(text: str, logprob: float) -> dict[str, Any]:

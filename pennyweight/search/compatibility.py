@@ -13,6 +13,8 @@ from importlib import resources
 from itertools import combinations
 from typing import Any
 
+from pennyweight.techniques.base import searched
+
 VERDICTS = ("works", "broken", "no gain")
 TABLE_FILE = "compatibility.json"
 
@@ -36,8 +38,8 @@ TABLE = (
         "blocks and rows of the embedding are different tensors",
         "tests/contracts/test_surgery.py::test_techniques_compose",
     ),
-    Row("prune", "distill", "works", "training wins back what missing blocks cost", "docs/log.md, bench-techniques"),
-    Row("kv-heads", "distill", "works", "averaged heads need the training", "docs/log.md, bench-techniques"),
+    Row("prune", "distill", "works", "training wins back what missing blocks cost", "docs/log/techniques.md"),
+    Row("kv-heads", "distill", "works", "averaged heads need the training", "docs/log/techniques.md"),
     Row(
         "sparsity",
         "distill",
@@ -46,8 +48,6 @@ TABLE = (
         "tests/techniques/test_distill.py::test_training_fills_zeros",
     ),
 )
-# After lossless techniques alone, distillation has no loss to recover and is not tried.
-LOSSLESS = ("vocabulary",)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def refusal(techniques: Sequence[str]) -> str | None:
     for row in TABLE:
         if row.verdict == "broken" and {row.first, row.second} <= set(techniques):
             return f"{row.first} and {row.second} break each other: {row.why} ({row.evidence})"
-    lossy = [name for name in techniques if name != "distill" and name not in LOSSLESS]
+    known = searched()
+    lossy = [name for name in techniques if name != "distill" and not (name in known and known[name].lossless)]
     if "distill" in techniques and not lossy:
         return "distillation has no loss to recover here"
     return None
