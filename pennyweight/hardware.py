@@ -88,8 +88,8 @@ def available_memory() -> int:
 def free_memory() -> int:
     """Bytes that could be taken now: what the kernel calls available, or what the cgroup's limit leaves."""
     fields = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
-    told = fields.get("MemAvailable", "").split()
-    free = int(told[0]) * 1024 if told else available_memory()
+    words = fields.get("MemAvailable", "").split()
+    free = int(words[0]) * 1024 if words else available_memory()
     limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
     return max(0, min(free, int(limit) - int(used))) if limit.isdigit() and used.isdigit() else free
 
@@ -111,8 +111,8 @@ def _gpu_free_bytes() -> tuple[int, ...]:
     if shutil.which("nvidia-smi") is None:
         return ()
     command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
-    return tuple(int(line) * 2**20 for line in told.split() if line.isdigit())
+    output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    return tuple(int(line) * 2**20 for line in output.split() if line.isdigit())
 
 
 def _read(path: str) -> str:

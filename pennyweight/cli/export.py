@@ -32,11 +32,11 @@ def export(
         live.stage(f"Writing for {engine}")
         made = catalogue.export(opened, engine, output, port)
     typer.echo(f"{made.path}: {made.state}.")
-    for name, told in made.checked.items():
+    for name, result in made.checked.items():
         typer.echo(
-            f"  {name}: {told['tokens_as_transformers']} of {told['of']} greedy tokens as transformers', "
-            f"{told['tokens_per_s']:.0f} tokens/s"
+            f"  {name}: {result['tokens_as_transformers']} of {result['of']} greedy tokens as transformers', "
+            f"{result['tokens_per_s']:.0f} tokens/s"
         )
     if as_json:
-        told = {"engine": engine, "path": str(made.path), "model": opened.id, "checked": dict(made.checked)}
-        print(json.dumps({**told, "run_here": bool(made.checked)}))
+        row = {"engine": engine, "path": str(made.path), "model": opened.id, "checked": dict(made.checked)}
+        print(json.dumps({**row, "run_here": bool(made.checked)}))

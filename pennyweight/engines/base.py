@@ -89,7 +89,8 @@ class Engine:
     recipe: ClassVar[Recipe | None] = None  # how to install a separate environment
     path_settings: ClassVar[tuple[str, ...]] = ()  # settings that name a file or a directory
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset name -> the settings it stands for
-    # Share of the machine's limits that it reaches, by scheme; "" covers all other schemes. Measured: docs/log.md.
+    # Share of the machine's limits that it reaches, by scheme; "" covers all other schemes. Measured:
+    # docs/log/engines.md.
     efficiency: ClassVar[Mapping[str, Efficiency]] = {"": UNKNOWN_EFFICIENCY}
     colour: ClassVar[str] = "#4a3aa7"  # in the report
     supports_json_schema: ClassVar[bool] = False  # can constrain answers to a JSON schema

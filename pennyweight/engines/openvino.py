@@ -253,17 +253,17 @@ class Scorer:
                 "targets": ids[:, 1:],
             }
         )
-        told = (self._request.get_tensor(name).data[0, start - 1 :] for name in ("own", "top", "top_logprob"))
-        return Score(*(values.tolist() for values in told))
+        tensors = (self._request.get_tensor(name).data[0, start - 1 :] for name in ("own", "top", "top_logprob"))
+        return Score(*(values.tolist() for values in tensors))
 
     def kernels(self) -> list[str]:
         """As the execution graph names them; available only after a prompt was processed."""
         self.score(range(KERNEL_PROMPT), 1)
         counted: Counter[str] = Counter()
         for node in self._request.get_compiled_model().get_runtime_model().get_ordered_ops():
-            told = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
-            if told.get("layerType") in ("FullyConnected", "MatMul"):
-                counted[f"{told['primitiveType']} on {told['runtimePrecision']} weights"] += 1
+            info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
+            if info.get("layerType") in ("FullyConnected", "MatMul"):
+                counted[f"{info['primitiveType']} on {info['runtimePrecision']} weights"] += 1
         return [f"{count} x {name}" for name, count in counted.most_common()]
 
 

@@ -41,7 +41,7 @@ class Scripted(Engine):
     def load(self, directory: Path) -> Runtime:
         del directory  # the tokenizer is the worker's business
         if self.fault == "load":
-            raise EngineError("scripted: told to fail while loading: remove the setting fault=load.")
+            raise EngineError("scripted: asked to fail while loading: remove the setting fault=load.")
         if self.fault == "slow_load":
             time.sleep(3600)
         return ScriptedRuntime(self)

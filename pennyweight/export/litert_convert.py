@@ -58,7 +58,7 @@ def continued(file: Path, prompt: list[int]) -> tuple[list[int], float]:
     interpreter = Interpreter(model_path=str(file), num_threads=2)
     runner = interpreter.get_signature_runner("decode")
     inputs: dict[str, Any] = runner.get_input_details()
-    state = {name: np.zeros(told["shape"], told["dtype"]) for name, told in inputs.items() if "kv" in name}
+    state = {name: np.zeros(tensor["shape"], tensor["dtype"]) for name, tensor in inputs.items() if "kv" in name}
     mask = np.full(inputs["mask"]["shape"], np.finfo(np.float32).min, np.float32)
     tokens, answer = list(prompt), []
     began = time.perf_counter()

@@ -181,15 +181,15 @@ async def connect(
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     limits = aiohttp.ClientTimeout(total=timeout, sock_read=min(timeout, STALL_TIMEOUT))
     trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_tell_of_reuse)
+    trace.on_connection_reuseconn.append(_mark_reused)
     async with aiohttp.ClientSession(
         connector=connector, timeout=limits, read_bufsize=1 << 20, trace_configs=[trace]
     ) as session:
         yield Client(session, base_url, model, api_key)
 
 
-async def _tell_of_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, told: object) -> None:
-    del session, told
+async def _mark_reused(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    del session, params
     if context.trace_request_ctx is not None:
         context.trace_request_ctx["reused"] = True
 

@@ -130,11 +130,11 @@ def _beginnings(place: str, part: Schema, definitions: Mapping[str, Schema], tra
         if name in trail:
             raise EngineRefused(f"{place}: {name[:60]} leads to itself.")
         ways = [(definitions[name], (*trail, name))]
-    told = 0
+    found_alternatives = 0
     for inside, behind in ways:
         for kind in _beginnings(place, inside, definitions, behind):
-            told += 1
-            if told > MAX_ALTERNATIVES:
+            found_alternatives += 1
+            if found_alternatives > MAX_ALTERNATIVES:
                 raise EngineRefused(f"{place}: there are more than {MAX_ALTERNATIVES} alternatives: leave fewer.")
             yield kind
     if not ways:

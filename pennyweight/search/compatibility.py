@@ -126,14 +126,14 @@ def as_markdown() -> str:
     lines = [
         "# What works together",
         "",
-        "Written by `python benchmarks/compatibility.py`; do not edit. Each pair of presets of each engine ran once on "
+        "Written by `python -m benchmarks.compatibility`; do not edit. Each pair of presets of each engine ran once on "
         "SmolLM2-135M-Instruct, ends of prompts of `extract`.",
         "",
         "*Agreement*: share of greedy tokens up to the first that differs from the engine without presets. *Speed*: "
         "against the faster of the two alone, at one stream. *broken*: it fails, or agrees clearly less than either "
         "alone, twice; refused. *no gain*: slower than the faster of the two alone, twice.",
         "",
-        *(f"* {engine} {told}" for engine, told in measured_on().items()),
+        *(f"* {engine} {description}" for engine, description in measured_on().items()),
         "",
         "Of an engine that is not listed nothing was measured, and nothing is refused.",
         "",

@@ -122,8 +122,8 @@ def _speedup(
     """Throughput with the draft over without it, from interleaved greedy runs."""
     listener.stage(f"Speed with and without the draft, {streams} streams")
     plain = {"max_num_seqs": streams}
-    guessing = {"speculative_method": "draft_model", "num_speculative_tokens": asked.num_draft_tokens}
-    speculative = {**plain, **guessing, "draft_model": str(small.path)}
+    drafted = {"speculative_method": "draft_model", "num_speculative_tokens": asked.num_draft_tokens}
+    speculative = {**plain, **drafted, "draft_model": str(small.path)}
     count = max(MIN_REQUESTS, RUN_WAVES * streams)
     load = held_out.take(count, asked.seed).at_least(count)
     with ExitStack() as kept:

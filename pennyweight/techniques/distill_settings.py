@@ -30,7 +30,9 @@ class DistillSettings(Technique):
     hidden: float = 0.0  # weight of matching hidden states, block by block
     on_policy: float = 0.0  # share of the steps on the student's own continuations
     round_to: str = ""  # train through the rounding of this scheme
-    train_embeddings: bool = False  # and the head: in short runs they forget more than they learn (docs/log.md)
+    train_embeddings: bool = (
+        False  # and the head: in short runs they forget more than they learn (docs/log/techniques.md)
+    )
     mixed_precision: bool = False
     gradient_checkpointing: bool = False
     seed: int = 0

@@ -142,7 +142,7 @@ async def whole(request: Request, answers: Sequence[Growing]) -> Response:
 
 async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]], refusable: bool) -> None:
     answer, generating = growing
-    opening, told = answer.opening(), time.monotonic()
+    opening, last_sent = answer.opening(), time.monotonic()
     if opening and not refusable:
         await put(opening)
         opening = b""
@@ -153,10 +153,10 @@ async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]], re
         answer.add(event, text)
         if text or event.finish or answer.with_logprobs or answer.with_token_ids:
             await put(answer.chunk(text, event, event.finish))
-            told = time.monotonic()
-        elif time.monotonic() - told > QUIET_SECONDS:
+            last_sent = time.monotonic()
+        elif time.monotonic() - last_sent > QUIET_SECONDS:
             await put(STILL_HERE)
-            told = time.monotonic()
+            last_sent = time.monotonic()
 
 
 async def _together(work: Sequence[Awaitable[None]]) -> None:

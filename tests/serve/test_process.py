@@ -47,7 +47,7 @@ def ask(engine: ServerProcess, timeout: float = 20, tokens: int = 20) -> openai.
 
 def test_an_engine_that_will_not_load_says_why_in_its_own_sentence(scripted: Scripted, tmp_path: Path) -> None:
     engine = start_engine(scripted(fault="load"), tmp_path / "log")
-    with pytest.raises(EngineError, match=r"^scripted: told to fail while loading") as refused:
+    with pytest.raises(EngineError, match=r"^scripted: asked to fail while loading") as refused:
         engine.wait_healthy(60)
     assert "Traceback" not in str(refused.value)
     assert not engine.alive

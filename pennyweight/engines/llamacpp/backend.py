@@ -117,12 +117,12 @@ class LlamaBackend:
             body |= {"n_probs": max(1, generation.top_logprobs or 0)}
         if generation.schema is not None:
             body |= {"json_schema": json.loads(generation.schema)}
-        told = 0
+        reported = 0
         answer: list[int] = []
         try:
             async for chunk in self._server.stream(body):
-                tokens = await self._tokens(chunk, [*generation.prompt, *answer], told)
-                told = chunk["tokens_predicted"]
+                tokens = await self._tokens(chunk, [*generation.prompt, *answer], reported)
+                reported = chunk["tokens_predicted"]
                 finish = _finish(chunk)
                 ended = next((n for n, token in enumerate(tokens) if token in generation.stop_tokens), None)
                 if ended is not None:
@@ -142,10 +142,10 @@ class LlamaBackend:
             kind: Finish = "refused" if isinstance(error, EngineRefused) else "error"
             self._tell(Event(generation.id, finish=kind, error=str(error) or type(error).__name__))
 
-    async def _tokens(self, chunk: Chunk, before: Sequence[int], told: int) -> list[int]:
-        """All tokens after the first `told`; the server reports only the last one."""
+    async def _tokens(self, chunk: Chunk, before: Sequence[int], reported: int) -> list[int]:
+        """All tokens after the first `reported`; the server reports only the last one."""
         named = list(chunk.get("tokens") or [])
-        lost = chunk["tokens_predicted"] - told - len(named)
+        lost = chunk["tokens_predicted"] - reported - len(named)
         if lost <= 0:
             return named
         spelled = self._spelled(chunk["content"], lost, named[-1]) if named else None

@@ -94,7 +94,7 @@ def kernels_from_log(settings: LlamaCpp, file: Path, config: Mapping[str, Any], 
     Weights in a repacked buffer use special kernels; the others are multiplied as they are stored."""
     small = replace(settings, max_num_seqs=1, max_model_len=MIN_LENGTH, speculative_method="", draft_model="")
     command = [str(settings.program()), *small.arguments(file, config), "--host", str(socket), "--log-verbosity", "4"]
-    told: list[str] = []
+    facts: list[str] = []
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -108,14 +108,14 @@ def kernels_from_log(settings: LlamaCpp, file: Path, config: Mapping[str, Any], 
         for line in process.stdout:
             weights = re.search(r"(\S+) model buffer size = *([\d.]+) MiB", line)
             if weights and float(weights[2]):
-                told.append(f"{weights[2]} MiB of weights in {weights[1]}")
+                facts.append(f"{weights[2]} MiB of weights in {weights[1]}")
             if built := re.search(r"CPU : (.*)\|", line):
                 on = [name for name, value in re.findall(r"(\w+) = (\d)", built[1]) if value == "1"]
-                told.append("instructions: " + " ".join(on))
+                facts.append("instructions: " + " ".join(on))
             if "model loaded" in line:
                 break
         process.kill()  # a server that has only just loaded ignores SIGTERM
-    return told
+    return facts
 
 
 def fault(text: str) -> str:

@@ -85,10 +85,10 @@ def _commands(home: Path) -> list[Command]:
 def version_of(program: str, _changed: int) -> str:
     """The version that the program prints. Cached, because a search reads it many times."""
     try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
+        ran = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    found = re.search(r"version: (\S+)", told.stdout + told.stderr)
+    found = re.search(r"version: (\S+)", ran.stdout + ran.stderr)
     return found[1] if found else "unknown"
 
 

@@ -152,13 +152,13 @@ class Response:
         if "error" in value:
             return self._event("error", code="server_error", message=message_of(event), param=None)
         self.usage = value.get("usage") or self.usage
-        told = b""
+        sent = b""
         for choice in value["choices"]:
             self.finish = choice["finish_reason"] or self.finish
             if text := choice["delta"].get("content"):
                 self.text += text
-                told += self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
-        return told
+                sent += self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
+        return sent
 
     def _closing(self) -> bytes:
         name = "response.incomplete" if self.status == "incomplete" else "response.completed"

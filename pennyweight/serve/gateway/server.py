@@ -169,7 +169,7 @@ def reload(port: int, service: Path) -> str:
         except OSError:
             raise UsageError(f"No gateway of yours is running on port {port}: start one with `pw serve`.") from None
         connection.sendall(json.dumps({"service": str(service)}).encode() + b"\n")
-        told = json.loads(connection.makefile().readline() or "{}")
-    if "error" in told:
-        raise EngineError(f"The reload failed and the service is unchanged: {told['error']}")
-    return str(told.get("serving", ""))
+        reply = json.loads(connection.makefile().readline() or "{}")
+    if "error" in reply:
+        raise EngineError(f"The reload failed and the service is unchanged: {reply['error']}")
+    return str(reply.get("serving", ""))
