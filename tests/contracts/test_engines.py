@@ -241,7 +241,7 @@ def test_it_names_what_multiplies(endpoint: Endpoint, deployment: Deployment) ->
     told = " ".join(endpoint.kernels())
     known = {
         "vllm": "",
-        "scripted": "nothing",
+        "scripted": "no matrix",
         "transformers": "float32",
         "openvino": "weights",
         "onnxruntime": "MatMul",

@@ -13,6 +13,7 @@ from pennyweight import checkpoint, engines, paths, techniques, traces
 from pennyweight.errors import ModelError, StorageError, UsageError
 from pennyweight.model import LINEAGE_FILE, Model
 from pennyweight.schemes import TABLE
+from pennyweight.techniques import jobs
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.quantize import (
     CONVERSIONS,
@@ -86,7 +87,7 @@ def tensors(directory: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("scheme", ["Q8_0", "INT8"])
 def test_the_same_recipe_is_built_once(scheme: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     first = techniques.apply(technique(scheme), model)
-    monkeypatch.setattr(techniques, "_run_job", lambda *_: pytest.fail("it was built again"))
+    monkeypatch.setattr(jobs, "_run_job", lambda *_: pytest.fail("it was built again"))
     again = techniques.apply(technique(scheme), model)
     assert (again.id, again.path) == (first.id, first.path)
     assert json.loads((first.path / LINEAGE_FILE).read_text())["lineage"]["steps"][-1]["settings"]["scheme"] == scheme

@@ -41,11 +41,12 @@ def end_of(gateway: Running, *, stream: bool) -> str:
 
 
 def under_load(
-    gateway: Running, count: int, fault: Callable[[], None], *, stream: bool, after: float = 0.4
+    gateway: Running, count: int, fault: Callable[[], None], *, stream: bool, after: float = 0.2
 ) -> list[str]:
     with ThreadPoolExecutor(count) as pool:
         asked = [pool.submit(end_of, gateway, stream=stream) for _ in range(count)]
-        time.sleep(0.4)
+        gateway.until(lambda: gateway.status["running"] >= min(count, gateway.status["capacity"]))
+        time.sleep(after)
         fault()
         return [future.result(60) for future in asked]
 
@@ -175,7 +176,7 @@ def test_reload_drops_no_request(start: Start, deployed: Callable[..., Path]) ->
     gateway.until(
         lambda: [worker.pid for worker in gateway.workers()] != [] and old not in [w.pid for w in gateway.workers()]
     )
-    assert "max_num_seqs=4" in gateway.status["deployment"] and end_of(gateway, stream=False) == "answer"
+    assert "max_num_seqs=4" in gateway.status["service"] and end_of(gateway, stream=False) == "answer"
 
 
 def test_a_reload_that_fails_changes_nothing(start: Start, deployed: Callable[..., Path]) -> None:
