@@ -2,7 +2,7 @@
 
     python openai_client.py DIRECTORY
 
-DIRECTORY is what `pw optimize` or `pw quantize` wrote. A service that runs already needs only its base URL.
+DIRECTORY is what `pw optimize -o` wrote. A service that runs already needs only its base URL.
 """
 
 import sys

@@ -161,7 +161,9 @@ def _judge(limit: Limit, measurement: Measurement) -> LimitVerdict:
     value, interval = quantity.value, quantity.interval
     if interval is None:
         held = limit.margin(value) >= 0
-        reason = f"{limit.quantity} is {value:.4g}{note} where {limit.bound:.4g} {quantity.unit} is the limit"
+        unit = "" if quantity.unit in ("", "1") else f" {quantity.unit}"
+        side = "at least" if limit.floor else "at most"
+        reason = f"{limit.quantity} is {value:.4g}{unit}{note}, {side} {limit.bound:.4g}{unit} is required"
         return LimitVerdict(limit, value, Outcome.ACCEPT if held else Outcome.REJECT, reason)
     if any(math.isnan(end) for end in interval):
         return LimitVerdict(limit, value, Outcome.INCONCLUSIVE, f"{limit.quantity} has no interval yet")

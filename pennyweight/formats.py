@@ -18,7 +18,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import StorageError
 from pennyweight.evidence import Evidence
 from pennyweight.paths import absolute
-from pennyweight.service import Service
+from pennyweight.service import CachePolicy, Service
 from pennyweight.study import Trial
 
 SCHEMA_VERSION = 2
@@ -52,11 +52,23 @@ def read_service(place: Path) -> Service:
     file = place
     if place.is_dir():
         file = place / (SERVICE_FILE if (place / SERVICE_FILE).exists() else DEPLOYMENT_FILE)
+        _refuse_other_directory(place, file)
     if _read(file, FORMATS["deployment"].mend).keys() >= {"members", "routes"}:
         service: Service = read("service", file)
         members = {name: _with_absolute_path(one, file.parent) for name, one in service.members.items()}
-        return replace(service, members=members)
+        return replace(service, members=members, cache=_with_absolute_place(service.cache, file.parent))
     return Service.of(_with_absolute_path(read("deployment", file), file.parent))
+
+
+def _refuse_other_directory(place: Path, file: Path) -> None:
+    """A model, or a search without a result, is no service: say which of them it is."""
+    if file.exists():
+        return
+    if (place / EVIDENCE_FILE).exists():
+        outcome = read("evidence", place / EVIDENCE_FILE).outcome
+        raise StorageError(f"{place} holds no service: its search ended {outcome}; see its report.html.")
+    if (place / "config.json").exists() or any(place.glob("*.gguf")):
+        raise StorageError(f"{place} is a model, not a service: add --engine NAME (`pw engines` lists them).")
 
 
 def write_deployment(directory: Path, deployment: Deployment) -> Path:
@@ -83,8 +95,8 @@ def value_of(name: str, data: Mapping[str, Any], where: str) -> Any:
     found = dict(data)
     version = found.pop("schema_version", 1)
     form = FORMATS[name]
-    if not isinstance(version, int):
-        raise StorageError(f"{where}: schema_version {version!r} is no whole number: {form.mend}.")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise StorageError(f"{where}: schema_version {version!r} is no release of the format: {form.mend}.")
     if version == 1 and form.from_first is not None:
         try:
             found = form.from_first(found)
@@ -98,12 +110,18 @@ def _with_absolute_path(deployment: Deployment, folder: Path) -> Deployment:
     return deployment if path.is_absolute() else replace(deployment, model_path=str(absolute(folder / path)))
 
 
+def _with_absolute_place(cache: CachePolicy, folder: Path) -> CachePolicy:
+    if not cache.place or "://" in cache.place:
+        return cache
+    return replace(cache, place=str(absolute(folder / cache.place)))
+
+
 def _read(file: Path, mend: str) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise StorageError(f"{file} does not exist: {mend}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{file} is no JSON ({error}): {mend}.") from None
     if not isinstance(value, dict):
         raise StorageError(f"{file} holds no JSON object: {mend}.")

@@ -153,7 +153,7 @@ def remote_settings(engines: tuple[str, ...] | None, base_url: str | None) -> di
 
 
 def only_model(base_url: str, api_key: str | None) -> str:
-    """The name of the one model that a server has."""
+    """The name of the one model that a server has; the first one, if it has several names."""
     from pennyweight.measure.client import connect
 
     async def ask() -> list[dict[str, Any]]:
@@ -161,7 +161,7 @@ def only_model(base_url: str, api_key: str | None) -> str:
             return await client.models()
 
     models = asyncio.run(ask())
-    if len(models) != 1:
+    if len({m.get("root") or m.get("id") for m in models}) != 1:
         names = ", ".join(str(m.get("id")) for m in models) or "none"
         raise EndpointError(f"{base_url} serves {names}: name one with --model.")
     return str(models[0]["id"])

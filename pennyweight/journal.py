@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight import codec, formats
+from pennyweight.budget import Budget
 from pennyweight.errors import StorageError
 from pennyweight.study import Study, Trial
 
@@ -49,13 +50,12 @@ class Journal(Study):
             question, version = dict(header["question"]), header.get("schema_version", 1)
             rows = [dict(json.loads(line)) for line in whole[1:]]
         except (IndexError, ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"{self.path} is no study ({error!r}): start again without --resume.") from error
-        if question != self.question:
-            names = sorted({*self.question, *question})
-            changed = [name for name in names if self.question.get(name) != question.get(name)]
+            raise StorageError(f"{self.path} is no study: start again in another directory, with -o.") from error
+        changed = _differences(question, self.question)
+        if changed:
             raise StorageError(
                 f"{self.path} answers another question (different: {', '.join(changed)}): "
-                "repeat the first command, or start again without --resume."
+                "repeat the first command, or start again in another directory, with -o."
             )
         self.trials = [
             formats.value_of("trial", {"schema_version": version, **row}, f"{self.path}, line {number}")
@@ -63,3 +63,11 @@ class Journal(Study):
         ]
         if lines[-1]:
             self.path.write_bytes(b"\n".join(whole) + b"\n")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys whose values differ. A key that an older release did not write has its default, which is empty."""
+    names = sorted({*before, *now} - {"budget"})
+    changed = [name for name in names if (before.get(name) or None) != (now.get(name) or None)]
+    old, new = (codec.value_of(Budget, one.get("budget") or {}, "the question of the study") for one in (before, now))
+    return changed if old == new else [*changed, "budget"]

@@ -14,6 +14,7 @@ from pennyweight.model import canonical_hash
 
 LOCAL = "local"
 DEFAULT_NAME = "model"
+MAX_REPLICAS = 1024
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Service:
     def __post_init__(self) -> None:
         if not self.members or not self.routes:
             raise UsageError("A service needs a member and a name to call it by: give `members` and `routes`.")
+        empty = [name for name in (*self.members, *self.routes) if not name.strip()]
+        if empty:
+            raise UsageError("A member or a route has an empty name: give it one that clients can send as `model`.")
         for what, names in (
             ("routes", self.routes.values()),
             ("replicas", self.replicas),
@@ -59,8 +63,8 @@ class Service:
         if unreachable:
             raise UsageError(f"No route leads to {', '.join(unreachable)}: add one, or leave the member out.")
         for member, count in self.replicas.items():
-            if count < 1:
-                raise UsageError(f"--replicas {count} of {member} is not possible: use 1 or more.")
+            if not 1 <= count <= MAX_REPLICAS:
+                raise UsageError(f"--replicas {count} of {member} is not possible: use 1 to {MAX_REPLICAS}.")
         elsewhere = sorted({place for place in self.placement.values() if place != LOCAL})
         if elsewhere:
             raise UsageError(f"Members cannot be placed at {', '.join(elsewhere)}: this release knows {LOCAL} only.")
@@ -71,8 +75,7 @@ class Service:
     ) -> Service:
         """A service of one, called by these names; by default the model's own."""
         called = tuple(names) or (deployment.model_name or DEFAULT_NAME,)
-        empty = [name for name in called if not name.strip()]
-        if empty:
+        if not all(name.strip() for name in called):
             raise UsageError("--served-model-name is empty: give the name that clients will send as `model`.")
         member = called[0]
         return Service({member: deployment}, dict.fromkeys(called, member), {member: replicas}, cache or CachePolicy())

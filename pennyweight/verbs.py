@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import shutil
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyweight.budget import Budget
 from pennyweight.deployment import Deployment
-from pennyweight.errors import StorageError
+from pennyweight.errors import StorageError, UsageError
 from pennyweight.measurement import Measurement
 from pennyweight.model import Model
 from pennyweight.paths import absolute
@@ -49,10 +50,15 @@ def optimize(
     Raises `PennyweightError` when no search is possible; an `outcome` other than ACCEPT is returned, not raised.
     """
     from pennyweight.search import Question
+    from pennyweight.search.question import refuse_early
 
     with _listening(listener) as heard:
         opened = _opened(model, heard)
+        unknown = set(question) - {one.name for one in fields(Question)}
+        if unknown:
+            raise UsageError(f"optimize has no argument {', '.join(sorted(unknown))}: see pennyweight.search.Question.")
         asked = Question(opened, _workload(workload, opened.path), budget or Budget(), **question)
+        refuse_early(asked)
         hardware = _hardware(heard)
         place = absolute(output)
         prepare_output(place, resume=resume)
@@ -99,7 +105,7 @@ def bench(
     """Latency, throughput and memory of a service, a deployment, its directory or a URL in a closed loop. `direct` asks
     the engine without the gateway."""
     from pennyweight.measure.client import Sampling
-    from pennyweight.measure.speed import measure_speed
+    from pennyweight.measure.speed import LATE_RETRIES, measure_speed
 
     with _listening(listener) as heard, ExitStack() as stack:
         parsed = _target(target)
@@ -108,7 +114,16 @@ def bench(
         endpoint = parsed.open(stack, direct=direct)
         heard.stage(f"Replaying {requests.name}: {len(requests.requests)} requests")
         arrivals = Arrivals("closed", max_concurrency=max_concurrency)
-        return measure_speed(endpoint, requests, arrivals, Sampling(), seed=seed, progress=heard.progress)
+        return measure_speed(
+            endpoint,
+            requests,
+            arrivals,
+            Sampling(),
+            seed=seed,
+            late_retries=LATE_RETRIES,
+            progress=heard.progress,
+            say=heard.stage,
+        )
 
 
 def evaluate(

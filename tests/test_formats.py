@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pennyweight import codec, formats
 from pennyweight.deployment import Deployment
@@ -107,3 +108,36 @@ def test_numbers_that_are_not_finite_survive() -> None:
     quantity = Quantity("a", 1.0, "ms", "lower", interval=(float("-inf"), float("inf")))
     written: dict[str, Any] = json.loads(json.dumps(codec.plain(quantity), allow_nan=False))
     assert codec.value_of(Quantity, written, "here") == quantity
+
+
+@pytest.mark.parametrize("version", [True, 0, -1, "2", 1.5])
+def test_a_version_that_is_none_is_refused(version: object, tmp_path: Path) -> None:
+    file = tmp_path / "deployment.json"
+    file.write_text(json.dumps({"schema_version": version, "engine": "scripted"}))
+    with pytest.raises(StorageError, match="schema_version"):
+        formats.read_service(file)
+
+
+def test_the_caches_place_is_meant_from_the_file(tmp_path: Path) -> None:
+    made = Service({"a": ONE}, {"a": "a"}, cache=CachePolicy("answers.db"))
+    formats.write("service", tmp_path / "service.json", made)
+    assert formats.read_service(tmp_path).cache.place == str(tmp_path / "answers.db")
+    formats.write("service", tmp_path / "service.json", Service({"a": ONE}, {"a": "a"}, cache=CachePolicy("redis://x")))
+    assert formats.read_service(tmp_path).cache.place == "redis://x"
+
+
+def test_a_model_is_no_service_and_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(StorageError, match="is a model, not a service: add --engine"):
+        formats.read_service(tmp_path)
+
+
+def test_the_documented_question_file_has_options_that_exist() -> None:
+    from pennyweight.cli import options
+    from pennyweight.cli.command_line import app
+
+    text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text().split("```yaml")[1].split("```")[0]
+    command = next(one for one in app.registered_commands if one.name == "optimize")
+    assert command.callback is not None and options
+    known = {name.replace("_", "-") for name in command.callback.__code__.co_varnames}
+    assert set(yaml.safe_load(text)) <= known

@@ -65,7 +65,7 @@ def test_a_study_cut_within_its_header_is_refused_by_name(file: Path) -> None:
     header = file.read_bytes().split(b"\n")[0]
     for cut in range(len(header) + 1):
         file.write_bytes(header[:cut])
-        with pytest.raises(StorageError, match=r"study\.jsonl.*--resume"):
+        with pytest.raises(StorageError, match=r"study\.jsonl.*another directory"):
             Journal(file, QUESTION, resume=True)
 
 
@@ -137,3 +137,13 @@ def test_a_place_where_nothing_can_be_written_is_a_storage_error(tmp_path: Path)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="file"):
         Journal(tmp_path / "file" / "study.jsonl", QUESTION)
+
+
+def test_a_study_of_release_0_1_0_is_the_same_question_with_its_defaults_written_out(tmp_path: Path) -> None:
+    now = {"model": "m", "budget": {"max_added_nats": 0.02}, "engines": None, "speculate": False, "remote": None}
+    before = {"model": "m", "budget": {"objective": "throughput", "max_added_nats": 0.02, "slo": {}}, "engines": None}
+    file = tmp_path / "study.jsonl"
+    file.write_text(json.dumps({"question": before}) + "\n")
+    assert Journal(file, now, resume=True).trials == []
+    with pytest.raises(StorageError, match="different: speculate, budget"):
+        Journal(file, {**now, "speculate": True, "budget": {"max_added_nats": 0.03}}, resume=True)

@@ -64,3 +64,11 @@ def test_settings_are_changed_of_a_service_of_one() -> None:
     assert changed is not None and changed.settings == {"max_num_seqs": 2}
     with pytest.raises(UsageError, match=r"service\.json"):
         Service({"a": ONE, "b": TWO}, {"x": "a", "y": "b"}).with_settings({})
+
+
+@pytest.mark.parametrize(
+    ("members", "routes"), [({"": ONE}, {"a": ""}), ({"a": ONE}, {" ": "a"}), ({"a": ONE}, {"": "a"})]
+)
+def test_a_name_that_nobody_can_send_is_refused(members: dict[str, Deployment], routes: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="empty name"):
+        Service(members, routes)

@@ -46,7 +46,7 @@ def bench(
     from pennyweight.console import Live
     from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure.client import Sampling
-    from pennyweight.measure.speed import measure_speed, summary_rows
+    from pennyweight.measure.speed import LATE_RETRIES, measure_speed, summary_rows
 
     times = options.arrivals(max_concurrency, request_rate, burstiness, recorded=as_recorded, time_scale=time_scale)
     slos = options.pairs(goodput, "--goodput")
@@ -60,7 +60,7 @@ def bench(
         busy = measure_other_load()
         if busy.matters:
             live.line(str(busy))
-        live.stage(f"Starting {parsed.label}")
+        live.stage(f"{'Starting' if parsed.service else 'Asking'} {parsed.label}")
         endpoint = parsed.open(stack, model=model, api_key=api_key, direct=direct)
         live.stage(f"Replaying {requests.name}: {len(requests.requests)} requests")
         synthetic = any(request.prompt_tokens for request in requests.requests)
@@ -73,6 +73,8 @@ def bench(
             goodput=slos,
             price_per_hour=price_per_hour,
             api_key=api_key,
+            late_retries=LATE_RETRIES if times.kind == "closed" else 0,
+            say=live.stage,
             progress=live.progress,
         )
     for name, unit, value in summary_rows(measurement):

@@ -32,14 +32,16 @@ def cache(
         seconds = 0.0 if everything else options.age(older_than, "--older-than")
         removed = artifact_cache.prune(entries, seconds)
         freed = sum(entry.bytes for entry in removed)
-        typer.echo(f"Removed {len(removed)} of {len(entries)} artifacts: {freed / 1e6:.0f} MB freed.")
+        typer.echo(f"Removed {len(removed)} of {len(entries)} artifacts: {freed / 2**20:.0f} MiB freed.")
         if as_json:
             print(json.dumps({"removed": [entry.id for entry in removed], "bytes": freed}))
         return
-    typer.echo(f"{cache_directory()}: {len(entries)} artifacts, {sum(entry.bytes for entry in entries) / 1e6:.0f} MB")
+    typer.echo(
+        f"{cache_directory()}: {len(entries)} artifacts, {sum(entry.bytes for entry in entries) / 2**20:.0f} MiB"
+    )
     for entry in entries:
         used = duration(entry.unused_seconds)
-        typer.echo(f"{entry.id}  {entry.bytes / 1e6:>8.0f} MB  used {used} ago  {entry.made_of}")
+        typer.echo(f"{entry.id}  {entry.bytes / 2**20:>8.0f} MiB  used {used} ago  {entry.made_of}")
     if as_json:
         rows = [{"id": entry.id, "bytes": entry.bytes, "made_of": entry.made_of} for entry in entries]
         print(json.dumps({"cache": str(cache_directory()), "artifacts": rows}))

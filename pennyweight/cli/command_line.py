@@ -79,7 +79,12 @@ def main() -> None:
         _fail(sentence, 1, "StorageError", as_json=as_json)
     except Exception as error:
         if hasattr(error, "format_message"):  # the argument parser's own: unknown option, missing argument
-            _fail(f"{error.format_message().rstrip('.')}. See `pw --help`.", 2, "UsageError", as_json=as_json)
+            _fail(
+                f"{error.format_message().rstrip('.').removesuffix('?.')}. See `pw --help`.",
+                2,
+                "UsageError",
+                as_json=as_json,
+            )
         if os.environ.get("PENNYWEIGHT_DEBUG"):
             raise
         sentence = (

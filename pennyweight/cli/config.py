@@ -11,7 +11,8 @@ import typer
 from pennyweight.errors import StorageError, UsageError
 from pennyweight.paths import absolute
 
-NOT_OPTIONS = ("config", "write_config", "help", "as_json")
+NOT_OPTIONS = ("config", "write_config", "help", "as_json", "dry_run", "resume")
+PATHS = ("model", "workload", "output")  # relative to the file
 
 
 def read_config(context: typer.Context, file: Path | None) -> Path | None:
@@ -36,9 +37,17 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
         spelled = str(name).replace("_", "-")
         if spelled not in known:
             raise UsageError(f"{file}: the option {name!r} is unknown: use some of {', '.join(sorted(known))}.")
-        defaults[known[spelled]] = _as_text(value)
+        defaults[known[spelled]] = _from_the_file(spelled, _as_text(value), file)
     context.default_map = {**(context.default_map or {}), **defaults}
     return file
+
+
+def _from_the_file(option: str, value: Any, file: Path) -> Any:
+    """A path beside the file, whatever directory the command runs in. Names that are no path stay: `demo`, a Hub id."""
+    beside = absolute(file).parent / str(value)
+    if option in PATHS and isinstance(value, str) and (option == "output" or value.startswith(".") or beside.exists()):
+        return str(absolute(beside))
+    return value
 
 
 def write_config(context: typer.Context, file: Path) -> None:

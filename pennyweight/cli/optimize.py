@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +86,7 @@ def optimize(
         raise UsageError("--rounds and --max-concurrency must be 1 or more.")
     if write_config is not None:
         configs.write_config(context, write_config)
-        typer.echo(f"Wrote {write_config}: `pw optimize -c {write_config}`.")
+        typer.echo(f"Wrote {write_config}: `pw optimize -c {shlex.quote(str(write_config))}`.")
         return
     from pennyweight import verbs
     from pennyweight.busy import measure_other_load
@@ -94,6 +95,7 @@ def optimize(
     from pennyweight.paths import absolute
     from pennyweight.plan.machine import measured_hardware
     from pennyweight.search import Question, recipes
+    from pennyweight.search.question import refuse_early
     from pennyweight.serve import catalogue
 
     wanted = _names(engines)
@@ -104,11 +106,6 @@ def optimize(
         live.stage(f"Opening {model}")
         opened = open_model(model, live.progress)
         requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=opened.path)
-        busy = measure_other_load()
-        if busy.matters:
-            live.line(str(busy))
-        live.stage("Measuring this machine")
-        hardware = measured_hardware()
         question = Question(
             opened,
             requests,
@@ -125,6 +122,12 @@ def optimize(
             speculate=speculate,
             remote=remote,
         )
+        refuse_early(question)
+        busy = measure_other_load()
+        if busy.matters:
+            live.line(str(busy))
+        live.stage("Measuring this machine")
+        hardware = measured_hardware()
         if dry_run:
             _list_candidates(question, hardware, live, as_json=as_json)
             return

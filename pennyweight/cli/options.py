@@ -139,6 +139,6 @@ ServedModelName = Annotated[
 def age(text: str, option: str) -> float:
     """`30d` -> seconds."""
     matched = re.fullmatch(r"(\d+)([dh])", text.strip())
-    if matched is None:
-        raise UsageError(f"{option} {text!r} is not an age: write it as 30d or 12h.")
+    if matched is None or len(matched[1]) > 6:
+        raise UsageError(f"{option} {text[:40]!r} is not an age: write it as 30d or 12h.")
     return int(matched[1]) * {"d": 86400.0, "h": 3600.0}[matched[2]]

@@ -179,6 +179,11 @@ class Engine:
             known = ", ".join(cls.architectures)
             raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {known}.")
 
+    @classmethod
+    def refuse_files(cls, directory: Path) -> None:
+        """Raise before anything is built if this engine cannot serve the model for what its files hold."""
+        del directory
+
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:4])

@@ -84,6 +84,16 @@ class OpenVINO(Speculating):
                 "Q5_0, which it does not support; use Q8_0 or Q4_0."
             )
 
+    @classmethod
+    def refuse_files(cls, directory: Path) -> None:
+        """GGUF files of SentencePiece-like tokenizers hold no merges, and the pipeline ends with `map::at` on them."""
+        file = directory / "tokenizer.json"
+        if file.exists() and '"ByteFallback"' in file.read_text(encoding="utf-8"):
+            raise EngineRefused(
+                "openvino loads GGUF files with byte-level tokenizers only, and this model's tokenizer falls back to "
+                "bytes as SentencePiece does: use onnxruntime, llamacpp or transformers."
+            )
+
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
         del longest
         choices: dict[str, tuple[Any, ...]] = {

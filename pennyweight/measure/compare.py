@@ -9,7 +9,7 @@ import numpy as np
 
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.replay import Progress, no_progress
-from pennyweight.measure.speed import measure_speed
+from pennyweight.measure.speed import LATE_RETRIES, measure_speed
 from pennyweight.measurement import Comparison
 from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Arrivals, Workload
@@ -52,7 +52,16 @@ def compare(
         with ExitStack() as stack:
             endpoint = openers[which](stack)
             sampling = Sampling(ignore_eos=ignore_eos)
-            run = measure_speed(endpoint, fresh, arrivals, sampling, seed=seed + number, warm_with=warm_with)
+            run = measure_speed(
+                endpoint,
+                fresh,
+                arrivals,
+                sampling,
+                seed=seed + number,
+                warm_with=warm_with,
+                late_retries=LATE_RETRIES,
+                accept_late=True,
+            )
             speeds[which].append(run["output_throughput"])
         progress(sum(map(len, speeds)), 2 * rounds)
     return summarise(speeds[0], speeds[1], confidence)

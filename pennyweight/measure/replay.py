@@ -62,8 +62,8 @@ class Replay:
     def refuse_if_late(self) -> None:
         if self.is_late:
             raise MeasurementVoid(
-                f"The load generator was late (p99 {1000 * self.lag_p99:.1f} ms, limit {1000 * LONGEST_LAG:.0f} ms): "
-                "lower the rate or the engine's threads, or run the generator on another machine."
+                f"The load generator was late (by {1000 * self.lag_p99:.1f} ms, limit {1000 * LONGEST_LAG:.0f} ms): "
+                "close what else runs, lower the rate, or run the generator on another machine."
             )
 
 

@@ -52,8 +52,8 @@ def _choice(evidence: Evidence) -> str:
         )
     return (
         f"Chosen: {chosen}, the best {objective} of all within every limit, at "
-        f"{evidence.speed['output_throughput']:.0f} output tokens/s with {evidence.streams} streams on the held-out "
-        "half."
+        f"{evidence.speed['output_throughput']:.0f} output tokens/s with {streams_text(evidence.streams)} on the "
+        "held-out half."
     )
 
 
@@ -191,3 +191,7 @@ def interval(quantity: Quantity) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "too few requests for an interval"
     return f"interval {with_unit(quantity.name, low)} to {with_unit(quantity.name, high)}"
+
+
+def streams_text(count: int) -> str:
+    return "1 stream" if count == 1 else f"{count} streams"

@@ -63,8 +63,9 @@ def load(trials: Sequence[Trial], evidence: Evidence) -> str:
         Point(
             m["output_throughput"],
             m["e2e_p50_ms"],
-            f"{streams} streams" + (", the knee" if streams == knee else ""),
-            f"{streams} streams: {m['output_throughput']:.0f} tokens/s, whole answer p50 {m['e2e_p50_ms']:.0f} ms",
+            phrasing.streams_text(streams) + (", the knee" if streams == knee else ""),
+            f"{phrasing.streams_text(streams)}: {m['output_throughput']:.0f} tokens/s, "
+            f"whole answer p50 {m['e2e_p50_ms']:.0f} ms",
             chosen=streams == knee,
         )
         for streams, m in ordered

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 720, 64, 20, 26, 46
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 720, 64, 20, 38, 46
 TICKS = 6
 ROW = 40  # height of one bar with its name
-CHARACTER = 6.2  # width of one, about, at the size of labels
+CHARACTER = 9.5  # width of one, about, at the size that labels have in a narrow window
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _line(line: Line, horizontal: Scale, vertical: Scale) -> list[str]:
         place = vertical(line.across)
         return [
             f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>',
-            _text(LEFT + 4, place - 4, line.name, "label"),
+            _text(WIDTH - RIGHT, place - 4, line.name, "label", anchor="end"),
         ]
     places = " ".join(f"{horizontal(a):.1f},{vertical(b):.1f}" for a, b in line.places)
     return [f'<polyline class="line" points="{places}"><title>{escape(line.name)}</title></polyline>']

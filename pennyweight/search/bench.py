@@ -3,7 +3,6 @@ the decisions of a search are tested in milliseconds (tests/search/fake_bench.py
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any, Protocol
 
 from pennyweight import techniques
 from pennyweight.deployment import Deployment
-from pennyweight.errors import EndpointError, MeasurementVoid
+from pennyweight.errors import EndpointError
 from pennyweight.evidence import Reference
 from pennyweight.measure import compare as comparing
 from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.quality import Evaluation
-from pennyweight.measure.speed import measure_speed
+from pennyweight.measure.speed import LATE_RETRIES, measure_speed
 from pennyweight.measurement import Comparison, Measurement
 from pennyweight.model import Model
 from pennyweight.schemes import scheme as scheme_of
@@ -29,9 +28,6 @@ from pennyweight.service import Service
 from pennyweight.techniques.base import Progress, no_progress
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.workload import Arrivals, Workload
-
-SPOILED_RETRIES = 3
-SPOILED_PAUSE_SECONDS = 3.0  # before a spoiled run is repeated; grows with each
 
 
 class Bench(Protocol):
@@ -80,29 +76,22 @@ class ServiceBench:
     ) -> Measurement:
         """One run at the requested load, or at `streams`. If the load generator was late, on a busy machine, the run is
         repeated; the last try is kept and marked, because ending the search would lose more."""
-        for attempt in range(SPOILED_RETRIES + 1):
-            try:
-                made = measure_speed(
-                    running,
-                    load,
-                    Arrivals("closed", max_concurrency=streams or self.question.streams),
-                    Sampling(),
-                    seed=self.question.seed,
-                    warm_with=warm_with,
-                    price_per_hour=self.question.budget.price_per_hour,
-                    accept_late=attempt == SPOILED_RETRIES,
-                    progress=self.listener.progress,
-                )
-            except MeasurementVoid as error:
-                if attempt == SPOILED_RETRIES:
-                    raise
-                self.listener.stage(f"Repeating a run: {error}")
-                time.sleep(SPOILED_PAUSE_SECONDS * (attempt + 1))
-                continue
-            if made["failed_requests"]:  # a remote server may fail some: the others alone prove nothing
-                raise EndpointError(f"{made['failed_requests']:.0f} requests failed under load.")
-            return made
-        raise AssertionError("unreachable")
+        made = measure_speed(
+            running,
+            load,
+            Arrivals("closed", max_concurrency=streams or self.question.streams),
+            Sampling(),
+            seed=self.question.seed,
+            warm_with=warm_with,
+            price_per_hour=self.question.budget.price_per_hour,
+            late_retries=LATE_RETRIES,
+            accept_late=True,
+            progress=self.listener.progress,
+            say=self.listener.stage,
+        )
+        if made["failed_requests"]:  # a server of others may lose some: it cannot be proven on the rest
+            raise EndpointError(f"{made['failed_requests']:.0f} requests failed under load.")
+        return made
 
     def references(self, running: Endpoint, half: Workload, keep: Callable[[Reference], None]) -> Sequence[Reference]:
         return quality.references(running, half.requests, self.listener.progress, keep=keep)

@@ -98,7 +98,7 @@ def propose(
                 continue
             choices = catalogue.settings_to_search(engine, hardware, streams, longest)
             for recipe, config in possible:
-                reason = catalogue.refusal(engine, scheme, config)
+                reason = catalogue.refusal(engine, scheme, config, model.path)
                 if reason:
                     refused.append((" ".join(filter(None, (engine, scheme, recipe.name))), reason))
                     continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pennyweight import codec
@@ -11,7 +11,7 @@ from pennyweight.budget import Budget, Verdict
 from pennyweight.deployment import Deployment
 from pennyweight.errors import ModelError, UsageError, WorkloadError
 from pennyweight.evidence import Reference, SearchOutcome
-from pennyweight.hardware import Hardware
+from pennyweight.hardware import Hardware, detect
 from pennyweight.measure.quality import Evaluation
 from pennyweight.measurement import Comparison, Measurement
 from pennyweight.model import Model
@@ -44,6 +44,21 @@ class Question:
     techniques: Mapping[str, str] = field(default_factory=dict)
     speculate: bool = False
     remote: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("streams", 1), ("rounds", 1), ("iterations", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UsageError(f"{name}={value!r} is not possible: use a whole number, {least} or more.")
+        if not isinstance(self.seed, int):
+            raise UsageError(f"seed={self.seed!r} is no whole number.")
+        if not isinstance(self.budget, Budget):
+            raise UsageError(f"budget={self.budget!r} is no Budget: write pennyweight.Budget(max_added_nats=0.02).")
+        for name in ("engines", "schemes"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name}={getattr(self, name)!r} is one word: give a tuple of names.")
+        if not isinstance(self.techniques, Mapping):
+            raise UsageError(f"techniques={self.techniques!r} is no mapping: write {{'prune': '10%'}}.")
 
     def as_json(self) -> dict[str, Any]:
         """What must be equal for a search to be resumed."""
@@ -134,6 +149,12 @@ def refuse(question: Question, space: Space, hardware: Hardware) -> None:
         raise UsageError(f"There is nothing to try: {reasons}")
     if not question.exhaustive:
         _refuse_memory(question, space, hardware)
+
+
+def refuse_early(question: Question) -> None:
+    """`refuse` before this machine's rates are measured: none of its refusals depends on them."""
+    here = replace(detect(), memory_bandwidth=1.0, arithmetic_rate={"f32": 1.0, "bf16": 1.0, "int8": 1.0})
+    refuse(question, space_of(question, here), here)
 
 
 def refuse_model(model: Model) -> None:

@@ -19,6 +19,7 @@ from pennyweight.evidence import Evidence, Speedup
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Comparison
 from pennyweight.model import LINEAGE_FILE
+from pennyweight.paths import cache_directory
 from pennyweight.search.accounting import technique_gains
 from pennyweight.search.question import Answer, Question
 from pennyweight.serve import catalogue
@@ -113,7 +114,8 @@ def write(directory: Path, evidence: Evidence) -> None:
         read_artifact(source)  # never ship what was damaged since it was measured
     target = directory / ARTIFACT
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=link_or_copy)
+    ours = source.is_relative_to(cache_directory())  # the user's own files are copied: they may be edited in place
+    shutil.copytree(source, target, copy_function=link_or_copy if ours else shutil.copyfile)
     formats.write_deployment(directory, replace(chosen, model_path=ARTIFACT))
     (directory / "DEPLOY.md").write_text(_deploy_page(evidence, chosen), encoding="utf-8")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pennyweight import formats
-from pennyweight.budget import Outcome, Verdict
+from pennyweight import codec, formats
+from pennyweight.budget import Budget, Outcome, Verdict
 from pennyweight.checkpoint import open_model, read_artifact
 from pennyweight.errors import GateFailed, StorageError
 from pennyweight.evidence import Evidence
@@ -15,7 +15,7 @@ from pennyweight.hardware import detect
 from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.replay import Progress, no_progress
-from pennyweight.measure.speed import in_other_tokens, measure_speed
+from pennyweight.measure.speed import LATE_RETRIES, in_other_tokens, measure_speed
 from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search.loop import FULL_WAVES
@@ -44,6 +44,7 @@ def verify(directory: Path, stage: Callable[[str], None] = print, progress: Prog
     for name in ("engine", "model_id", "scheme", "settings", "recipe"):
         if getattr(deployment, name) != getattr(accepted, name):
             raise GateFailed(f"{name} in deployment.json is not what was accepted: restore it, or optimise again.")
+    _refuse_edited(evidence)
     stage("Checksums")
     _check_artifact(Path(deployment.model_path), deployment.model_id)
     here = detect()
@@ -54,6 +55,27 @@ def verify(directory: Path, stage: Callable[[str], None] = print, progress: Prog
     if result.verdict.outcome is not Outcome.ACCEPT:
         raise GateFailed(f"The gates no longer hold: {result.verdict.reason}.")
     return result
+
+
+def _refuse_edited(evidence: Evidence) -> None:
+    """The gates are those of the question, and every held-out request has its reference: else a file that was edited,
+    or cut, would lower what is checked."""
+    asked = codec.value_of(Budget, evidence.question.get("budget", {}), "the question in evidence.json")
+    if asked != evidence.budget:
+        raise GateFailed("The budget in evidence.json is not the question's: restore the file, or optimise again.")
+    judged = {verdict.limit for verdict in evidence.limits.limits}
+    asked_for = {*evidence.budget.quality_limits, *evidence.budget.speed_limits}
+    differing = {limit.quantity for limit in asked_for ^ judged if limit != quality.CONSISTENCY}
+    if differing:
+        names = ", ".join(sorted(differing))
+        raise GateFailed(
+            f"The limits and the verdicts in evidence.json differ in {names}: restore the file, or optimise again."
+        )
+    lacking = {request.id for request in evidence.held_out} - {one.request_id for one in evidence.references}
+    if lacking or not evidence.held_out:
+        raise GateFailed(
+            f"evidence.json lacks the references of {len(lacking)} held-out requests: restore it, or optimise again."
+        )
 
 
 def read_accepted(directory: Path) -> Evidence:
@@ -82,6 +104,8 @@ def _gates(evidence: Evidence, endpoint: Endpoint, *, with_speed: bool, progress
             Arrivals("closed", max_concurrency=evidence.streams),
             Sampling(),
             price_per_hour=budget.price_per_hour,
+            late_retries=LATE_RETRIES,
+            accept_late=True,
             progress=progress,
         )
         ratio = evidence.speed.conditions.get("tokens_per_baseline_token", 1.0) if evidence.speed else 1.0

@@ -96,10 +96,13 @@ def schemes_of(engine: str, model: Model) -> list[str]:
     return [model.scheme, *(scheme for scheme in cls.schemes if scheme not in schemes.FULL_PRECISION)]
 
 
-def refusal(engine: str, scheme: str, config: Mapping[str, Any]) -> str | None:
-    """The sentence that says why this engine cannot serve such a model, before anything is built."""
+def refusal(engine: str, scheme: str, config: Mapping[str, Any], directory: Path | None = None) -> str | None:
+    """Why this engine cannot serve such a model, before anything is built; None if it can. `directory` holds the
+    model's files, where they are there."""
     try:
         engines.engine_class(engine).refuse_early(config, scheme)  # before asking for an installation in vain
+        if directory is not None:
+            engines.engine_class(engine).refuse_files(directory)
         engines.require(engine)
     except (EngineMissing, EngineRefused) as error:
         return str(error)

@@ -130,3 +130,12 @@ def test_a_workload_is_described_with_its_odd_rows(tmp_path: Path, tokenizer_dir
     odd = " ".join(row["odd"])
     assert "'long' do not fit" in odd and "'r1', 'same' repeat" in odd
     assert "no held-out request is labelled" in " ".join(row["decides"])
+
+
+def test_paths_in_a_question_file_are_meant_from_the_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    place = tmp_path / "Über Büro"
+    place.mkdir()
+    (place / "my model").symlink_to(tiny_checkpoint)
+    (place / "question.yaml").write_text("model: my model\nworkload: tasks\nengines: [openvino]\n")
+    ran = pw("optimize", "-c", "Über Büro/question.yaml", "--dry-run", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr

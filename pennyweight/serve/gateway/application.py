@@ -97,7 +97,8 @@ def application(gateway: Gateway) -> Starlette:
         return JSONResponse({**gateway.pool_for(name).card, "id": name})
 
     def cards() -> list[dict[str, object]]:
-        return [{**gateway.pool_for(name).card, "id": name} for name in gateway.pools.service.names]
+        pools = [(name, gateway.pool_for(name)) for name in gateway.pools.service.names]
+        return [{**pool.card, "id": name, "root": pool.member} for name, pool in pools]
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
