@@ -42,7 +42,7 @@ def main() -> None:
         run = measure_speed(
             endpoint, Workload("rate", requests), Arrivals("poisson", request_rate=arguments.rate), Sampling()
         )
-    names = ("request_throughput", "generator_lag_p99_ms", "generator_cpu_share", "ttft_p50_ms", "ttft_p99_ms")
+    names = ("request_throughput", "generator_lag_ms", "generator_cpu_share", "ttft_p50_ms", "ttft_p99_ms")
     print(json.dumps({"rate": arguments.rate, **{n: round(run[n], 3) for n in names}}))
 
 

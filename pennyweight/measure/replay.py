@@ -43,15 +43,15 @@ class Replay:
         return [record for record in self.records if record.error is None]
 
     @property
-    def lag_p99(self) -> float:
-        """The later of: requests sent after their time, and the loop waking after its time."""
+    def lag(self) -> float:
+        """Seconds late, of 99 in 100 or all: the worse of requests sent and heartbeats of the loop after their time."""
         lags = [record.lag for record in self.records if record.sent]
         return max(percentile(values, 99) for values in (lags, self.heartbeats) if values)
 
     @property
     def is_late(self) -> bool:
         """Did the generator rather than the server set the pace?"""
-        return self.lag_p99 > LONGEST_LAG
+        return self.lag > LONGEST_LAG
 
     def refuse_if_empty(self) -> None:
         """Raise when nothing came back."""
@@ -62,7 +62,7 @@ class Replay:
     def refuse_if_late(self) -> None:
         if self.is_late:
             raise MeasurementVoid(
-                f"The load generator was late (by {1000 * self.lag_p99:.1f} ms, limit {1000 * LONGEST_LAG:.0f} ms): "
+                f"The load generator was late (by {1000 * self.lag:.1f} ms, limit {1000 * LONGEST_LAG:.0f} ms): "
                 "close what else runs, lower the rate, or run the generator on another machine."
             )
 

@@ -60,7 +60,7 @@ def measure_speed(
         run_of_requests, usage, warmed = asyncio.run(run())
         if not run_of_requests.is_late or attempt == late_retries:
             break
-        late = 1000 * run_of_requests.lag_p99
+        late = 1000 * run_of_requests.lag
         say(f"Measuring again ({attempt + 1} of {late_retries}): the machine is busy, requests were {late:.0f} ms late")
         time.sleep(LATE_PAUSE_SECONDS * (attempt + 1))
     run_of_requests.refuse_if_empty()
@@ -80,7 +80,7 @@ def measure_speed(
         "warm_up_settled": warmed < WARM_UP_LIMIT,
     }
     if run_of_requests.is_late:
-        conditions["late_generator_ms"] = round(1000 * run_of_requests.lag_p99, 1)
+        conditions["late_generator_ms"] = round(1000 * run_of_requests.lag, 1)
     quantities = [
         *_latencies(run_of_requests.succeeded),
         *_throughputs(run_of_requests, goodput),
@@ -153,7 +153,7 @@ def _resources(run: Replay, usage: Usage, price_per_hour: float | None) -> list[
 
 def _generator(run: Replay) -> list[Quantity]:
     return [
-        Quantity("generator_lag_p99_ms", 1000 * run.lag_p99, "ms", "lower"),
+        Quantity("generator_lag_ms", 1000 * run.lag, "ms", "lower"),
         Quantity("generator_cpu_share", run.generator_cpu_share, "cores", "lower"),
     ]
 
@@ -191,7 +191,7 @@ def summary_rows(measurement: Measurement) -> list[tuple[str, str, Any]]:
         "cpu_seconds_per_1k_tokens",
         "joules_per_1k_tokens",
         "dollars_per_million_tokens",
-        "generator_lag_p99_ms",
+        "generator_lag_ms",
         "generator_cpu_share",
     ]
     return [(n, measurement.quantities[n].unit, measurement[n]) for n in order if n in measurement]
