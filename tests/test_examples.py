@@ -43,10 +43,12 @@ def test_library(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out here" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_openai_client(directory: Path, tmp_path: Path) -> None:
     assert run("openai_client.py", directory, cwd=tmp_path).endswith("\n")
 
 
+@pytest.mark.slow
 def test_own_workload(directory: Path, tmp_path: Path) -> None:
     assert "output tokens/s" in run("own_workload.py", directory, cwd=tmp_path)
 

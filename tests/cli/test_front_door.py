@@ -132,6 +132,7 @@ def test_a_workload_is_described_with_its_odd_rows(tmp_path: Path, tokenizer_dir
     assert "no held-out request is labelled" in " ".join(row["decides"])
 
 
+@pytest.mark.slow
 def test_paths_in_a_question_file_are_meant_from_the_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
     place = tmp_path / "Über Büro"
     place.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pennyweight import codec
 from pennyweight.deployment import Deployment
 from pennyweight.errors import MeasurementVoid, UsageError
-from pennyweight.measure import replay, resources
+from pennyweight.measure import replay, resources, speed
 from pennyweight.measure.client import Sampling
 from pennyweight.measure.speed import measure_speed, summary_rows
 from pennyweight.measurement import Measurement
@@ -143,3 +144,26 @@ def test_a_wrong_model_name_voids_the_run(scripted_endpoint: Endpoint) -> None:
 
 def test_a_measurement_survives_json(measured: Measurement) -> None:
     assert codec.value_of(Measurement, codec.plain(measured), "here") == measured
+
+
+@pytest.mark.parametrize(("late_runs", "accept", "kept"), [(2, False, True), (9, True, True), (9, False, False)])
+def test_a_late_run_is_repeated_then_kept_with_a_mark_or_void(
+    late_runs: int, accept: bool, kept: bool, paced: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    said: list[str] = []
+
+    async def spoiled(*arguments: Any, **more: Any) -> replay.Replay:
+        run = await replay.replay(*arguments, **more)
+        runs.append(len(runs))
+        return replace(run, heartbeats=(9.0 if len(runs) <= late_runs else 0.0,))
+
+    monkeypatch.setattr(speed, "replay", spoiled)
+    monkeypatch.setattr(speed, "LATE_PAUSE_SECONDS", 0.0)
+    wanted: dict[str, Any] = {"late_retries": 2, "accept_late": accept, "say": said.append}
+    if kept:
+        assert ("late_generator_ms" in measure(paced, **wanted).conditions) == accept
+    else:
+        with pytest.raises(MeasurementVoid, match="late"):
+            measure(paced, **wanted)
+    assert len(runs) == 3 and len(said) == 2 and "Measuring again (2 of 2)" in said[1]
