@@ -1,6 +1,6 @@
 """The chosen deployment under the load that AutoDistiller 1.2 benchmarks with: one 256-token prompt sent by every
 request, 128 answer tokens, closed loop. Its own recommendation (Q8_0 on llama-server) peaked at 138 output tokens/s on
-two cores (from the issue that this project started with; not run again here). Needs what `make demo` wrote.
+two cores (docs/log/rivals.md). Needs what `make demo` wrote.
 
     python -m benchmarks.rival [--deployment demo-out]
 """

@@ -1,4 +1,4 @@
-"""The house rules of DESIGN.md, section 4: who may import whom, what stays lazy, how large a file may grow."""
+"""The house rules of docs/architecture.md: who may import whom, what stays lazy, how large a file may grow."""
 
 from __future__ import annotations
 
