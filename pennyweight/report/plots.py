@@ -31,6 +31,8 @@ def quality(trials: Sequence[Trial], evidence: Evidence, against: str, *, colour
     runs = [
         t for t in trials if t.measurement and t.stage in (Stage.SCREEN, Stage.BASELINE) and against in t.measurement
     ]
+    screened = {t.deployment.group for t in runs if t.stage is Stage.SCREEN}
+    runs = [t for t in runs if t.stage is Stage.SCREEN or t.deployment.group not in screened]  # one point a group
     chosen = evidence.chosen.group if evidence.chosen else None
     points = [
         _point(trial, against, chosen=chosen, evidence=evidence, colour=colours.get(trial.deployment.engine))
@@ -125,9 +127,9 @@ def hover(trial: Trial) -> str:
 def _point(trial: Trial, against: str, *, chosen: Group | None, evidence: Evidence, colour: str | None) -> Point:
     assert trial.measurement
     nats = trial.measurement.quantities.get("added_nats")
-    baseline = trial.stage is Stage.BASELINE
+    baseline = trial.deployment.group == evidence.baseline.group
     low, high = nats.interval if nats and nats.interval else (None, None)
-    is_chosen = not baseline and trial.deployment.group == chosen
+    is_chosen = trial.deployment.group == chosen
     scale = 2**20 if against.endswith("_bytes") else 1
     rejected = not baseline and any(
         limit.outcome is Outcome.REJECT
