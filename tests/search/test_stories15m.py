@@ -27,7 +27,7 @@ def test_it_is_optimised_against_its_float32_self(tmp_path: Path) -> None:
     rows = [{"id": f"s{i}", "prompt": prompt, "max_tokens": 48} for i, prompt in enumerate(prompts)]
     stories.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = f"{sys.executable} -m pennyweight optimize {MODEL} -w {stories} -o {tmp_path / 'out'}"
-    command += " --max-concurrency 8 --rounds 2 --json"
+    command += " --engines onnxruntime --schemes INT8 --max-concurrency 8 --rounds 2 --json"
     ran = subprocess.run(command.split(), capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     summary = json.loads(ran.stdout.splitlines()[-1])
