@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -45,6 +46,13 @@ def measure_other_load(seconds: float = 0.5) -> OtherLoad:
         return OtherLoad(0.0, "")
     (_, name), most = max(shares.items(), key=lambda item: item[1])
     return OtherLoad(sum(shares.values()), name if most > BUSY_CORES / 2 else "")
+
+
+def warn_if_busy(say: Callable[[str], None]) -> None:
+    """Say so, before something is measured, if others keep this machine busy."""
+    load = measure_other_load()
+    if load.matters:
+        say(str(load))
 
 
 def _cpu_seconds(own: set[int]) -> dict[tuple[int, str], float]:

@@ -42,7 +42,7 @@ def bench(
     from contextlib import ExitStack
 
     from pennyweight import codec
-    from pennyweight.busy import measure_other_load
+    from pennyweight.busy import warn_if_busy
     from pennyweight.console import Live
     from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure.client import Sampling
@@ -57,9 +57,7 @@ def bench(
         requests = read_workload(
             workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer or parsed.tokenizer
         )
-        busy = measure_other_load()
-        if busy.matters:
-            live.line(str(busy))
+        warn_if_busy(live.line)
         live.stage(f"{'Starting' if parsed.service else 'Asking'} {parsed.label}")
         endpoint = parsed.open(stack, model=model, api_key=api_key, direct=direct)
         live.stage(f"Replaying {requests.name}: {len(requests.requests)} requests")

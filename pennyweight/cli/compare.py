@@ -28,7 +28,7 @@ def compare(
     tokens are converted to B's.
     """
     from pennyweight import codec
-    from pennyweight.busy import measure_other_load
+    from pennyweight.busy import warn_if_busy
     from pennyweight.console import Live
     from pennyweight.inputs import read_target, read_workload
     from pennyweight.measure import compare as comparing
@@ -42,9 +42,7 @@ def compare(
         first, second = read_target(a, progress=live.progress), read_target(b, progress=live.progress)
         tokenizer = first.tokenizer or second.tokenizer
         requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer)
-        busy = measure_other_load()
-        if busy.matters:
-            live.line(str(busy))
+        warn_if_busy(live.line)
         live.stage(f"{first.label} against {second.label}")
         result = comparing.compare(
             first.open, second.open, requests, arrivals, rounds=rounds, seed=seed, progress=live.progress

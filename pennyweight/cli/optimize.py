@@ -89,7 +89,7 @@ def optimize(
         typer.echo(f"Wrote {write_config}: `pw optimize -c {shlex.quote(str(write_config))}`.")
         return
     from pennyweight import verbs
-    from pennyweight.busy import measure_other_load
+    from pennyweight.busy import warn_if_busy
     from pennyweight.console import Live
     from pennyweight.inputs import open_model, read_workload, remote_settings
     from pennyweight.paths import absolute
@@ -123,9 +123,7 @@ def optimize(
             remote=remote,
         )
         refuse_early(question)
-        busy = measure_other_load()
-        if busy.matters:
-            live.line(str(busy))
+        warn_if_busy(live.line)
         live.stage("Measuring this machine")
         hardware = measured_hardware()
         if dry_run:
