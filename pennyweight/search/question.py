@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 from pennyweight import codec
@@ -59,6 +60,12 @@ class Question:
                 raise UsageError(f"{name}={getattr(self, name)!r} is one word: give a tuple of names.")
         if not isinstance(self.techniques, Mapping):
             raise UsageError(f"techniques={self.techniques!r} is no mapping: write {{'prune': '10%'}}.")
+
+    @cached_property
+    def prompt_lengths(self) -> tuple[int, ...]:
+        """Tokens of each request's prompt, counted once: every check and prediction needs them."""
+        tokenizer = Tokenizer(self.model.path)
+        return tuple(len(tokenizer.request_tokens(request)) for request in self.workload.requests)
 
     def as_json(self) -> dict[str, Any]:
         """What must be equal for a search to be resumed."""
@@ -118,7 +125,8 @@ def baseline_of(question: Question) -> Candidate:
 
 
 def space_of(question: Question, hardware: Hardware) -> Space:
-    longest = longest_request(Tokenizer(question.model.path), question.workload)
+    pairs = zip(question.prompt_lengths, question.workload.requests, strict=True)
+    longest = max(length + request.max_tokens for length, request in pairs)
     return propose(
         question.model,
         hardware,
@@ -129,11 +137,6 @@ def space_of(question: Question, hardware: Hardware) -> Space:
         longest=longest,
         remote=question.remote,
     )
-
-
-def longest_request(tokenizer: Tokenizer, workload: Workload) -> int:
-    """Tokens of prompt and answer, at most, of any request."""
-    return max(len(tokenizer.request_tokens(request)) + request.max_tokens for request in workload.requests)
 
 
 # -- checks before anything is built --
@@ -170,9 +173,8 @@ def _refuse_workload(question: Question) -> None:
             f"--max-degradation needs labelled requests and {question.workload.name!r} has none: "
             "use --max-added-nats, or a workload with references and scorers."
         )
-    tokenizer, context = Tokenizer(question.model.path), question.model.context_length
-    for request in question.workload.requests:
-        length = len(tokenizer.request_tokens(request))
+    context = question.model.context_length
+    for length, request in zip(question.prompt_lengths, question.workload.requests, strict=True):
         if length + request.max_tokens > context:
             raise WorkloadError(
                 f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the model's context is "
