@@ -37,3 +37,13 @@ def test_activations_are_rounded_or_left_as_they_are(tiny_checkpoint: Path) -> N
     rounded, whole = told(packed.path), told(packed.path, dynamic_quantization_group_size=0)
     assert whole != rounded
     assert whole == pytest.approx(rounded, abs=0.5)
+
+
+@pytest.mark.parametrize(("decoder", "refused"), [("ByteFallback", True), ("ByteLevel", False)])
+def test_a_tokenizer_that_its_gguf_reader_cannot_load_is_refused(decoder: str, refused: bool, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(f'{{"decoder": {{"type": "{decoder}"}}}}')
+    if refused:
+        with pytest.raises(EngineRefused, match="byte-level tokenizers only"):
+            engines.engine_class("openvino").refuse_files(tmp_path)
+    else:
+        engines.engine_class("openvino").refuse_files(tmp_path)
