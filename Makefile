@@ -6,7 +6,7 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-perplexity bench-rival bench-search bench-service bench-streams bench-techniques clean
+.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-perplexity bench-proof bench-rival bench-search bench-service bench-streams bench-techniques clean
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
@@ -66,6 +66,11 @@ bench-gateway: $(INSTALLED)
 
 bench-search: $(INSTALLED)
 	$(BIN)/python -m benchmarks.search
+
+# How often the proof errs (Monte Carlo, 25 minutes), and what it says of planted defects (10 to 20 minutes an engine).
+bench-proof: $(INSTALLED)
+	$(BIN)/python -m benchmarks.proof
+	$(BIN)/python -m benchmarks.planted
 
 # What the gateway costs a measurement: through it against the engine itself, about 6 minutes an engine.
 bench-service: $(INSTALLED)

@@ -31,7 +31,7 @@ from pennyweight.errors import PennyweightError
 from pennyweight.hardware import Hardware
 from pennyweight.measure import compare as comparing
 from pennyweight.measure.client import Sampling
-from pennyweight.measure.quality import references
+from pennyweight.measure.proof.references import references
 from pennyweight.measure.speed import measure_speed
 from pennyweight.model import Model
 from pennyweight.plan.machine import measured_hardware

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pennyweight.errors import UsageError
 from pennyweight.measurement import Measurement
 
+DEFAULT_MARGIN = 0.02  # nats per token
+CLIP_MARGINS = 5  # times the margin: the most that one request's loss counts in the mean
+MIN_P_VALUE = 0.01  # of the two-sample test of sampled answers
 # objective -> the quantity that it makes best
 OBJECTIVES = {
     "throughput": "output_throughput",
@@ -72,11 +75,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Budget:
-    """Quality margins are judged on confidence intervals (non-inferiority); the other limits on the measured value.
+    """Every limit is judged on a bound of a confidence interval.
 
-    `max_added_nats`: cross-entropy per token that may be added over the baseline's own answers.
-    `max_degradation`: share of the baseline's task score that may be lost.
-    `slo`: quantity -> bound in its unit, for example `{"ttft_p95_ms": 1500}`.
+    max_added_nats     nats per token that may be added over the baseline's own answers; of one session at most what
+                       `clip_nats` a token come to over a session of average length
+    max_tail_share     share of sessions that may lose more than that
+    max_divergence     nats per token of divergence from the baseline, which sees sharpening too; None: twice
+                       `max_added_nats`
+    min_agreement      share of the answers' tokens that must be the candidate's first choice
+    max_ending_shift   difference in the share of answers that end by themselves
+    max_length_shift   difference in the length of all answers, as a share
+    max_degradation    share of the baseline's task score that may be lost
+    max_invalid_forms  share of answers that may lose the form they must have (JSON schema, tool call)
+    slo                quantity -> bound in its unit, for example `{"ttft_p95_ms": 1500}`
     """
 
     objective: str = "throughput"
@@ -87,12 +98,24 @@ class Budget:
     max_dollars_per_million_tokens: float | None = None
     price_per_hour: float | None = None
     confidence: float = 0.95
+    max_tail_share: float = 0.10
+    max_divergence: float | None = None
+    min_agreement: float | None = None
+    max_ending_shift: float = 0.20
+    max_length_shift: float = 0.20
+    max_invalid_forms: float = 0.05
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise UsageError(f"Objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}.")
         bounds = {
             "max-added-nats": self.max_added_nats,
+            "max-tail-share": self.max_tail_share,
+            "max-divergence": self.max_divergence,
+            "min-agreement": self.min_agreement,
+            "max-ending-shift": self.max_ending_shift,
+            "max-length-shift": self.max_length_shift,
+            "max-invalid-forms": self.max_invalid_forms,
             "max-memory": self.max_memory_bytes,
             "max-cost": self.max_dollars_per_million_tokens,
             **self.slo,
@@ -117,13 +140,37 @@ class Budget:
             raise UsageError("The limit --max-cost needs a price: add --price-per-hour.")
 
     @property
+    def clip_nats(self) -> float:
+        """Per token of a session of average length: the most that one session's loss counts in the mean. What loses
+        more is counted by the tail's bound. A larger clip would need more sessions: a mean is only as sure as its
+        largest possible value allows."""
+        return CLIP_MARGINS * (self.max_added_nats or DEFAULT_MARGIN)
+
+    @property
+    def divergence_limit(self) -> float:
+        return self.max_divergence or 2 * (self.max_added_nats or DEFAULT_MARGIN)
+
+    @property
     def quality_limits(self) -> tuple[Limit, ...]:
-        limits = []
+        """What every proof must show; measure/proof/ measures them."""
+        limits = [Limit("different_prompts", 0.0)]
         if self.max_added_nats is not None:
             limits.append(Limit("added_nats", self.max_added_nats))
+            limits.append(Limit("divergence", self.divergence_limit))
+            limits.append(Limit("tail_share", self.max_tail_share))
+        if self.min_agreement is not None:
+            limits.append(Limit("agreement", self.min_agreement, floor=True))
+        limits.append(Limit("empty_answers", 0.0))
+        limits.append(Limit("ending_shift", self.max_ending_shift))
+        limits.append(Limit("length_shift", self.max_length_shift))
         if self.max_degradation is not None:
             limits.append(Limit("degradation", self.max_degradation))
         return tuple(limits)
+
+    @property
+    def form_limits(self) -> tuple[Limit, ...]:
+        """What only workloads with forms or sampling can show."""
+        return (Limit("invalid_forms", self.max_invalid_forms), Limit("sampled_p_value", MIN_P_VALUE, floor=True))
 
     @property
     def speed_limits(self) -> tuple[Limit, ...]:
@@ -138,8 +185,12 @@ class Budget:
         """Hold every limit against the measurement; a missing quantity rejects, it is never passed over."""
         return self.judge_limits(measurement, self.quality_limits + self.speed_limits)
 
-    def judge_limits(self, measurement: Measurement, limits: tuple[Limit, ...]) -> Verdict:
-        return Verdict(tuple(_judge(limit, measurement) for limit in limits))
+    def judge_limits(
+        self, measurement: Measurement, limits: tuple[Limit, ...], reasons: Mapping[str, str] | None = None
+    ) -> Verdict:
+        """`reasons` say in words, by quantity, what broke a limit."""
+        said = reasons or {}
+        return Verdict(tuple(_judge(limit, measurement, said.get(limit.quantity, "")) for limit in limits))
 
     def score(self, measurement: Measurement) -> float:
         """The objective as a number of which more is better."""
@@ -149,7 +200,14 @@ class Budget:
         return quantity.value if quantity.better == "higher" else -quantity.value
 
 
-def _judge(limit: Limit, measurement: Measurement) -> LimitVerdict:
+def _judge(limit: Limit, measurement: Measurement, said: str = "") -> LimitVerdict:
+    verdict = _held(limit, measurement)
+    if said and verdict.outcome is not Outcome.ACCEPT:
+        return replace(verdict, reason=f"{verdict.reason}: {said}")
+    return verdict
+
+
+def _held(limit: Limit, measurement: Measurement) -> LimitVerdict:
     quantity, note = measurement.quantities.get(limit.quantity), ""
     if quantity is None and limit.quantity.endswith("_p99_ms"):  # of fewer than a hundred values there is no p99
         quantity, note = (

@@ -8,6 +8,7 @@
     │   ├── EngineMissing                 its runtime is not installed
     │   └── EngineRefused                 the request or settings are not supported
     ├── EndpointError                     a server did not answer as the OpenAI API says
+    │   └── CannotScore                       it does not score given tokens
     ├── MeasurementVoid                   the measurement is invalid (it disturbed itself)
     ├── StorageError                      disk, cache or output directory
     ├── Infeasible                    3   no candidate meets the budget
@@ -51,7 +52,13 @@ class EngineRefused(EngineError):
 
 
 class EndpointError(PennyweightError):
-    """A server's answer is an error or is not what the OpenAI API promises."""
+    """A server's answer is an error or is not what the OpenAI API promises. `status` is that of HTTP, if one came."""
+
+    status: int | None = None
+
+
+class CannotScore(EndpointError):
+    """The server does not score given tokens: it can be proven in part only."""
 
 
 class MeasurementVoid(PennyweightError):

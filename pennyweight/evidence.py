@@ -25,11 +25,31 @@ class SearchOutcome(StrEnum):
     ERROR = "ERROR"
 
 
+class Part(StrEnum):
+    """The seven parts of a proof; measure/proof/ has one file for each but the last."""
+
+    SAME_QUESTION = "same question"
+    WEIGHTS = "weights"
+    DECODE = "decode path"
+    ENDINGS = "endings"
+    TAILS = "tails"
+    TASKS = "tasks"
+    SPEED = "speed and limits"
+
+
 @dataclass(frozen=True)
 class Reference:
-    """The baseline's greedy answer to one request: token ids, log-probability of each answer token under the baseline
-    itself, and whether each was its own first choice. `spelled` counts the tokens that each answer token takes in the
-    candidate's vocabulary; empty means one each."""
+    """The baseline's greedy answer to one request, and its scores under the baseline itself.
+
+    answer    token ids; `end` is the token that ended it, None where it ran to its limit
+    logprobs  of each scored token: the answer's, then the end token
+    agreed    whether each token of the answer was the baseline's first choice when it was scored
+    tops      at each scored token, the likeliest tokens with their log-probabilities
+    finish    OpenAI's finish_reason
+    valid     whether the answer keeps the form that the request asks for, such as a JSON schema
+    samples   sampled answers, where the request asks for sampling
+    spelled   how many tokens each scored token takes in the candidate's vocabulary; empty means one each
+    """
 
     request_id: str
     prompt: tuple[int, ...]
@@ -39,15 +59,31 @@ class Reference:
     agreed: tuple[bool, ...]
     right: bool | None = None
     spelled: tuple[int, ...] = ()
+    finish: str = ""
+    end: int | None = None
+    tops: tuple[tuple[tuple[int, float], ...], ...] = ()
+    valid: bool | None = None
+    samples: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def scored_tokens(self) -> tuple[int, ...]:
+        """The answer and, if it ended by itself, its end token."""
+        return self.answer if self.end is None else (*self.answer, self.end)
 
     def translated(self, translate: Callable[[int], tuple[int, ...]]) -> Reference:
-        """The same in the tokens of a candidate whose vocabulary was trimmed."""
-        pieces = [translate(token) for token in self.answer]
+        """The same in the tokens of a candidate whose vocabulary was trimmed. Trimming keeps special tokens, so an end
+        token stays one token; of `tops` those stay that are one token there too."""
+        pieces = [translate(token) for token in self.scored_tokens]
+        flat = tuple(t for piece in pieces for t in piece)
+        tops = tuple(tuple((translate(t)[0], p) for t, p in row if len(translate(t)) == 1) for row in self.tops)
         return replace(
             self,
             prompt=tuple(t for token in self.prompt for t in translate(token)),
-            answer=tuple(t for piece in pieces for t in piece),
+            answer=flat if self.end is None else flat[:-1],
             spelled=tuple(len(piece) for piece in pieces),
+            end=None if self.end is None else flat[-1],
+            tops=tops,
+            samples=tuple(tuple(t for token in one for t in translate(token)) for one in self.samples),
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Finish = Literal["stop", "length", "error", "refused"]
+SCORED_TOPS = 5
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Score:
-    """Teacher forcing over one sequence: log-probabilities of its tokens from some position on, and the most likely
-    token with its log-probability at each position."""
+    """Teacher forcing over one sequence: log-probabilities of its tokens from some position on, and at each position
+    the `SCORED_TOPS` most likely tokens as (token, log-probability), the likeliest first."""
 
     logprobs: Sequence[float]
-    top_tokens: Sequence[int]
-    top_logprobs: Sequence[float]
+    tops: Sequence[Sequence[tuple[int, float]]]
 
 
 def derived_seed(generation: Generation) -> int:

@@ -55,6 +55,14 @@ def read_workload(
     return found
 
 
+def counter_of(tokenizer: Path | None) -> Callable[[str], int] | None:
+    """Counts the tokens of a text as the tokenizer in this directory cuts it."""
+    if tokenizer is None:
+        return None
+    encode = Tokenizer(tokenizer).encode
+    return lambda text: len(encode(text, add_special_tokens=False))
+
+
 @dataclass(frozen=True)
 class Target:
     """Something that can be measured. `service` is None for a URL: a server that we did not start."""

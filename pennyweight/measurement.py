@@ -73,10 +73,15 @@ class Comparison:
 
     def describe_interval(self) -> str:
         """Few rounds can leave the interval without any bound worth printing."""
-        low, high = self.interval
-        if not (math.isfinite(high) and high < UNBOUNDED * self.ratio):
+        if self.bounds is None:
             return "no interval: too few rounds"
-        return f"95% confidence {low:.2f} to {high:.2f}"
+        return "95% confidence {:.2f} to {:.2f}".format(*self.bounds)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval; None where it says nothing."""
+        low, high = self.interval
+        return (low, high) if math.isfinite(high) and high < UNBOUNDED * self.ratio else None
 
     @property
     def within_noise(self) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pennyweight.evidence import Evidence
     from pennyweight.hardware import Hardware
     from pennyweight.inputs import Target
-    from pennyweight.measure.quality import Evaluation
+    from pennyweight.measure.proof.proof import Evaluation
     from pennyweight.search import Answer, Listener, Question
     from pennyweight.serve import Endpoint
     from pennyweight.techniques import Technique
@@ -138,21 +138,26 @@ def evaluate(
 ) -> Evaluation:
     """Quality of `candidate`, held against the answers of `against`, on the workload's held-out half (or on all of it):
     its measurement, and the verdict on the budget's quality limits."""
-    from pennyweight.measure import quality
+    from pennyweight.measure.proof import proof
+    from pennyweight.measure.proof.power import undecidable
+    from pennyweight.measure.proof.references import references
     from pennyweight.tokenizer import translation
 
     a, b = _target(candidate), _target(against)
     requests = _workload(workload, a.tokenizer or b.tokenizer)
     half = requests.split(seed)[1] if held_out else requests
+    hopeless = undecidable(budget or Budget(), half.requests)
+    if hopeless:
+        raise UsageError(f"{requests.name!r} cannot decide this. {' '.join(hopeless)}")
     with _listening(listener) as heard:
         with ExitStack() as stack:
             heard.stage(f"Baseline: {b.label}")
-            made = quality.references(b.open(stack), half.requests, heard.progress)
+            made = references(b.open(stack), half.requests, heard.progress)
         with ExitStack() as stack:
             heard.stage(f"Candidate: {a.label}")
             translate = translation(b.tokenizer, a.tokenizer) if a.tokenizer and b.tokenizer else None
             held_against = {r.request_id: r.translated(translate) if translate else r for r in made}
-            return quality.evaluate(a.open(stack), half, held_against, budget or Budget(), progress=heard.progress)
+            return proof.evaluate(a.open(stack), half, held_against, budget or Budget(), progress=heard.progress)
 
 
 # -- what the command line shares --

@@ -5,12 +5,75 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pennyweight.errors import UsageError, WorkloadError
 
 COPY_FRONT = 32  # tokens
+# Fields of a request, beside its prompt and length, that change its answer.
+ANSWER_FIELDS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "n",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "chat_template_kwargs",
+)
+TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
+# Fields that say how an answer is sent or accounted for, and nothing of what it is.
+DELIVERY_FIELDS = (
+    "model",
+    "stream",
+    "stream_options",
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "logprobs",
+    "top_logprobs",
+    "safety_identifier",
+    "prompt_cache_key",
+)
+# Fields that change an answer and that nothing here can replay.
+UNSUPPORTED_FIELDS = (
+    "audio",
+    "bad_words",
+    "best_of",
+    "echo",
+    "function_call",
+    "functions",
+    "grammar",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "ignore_eos",
+    "length_penalty",
+    "min_tokens",
+    "mirostat",
+    "modalities",
+    "prediction",
+    "stop_token_ids",
+    "structured_outputs",
+    "suffix",
+    "thinking",
+    "typical_p",
+    "use_beam_search",
+    "verbosity",
+    "web_search_options",
+)
 SCORERS = ("exact", "numeric", "contains", "choice", "regex")
 
 
@@ -20,6 +83,7 @@ class Request:
     length-only trace has none of them but `shape` (token counts), until it is synthesised for a tokenizer.
 
     `arrival` is in seconds after the first request. `session` ties requests that must stay in one half of a split.
+    `fields` are the other fields of the body that change an answer, as OpenAI's API spells them (`ANSWER_FIELDS`).
     """
 
     id: str
@@ -34,6 +98,19 @@ class Request:
     scorer: str | None = None
     choices: tuple[str, ...] = ()
     kind: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt_key(self) -> str:
+        """Equal for requests that ask the same; empty where the prompt is not known."""
+        asked = (self.messages, self.prompt, self.prompt_tokens)
+        return repr(asked) if any(asked) else ""
+
+    @property
+    def has_form(self) -> bool:
+        """Must the answer follow a schema, be JSON, or may it call a tool?"""
+        form = (self.fields.get("response_format") or {}).get("type", "text")
+        return form != "text" or bool(self.fields.get("tools"))
 
     @property
     def labelled(self) -> bool:
@@ -50,7 +127,7 @@ class Request:
         for name in ("prompt_tokens", "choices"):
             if getattr(self, name):
                 value[name] = list(getattr(self, name))
-        return value
+        return value | dict(self.fields)
 
 
 @dataclass(frozen=True)
@@ -110,6 +187,11 @@ class Workload:
     def labelled(self) -> tuple[Request, ...]:
         return tuple(r for r in self.requests if r.labelled)
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """Every field of its requests that changes an answer."""
+        return frozenset(name for request in self.requests for name in request.fields)
+
     def take(self, count: int | None, seed: int = 0) -> Workload:
         """`count` requests in their own order: the first ones of a seeded order over whole sessions."""
         if count is None or count >= len(self.requests):
@@ -137,16 +219,19 @@ class Workload:
         return replace(self, requests=tuple(_copy(r, number, f"[{number}] ") for r in self.requests))
 
     def split(self, seed: int = 0) -> tuple[Workload, Workload]:
-        """The tuning half and the held-out half. A session is never cut, so no prefix leaks across."""
-        sessions = sorted({r.session for r in self.requests}, key=lambda s: _order(s, seed))
-        if len(sessions) < 2:
+        """The tuning half and the held-out half. Neither a session nor copies of one prompt are ever cut, so nothing
+        leaks across."""
+        unit = clusters(self.requests)
+        units = sorted(set(unit.values()), key=lambda name: _order(name, seed))
+        if len(units) < 2:
             raise WorkloadError(
-                f"Workload {self.name!r} has one session only, so nothing can be held out: give at least two sessions."
+                f"Workload {self.name!r} has one session only, so nothing can be held out: give at least two sessions "
+                "with prompts that differ."
             )
-        tuning = set(sessions[: len(sessions) // 2])
+        tuning = set(units[: len(units) // 2])
         return (
-            Workload(f"{self.name}/tuning", tuple(r for r in self.requests if r.session in tuning)),
-            Workload(f"{self.name}/held-out", tuple(r for r in self.requests if r.session not in tuning)),
+            Workload(f"{self.name}/tuning", tuple(r for r in self.requests if unit[r.id] in tuning)),
+            Workload(f"{self.name}/held-out", tuple(r for r in self.requests if unit[r.id] not in tuning)),
         )
 
 
@@ -166,6 +251,23 @@ def _copy(request: Request, number: int, mark: str) -> Request:
         prompt=mark + request.prompt if request.prompt else "",
         prompt_tokens=tokens,
     )
+
+
+def clusters(requests: Sequence[Request]) -> dict[str, str]:
+    """Request id -> independent unit: its session, joined with every other session that has one of its prompts."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    first_with: dict[str, str] = {}
+    for request in requests:
+        prompt = request.prompt_key
+        known = first_with.setdefault(prompt, request.session) if prompt else request.session
+        parent[root(request.session)] = root(known)
+    return {request.id: root(request.session) for request in requests}
 
 
 def _order(session: str, seed: int) -> bytes:

@@ -24,8 +24,13 @@ bounds = st.floats(1e-6, 1e6)
 values = st.floats(-1e7, 1e7)
 
 
+HARMLESS = ("different_prompts", "divergence", "tail_share", "empty_answers", "ending_shift", "length_shift")
+
+
 def measured(name: str, value: float, interval: tuple[float, float] | None = None) -> Measurement:
-    return collect("x", [Quantity(name, value, "nats", "lower", interval=interval)])
+    """This quantity, beside others that break no limit."""
+    harmless = [Quantity(other, 0.0, "1", "lower") for other in HARMLESS]
+    return collect("x", [*harmless, Quantity(name, value, "nats", "lower", interval=interval)])
 
 
 @STEADY
@@ -92,6 +97,7 @@ def test_every_limit_that_is_set_is_judged() -> None:
         price_per_hour=1.0,
     )
     assert {limit.limit.quantity for limit in budget.judge(Measurement("x", {})).limits} == {
+        *HARMLESS,
         "added_nats",
         "degradation",
         "ttft_p95_ms",
@@ -101,8 +107,14 @@ def test_every_limit_that_is_set_is_judged() -> None:
     }
 
 
-def test_no_limit_accepts_everything() -> None:
-    assert Budget(max_added_nats=None).judge(Measurement("x", {})).outcome is Outcome.ACCEPT
+def test_what_was_not_measured_is_never_accepted() -> None:
+    """Not even where no margin is set: prompts and endings are compared in every proof."""
+    assert Budget(max_added_nats=None).judge(Measurement("x", {})).outcome is Outcome.REJECT
+
+
+def test_divergence_follows_the_margin_unless_it_is_set() -> None:
+    assert Budget(max_added_nats=0.05).divergence_limit == 0.1
+    assert Budget(max_added_nats=0.05, max_divergence=0.3).divergence_limit == 0.3
 
 
 @STEADY
@@ -169,16 +181,14 @@ def test_a_verdict_is_written_with_every_limit_and_reason() -> None:
     verdict = Budget(slo={"ttft_p95_ms": 5.0}).judge(measured("added_nats", 0.01, (0.0, 0.05)))
     written = codec.plain(verdict)
     assert verdict.outcome is Outcome.REJECT and codec.value_of(Verdict, written, "here") == verdict
-    assert [(v["limit"]["quantity"], v["outcome"]) for v in written["limits"]] == [
-        ("added_nats", "INCONCLUSIVE"),
-        ("ttft_p95_ms", "REJECT"),
-    ]
+    outcomes = {v["limit"]["quantity"]: v["outcome"] for v in written["limits"]}
+    assert (outcomes["added_nats"], outcomes["ttft_p95_ms"]) == ("INCONCLUSIVE", "REJECT")
     assert json.loads(json.dumps(written)) == written
 
 
 def test_of_few_requests_the_maximum_stands_for_a_p99() -> None:
     budget = Budget(max_added_nats=None, slo={"ttft_p99_ms": 5.0})
-    few = budget.judge(collect("x", [Quantity("ttft_max_ms", 6.0, "ms", "lower")]))
+    few = budget.judge_limits(collect("x", [Quantity("ttft_max_ms", 6.0, "ms", "lower")]), budget.speed_limits)
     assert few.outcome is Outcome.REJECT and "maximum" in few.reason
     many = [Quantity("ttft_max_ms", 6.0, "ms", "lower"), Quantity("ttft_p99_ms", 4.0, "ms", "lower")]
-    assert budget.judge(collect("x", many)).outcome is Outcome.ACCEPT
+    assert budget.judge_limits(collect("x", many), budget.speed_limits).outcome is Outcome.ACCEPT

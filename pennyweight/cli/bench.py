@@ -27,7 +27,13 @@ def bench(
     as_recorded: Annotated[bool, typer.Option(help="Send at the times that the trace recorded.")] = False,
     time_scale: Annotated[float, typer.Option(help="Stretch recorded times; below 1 is faster.")] = 1.0,
     ignore_eos: Annotated[bool, typer.Option(help="Always answer with max_tokens tokens.")] = False,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="For all requests; 0 is greedy. [default: each request's own, else 0]")
+    ] = None,
+    request_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that a request may take. [default: 600]")
+    ] = None,
+    accept_cached: Annotated[bool, typer.Option("--accept-cached", help="Measure a cache that answers.")] = False,
     goodput: Annotated[
         str | None, typer.Option(help="SLOs of good requests in ms: ttft:500 tpot:60 (also e2el).")
     ] = None,
@@ -44,9 +50,9 @@ def bench(
     from pennyweight import codec
     from pennyweight.busy import warn_if_busy
     from pennyweight.console import Live
-    from pennyweight.inputs import read_target, read_workload
+    from pennyweight.inputs import counter_of, read_target, read_workload
     from pennyweight.measure.client import Sampling
-    from pennyweight.measure.speed import LATE_RETRIES, measure_speed, summary_rows
+    from pennyweight.measure.speed import LATE_RETRIES, measure_speed, remarks, summary_rows
 
     times = options.arrivals(max_concurrency, request_rate, burstiness, recorded=as_recorded, time_scale=time_scale)
     slos = options.pairs(goodput, "--goodput")
@@ -74,10 +80,17 @@ def bench(
             late_retries=LATE_RETRIES if times.kind == "closed" else 0,
             say=live.stage,
             progress=live.progress,
+            request_timeout=request_timeout,
+            count_tokens=counter_of(tokenizer or parsed.tokenizer),
+            accept_cached=accept_cached,
         )
     for name, unit, value in summary_rows(measurement):
         typer.echo(f"{name:<28}{value:>16,.3f} {unit}")
+    for remark in remarks(measurement):
+        typer.echo(remark)
     if output is not None:
         output.write_text(json.dumps(codec.plain(measurement), indent=1) + "\n")
     if as_json:
-        print(json.dumps({name: value for name, _, value in summary_rows(measurement)}))
+        row = {name: value for name, _, value in summary_rows(measurement)}
+        kept = ("failures", "tokens_counted_by", "cached_answers", "retried_connections")
+        print(json.dumps(row | {name: measurement.conditions[name] for name in kept}))

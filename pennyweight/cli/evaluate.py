@@ -22,6 +22,21 @@ def evaluate(
     max_degradation: Annotated[
         str | None, typer.Option(help="Share of the task score that may be lost, such as 1%.")
     ] = None,
+    max_tail_share: Annotated[
+        float, typer.Option(help="Share of sessions that may lose over 5 times --max-added-nats.")
+    ] = Budget.max_tail_share,
+    max_divergence: Annotated[
+        float | None, typer.Option(help="Divergence in nats per token, both ways. [default: twice --max-added-nats]")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Share of tokens that must stay the first choice, such as 0.95.")
+    ] = None,
+    max_ending_shift: Annotated[
+        float, typer.Option(help="Change in the share of answers that end by themselves.")
+    ] = Budget.max_ending_shift,
+    max_length_shift: Annotated[
+        float, typer.Option(help="Change in the length of all answers, as a share.")
+    ] = Budget.max_length_shift,
     confidence: Annotated[float, typer.Option(help="Confidence level of the gates.")] = 0.95,
     held_out: Annotated[bool, typer.Option(help="Use the held-out half only, as a search's proof does.")] = True,
     num_prompts: options.NumPrompts = None,
@@ -39,10 +54,13 @@ def evaluate(
     budget = Budget(
         max_added_nats=max_added_nats or None,
         max_degradation=options.share(max_degradation, "--max-degradation"),
+        max_tail_share=max_tail_share,
+        max_divergence=max_divergence,
+        min_agreement=min_agreement,
+        max_ending_shift=max_ending_shift,
+        max_length_shift=max_length_shift,
         confidence=confidence,
     )
-    if not budget.quality_limits:
-        raise UsageError("No quality gate is set: give --max-added-nats or --max-degradation.")
     a, b = read_target(candidate), read_target(against)
     tokenizer = a.tokenizer or b.tokenizer
     requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer)

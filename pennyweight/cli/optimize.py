@@ -39,6 +39,21 @@ def optimize(
     max_degradation: Annotated[
         str | None, typer.Option(help="Share of the baseline's task score that may be lost, such as 1%.")
     ] = None,
+    max_tail_share: Annotated[
+        float, typer.Option(help="Share of sessions that may lose over 5 times --max-added-nats.")
+    ] = Budget.max_tail_share,
+    max_divergence: Annotated[
+        float | None, typer.Option(help="Divergence in nats per token, both ways. [default: twice --max-added-nats]")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Share of tokens that must stay the first choice, such as 0.95.")
+    ] = None,
+    max_ending_shift: Annotated[
+        float, typer.Option(help="Change in the share of answers that end by themselves.")
+    ] = Budget.max_ending_shift,
+    max_length_shift: Annotated[
+        float, typer.Option(help="Change in the length of all answers, as a share.")
+    ] = Budget.max_length_shift,
     slo: Annotated[str | None, typer.Option(help="Latency limits in ms: ttft:1500 tpot:60 (also itl, e2el).")] = None,
     percentile: Annotated[int, typer.Option(help="The percentile that --slo applies to.")] = 95,
     max_memory: Annotated[str | None, typer.Option(help="Limit of the service's peak memory, as 2GiB.")] = None,
@@ -74,6 +89,11 @@ def optimize(
         objective=objective,
         max_added_nats=max_added_nats or None,
         max_degradation=options.share(max_degradation, "--max-degradation"),
+        max_tail_share=max_tail_share,
+        max_divergence=max_divergence,
+        min_agreement=min_agreement,
+        max_ending_shift=max_ending_shift,
+        max_length_shift=max_length_shift,
         slo=options.slo(slo, percentile),
         max_memory_bytes=options.size(max_memory, "--max-memory"),
         max_dollars_per_million_tokens=max_cost,

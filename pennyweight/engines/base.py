@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -94,6 +94,8 @@ class Engine:
     efficiency: ClassVar[Mapping[str, Efficiency]] = {"": UNKNOWN_EFFICIENCY}
     colour: ClassVar[str] = "#4a3aa7"  # in the report
     supports_json_schema: ClassVar[bool] = False  # can constrain answers to a JSON schema
+    # fields of a request, beside its prompt and length, that it follows; a server of the OpenAI API follows all
+    answer_fields: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "seed", "n", "stop")
     # "module:class" of the `Runtime` or the `Backend`, imported only in the process that runs it
     runtime: ClassVar[str] = ""
     server: ClassVar[str] = ""
@@ -178,6 +180,12 @@ class Engine:
         if cls.architectures and model_type not in cls.architectures:
             known = ", ".join(cls.architectures)
             raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {known}.")
+
+    @classmethod
+    def unheeded(cls, fields: Iterable[str]) -> list[str]:
+        """Those of a request's fields that it does not follow."""
+        known = {*cls.answer_fields, *(("response_format",) if cls.supports_json_schema else ())}
+        return sorted(set(fields) - known)
 
     @classmethod
     def refuse_files(cls, directory: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from pennyweight.engines.base import Runtime
 from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.generation import Event, Finish, Generation, Score, derived_seed
+from pennyweight.generation import SCORED_TOPS, Event, Finish, Generation, Score, derived_seed
 from pennyweight.hardware import Efficiency, Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
@@ -263,8 +263,9 @@ class Scorer:
                 "targets": ids[:, 1:],
             }
         )
-        tensors = (self._request.get_tensor(name).data[0, start - 1 :] for name in ("own", "top", "top_logprob"))
-        return Score(*(values.tolist() for values in tensors))
+        names = ("own", "top", "top_logprob")
+        own, tops, logprobs = (self._request.get_tensor(name).data[0, start - 1 :].tolist() for name in names)
+        return Score(own, [list(zip(*pair, strict=True)) for pair in zip(tops, logprobs, strict=True)])
 
     def kernels(self) -> list[str]:
         """As the execution graph names them; available only after a prompt was processed."""
@@ -298,7 +299,8 @@ def _save_draft(file: Path, directory: Path, properties: Mapping[str, Any]) -> N
 
 
 def _return_scores(model: Any) -> None:
-    """Replace the logits by: log-probability of `targets`, first choice, and its log-probability; each (1, n)."""
+    """Replace the logits by: log-probability of `targets` (1, n), the likeliest tokens and their log-probabilities
+    (1, n, SCORED_TOPS)."""
     import openvino.opset13 as op
 
     result = model.output("logits").get_node()
@@ -306,18 +308,18 @@ def _return_scores(model: Any) -> None:
     targets = op.parameter([-1, -1], np.int64, name="targets")
     targets.output(0).set_names({"targets"})
     last = op.constant(np.array([-1], np.int64))
-    best = op.topk(logits, op.constant(np.int64(1)), -1, "max", "value", index_element_type="i64")
-    peak = best.output(0)
+    best = op.topk(logits, op.constant(np.int64(SCORED_TOPS)), -1, "max", "value", index_element_type="i64")
+    peak = op.reduce_max(best.output(0), last, True)
     spread = op.log(op.reduce_sum(op.exp(op.subtract(logits, peak)), last, True))  # log-sum-exp above the peak
     chosen = op.gather_elements(logits, op.unsqueeze(targets, last), 2)
     own = op.squeeze(op.subtract(op.subtract(chosen, peak), spread), last)
-    top = op.squeeze(best.output(1), last)
-    top_logprob = op.squeeze(op.negative(spread), last)
-    for node, name in ((own, "own"), (top, "top"), (top_logprob, "top_logprob")):
-        node.output(0).set_names({name})
+    top_logprob = op.subtract(op.subtract(best.output(0), peak), spread)
+    outputs = {"own": own.output(0), "top": best.output(1), "top_logprob": top_logprob.output(0)}
+    for name, output in outputs.items():
+        output.set_names({name})
     model.remove_result(result)
     model.add_parameters([targets])
-    model.add_outputs([own.output(0), top.output(0), top_logprob.output(0)])
+    model.add_outputs(list(outputs.values()))
     model.validate_nodes_and_infer_types()
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pennyweight.engines.base import Engine, Runtime
 from pennyweight.errors import EngineRefused
+from pennyweight.workload import ANSWER_FIELDS
 
 SCHEME = "as served"
 
@@ -24,6 +25,7 @@ class Remote(Engine):
     model_format: ClassVar[str] = "served elsewhere"
     schemes: ClassVar[tuple[str, ...]] = (SCHEME,)
     architectures: ClassVar[tuple[str, ...]] = ()
+    answer_fields: ClassVar[tuple[str, ...]] = ANSWER_FIELDS
 
     def __post_init__(self) -> None:
         super().__post_init__()

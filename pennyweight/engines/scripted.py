@@ -1,21 +1,25 @@
 """The scripted engine: predictable answers at set speeds, shipped so that users can test their own code.
 
 It needs a model directory for its tokenizer only. The answer repeats the prompt's own tokens in order (so that tests
-can predict it), one token per running request and step; a step takes `step_ms`, a prompt `prefill_ms` once.
+can predict it), one token per running request and step; a step takes `step_ms`, a prompt `prefill_ms` once. A prompt
+that is an earlier one with a part of its answer is gone on with, as a model would.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from pennyweight.engines.base import Engine, Runtime
 from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.generation import Event, Finish, Generation, Score
+
+PROMPTS_KEPT = 256
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Scripted(Engine):
 
     step_ms: float = 0.0
     prefill_ms: float = 0.0
-    loss: float = 0.0  # added to the negative log-probability of every scored token
+    loss: float = 0.0  # added to the negative log-probability of every token
     memory_mib: int = 0
     fault: str = ""
     fault_after: int = 0
@@ -50,7 +54,8 @@ class Scripted(Engine):
 class ScriptedRuntime:
     def __init__(self, settings: Scripted) -> None:
         self._settings = settings
-        self._running: dict[str, tuple[Generation, int]] = {}
+        self._running: dict[str, tuple[Generation, int]] = {}  # with the place of the next token
+        self._prompts: deque[tuple[int, ...]] = deque(maxlen=PROMPTS_KEPT)
         self._made = 0
         self._forgotten: str | None = None
         self._ballast = bytearray(os.urandom(1) * (settings.memory_mib << 20))
@@ -60,7 +65,10 @@ class ScriptedRuntime:
             raise EngineRefused("scripted: asked to refuse.")
         if self._settings.prefill_ms:
             time.sleep(self._settings.prefill_ms / 1000)
-        self._running[generation.id] = (generation, 0)
+        prompt = tuple(generation.prompt)
+        base = next((known for known in self._prompts if _goes_on(prompt, known)), prompt)
+        self._prompts.append(base)
+        self._running[generation.id] = (replace(generation, prompt=base), len(prompt) - len(base))
 
     def step(self) -> list[Event]:
         self._misbehave()
@@ -71,14 +79,15 @@ class ScriptedRuntime:
             if generation.id == self._forgotten:
                 continue
             token = generation.prompt[position % len(generation.prompt)]
-            length = position + 1
-            finish: Finish | None = "length" if length >= generation.max_tokens else None
-            alternatives = [[(token, -0.5)]] if generation.top_logprobs else ()
-            events.append(Event(generation.id, (token,), (-0.5,), alternatives, finish))
+            left = replace(generation, max_tokens=generation.max_tokens - 1)
+            finish: Finish | None = None if left.max_tokens else "length"
+            logprob = -0.5 - self._settings.loss
+            alternatives = [[(token, logprob)]] if generation.top_logprobs else ()
+            events.append(Event(generation.id, (token,), (logprob,), alternatives, finish))
             if finish:
                 del self._running[generation.id]
             else:
-                self._running[generation.id] = (generation, length)
+                self._running[generation.id] = (left, position + 1)
         self._made += len(events)
         return events
 
@@ -96,10 +105,17 @@ class ScriptedRuntime:
 
     def score(self, tokens: Sequence[int], start: int) -> Score:
         count = len(tokens) - start
-        return Score([-0.5 - self._settings.loss] * count, list(tokens[start:]), [-0.5 - self._settings.loss] * count)
+        logprobs = [-0.5 - self._settings.loss] * count
+        return Score(logprobs, [[pair] for pair in zip(tokens[start:], logprobs, strict=True)])
 
     def kernels(self) -> list[str]:
         return ["scripted answers: no matrix multiplication"]
 
     def close(self) -> None:
         self._running.clear()
+
+
+def _goes_on(prompt: tuple[int, ...], known: tuple[int, ...]) -> bool:
+    """Is this prompt the known one with the beginning of its answer?"""
+    rest = prompt[len(known) :]
+    return bool(rest) and prompt[: len(known)] == known and rest == (known * (len(rest) // len(known) + 1))[: len(rest)]

@@ -20,6 +20,7 @@ from pennyweight.hardware import Efficiency, Hardware, available_cores, free_mem
 from pennyweight.install import environments
 from pennyweight.install.environments import Command, Recipe
 from pennyweight.shape import ModelShape
+from pennyweight.workload import ANSWER_FIELDS, TOOL_FIELDS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 RUNNERS = ("generate", "pooling")  # "pooling" serves embeddings only
@@ -80,6 +81,8 @@ class VLLM(Speculating):
         "runner": RUNNERS,
     }
     max_top_logprobs: ClassVar[int] = 20
+    # tools need a parser by model, which we do not choose
+    answer_fields: ClassVar[tuple[str, ...]] = tuple(sorted({*ANSWER_FIELDS} - {*TOOL_FIELDS}))
     supports_json_schema: ClassVar[bool] = True
     tested: ClassVar[tuple[str, str]] = ("0.32", "0.34")
     draft_file: ClassVar[str] = "config.json"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pennyweight.evidence import Reference
-from pennyweight.measure import quality
+from pennyweight.measure.proof import proof
 from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.serve.opening import Endpoint
@@ -35,7 +35,7 @@ def measure_acceptance(
     """Mean acceptance length and acceptance rate of the draft served at `endpoint`."""
     lengths: list[int] = []
     shares: list[float] = []
-    for agreed in quality.agreements(endpoint, [r for r in references if r.answer], progress):
+    for agreed in proof.agreements(endpoint, [r for r in references if r.answer], progress):
         lengths += accepted_lengths(agreed, num_draft_tokens)
         shares.append(sum(agreed) / len(agreed))
     quantities = [

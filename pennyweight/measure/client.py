@@ -4,73 +4,44 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 
 from pennyweight.errors import EndpointError
+from pennyweight.measure.record import Reading, Record, is_cached
 from pennyweight.workload import Request
 
+SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "seed", "n")
 DROPPED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 REQUEST_TIMEOUT = 600.0
+IDLE_DROP_SECONDS = 0.5  # a kept connection that had closed before shows it at once
 STALL_TIMEOUT = 120.0  # seconds without a byte after which the server counts as hung
-
-
-@dataclass
-class Record:
-    """What happened to one request. Times are seconds of one monotonic clock; `chunks` holds content chunks only."""
-
-    id: str
-    scheduled: float
-    sent: float = 0.0
-    chunks: list[float] = field(default_factory=list)
-    finished: float = 0.0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    text: str = ""
-    finish_reason: str | None = None
-    error: str | None = None
-
-    @property
-    def ttft(self) -> float:
-        """Request sent to first non-empty content chunk."""
-        return self.chunks[0] - self.sent
-
-    @property
-    def e2e(self) -> float:
-        return self.finished - self.sent
-
-    @property
-    def tpot(self) -> float | None:
-        """(end-to-end - TTFT) / (output tokens - 1); a single token has none."""
-        return (self.e2e - self.ttft) / (self.output_tokens - 1) if self.output_tokens > 1 else None
-
-    @property
-    def itl(self) -> list[float]:
-        return [later - earlier for earlier, later in zip(self.chunks, self.chunks[1:], strict=False)]
-
-    @property
-    def lag(self) -> float:
-        """Seconds by which the load generator sent the request late."""
-        return self.sent - self.scheduled
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn. `ignore_eos` keeps the recorded output lengths of a length-only trace."""
+    """How answers are drawn. `ignore_eos` keeps the recorded output lengths of a length-only trace.
 
-    temperature: float = 0.0
+    Temperature None: each request's own sampling fields, or greedy where it has none. A number stands for all of them.
+    """
+
+    temperature: float | None = None
     seed: int | None = None
     ignore_eos: bool = False
 
 
 def body_of(request: Request, model: str, sampling: Sampling) -> tuple[str, dict[str, Any]]:
     """The path and JSON body of a request."""
-    body: dict[str, Any] = {"model": model, "max_tokens": request.max_tokens, "temperature": sampling.temperature}
+    own = dict(request.fields)
+    if sampling.temperature is not None:
+        own = {name: value for name, value in own.items() if name not in SAMPLING_FIELDS}
+        own["temperature"] = sampling.temperature
+    body: dict[str, Any] = {"model": model, "max_tokens": request.max_tokens, "temperature": 0.0, **own}
     if sampling.seed is not None:
         body["seed"] = sampling.seed
     if sampling.ignore_eos:
@@ -83,8 +54,16 @@ def body_of(request: Request, model: str, sampling: Sampling) -> tuple[str, dict
 class Client:
     """A connection pool to one endpoint."""
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        model: str,
+        api_key: str | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+    ) -> None:
         self._session, self._base_url, self.model = session, base_url.rstrip("/"), model
+        self._count_tokens = count_tokens
         # A cached answer does not measure the engine: this header bypasses the cache of pennyweight's gateway.
         self._headers = {"content-type": "application/json", "x-pennyweight-cache": "no"}
         self._whole = aiohttp.ClientTimeout(total=session.timeout.total)
@@ -98,52 +77,43 @@ class Client:
         payload = json.dumps(body).encode()
         record.sent = time.perf_counter()
         try:
-            async with await self._post_with_retry(self._base_url + path, payload) as answer:
+            async with await self._post_with_retry(self._base_url + path, payload, record=record) as answer:
                 if answer.status != 200:
                     record.error = f"HTTP {answer.status}: {_message(await answer.text())}"
                 else:
-                    await self._read_events(answer, record)
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                    record.cached = is_cached(answer.headers)
+                    reading = Reading(record)
+                    async for data in answer.content.iter_any():
+                        reading.feed(data, time.perf_counter())
+                    reading.close(time.perf_counter(), self._count_tokens)
+        except TimeoutError:
+            record.error = f"no answer within {self._session.timeout.total or STALL_TIMEOUT:g} s"
+        except (aiohttp.ClientError, ConnectionError) as error:
             record.error = f"{type(error).__name__}: {error}"
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             record.error = f"the stream holds no OpenAI chunk ({type(error).__name__}: {error})"
         record.finished = record.finished or time.perf_counter()
-        if record.error is None and not record.chunks:
-            if record.output_tokens:  # only special tokens, so no text: the end counts as the first chunk
-                record.chunks.append(record.finished)
-            else:
-                record.error = "the stream ended without any content"
         return record
 
-    async def _read_events(self, answer: aiohttp.ClientResponse, record: Record) -> None:
-        pieces: list[str] = []
-        rest = b""
-        async for data in answer.content.iter_any():
-            now = time.perf_counter()
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                # Each event of this API is one data line; a space after the colon and a carriage return may be there.
-                value = line[5:].strip() if line.startswith(b"data:") else b""
-                if value and value != b"[DONE]":
-                    _record_event(json.loads(value), now, record, pieces)
-        record.text = "".join(pieces)
-        record.output_tokens = record.output_tokens or len(record.chunks)  # a server without usage: one token a chunk
-
     async def _post_with_retry(
-        self, url: str, data: bytes, timeout: aiohttp.ClientTimeout | None = None
+        self, url: str, data: bytes, timeout: aiohttp.ClientTimeout | None = None, *, record: Record | None = None
     ) -> aiohttp.ClientResponse:
-        """Post again if the server closed a kept-alive connection just as it was reused: that is not a failed request.
+        """Post again if the server closed a kept-alive connection just as it was reused: that is not a failed request,
+        as long as it closes at once. One that closes later may have worked on it, and that request has failed.
         llama-server closes every connection after its answer although it announces keep-alive."""
         limits = timeout or self._session.timeout
         while True:
             reused: dict[str, bool] = {}
+            begun = time.perf_counter()
             try:
                 return await self._session.post(
                     url, data=data, headers=self._headers, timeout=limits, trace_request_ctx=reused
                 )
             except DROPPED:
-                if not reused:
+                if not reused or time.perf_counter() - begun > IDLE_DROP_SECONDS:
                     raise
+                if record is not None:
+                    record.retries += 1
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A whole answer; anything but 200 is an `EndpointError`."""
@@ -154,7 +124,9 @@ class Client:
             async with await self._post_with_retry(url, data, self._whole) as answer:
                 text = await answer.text()
                 if answer.status != 200:
-                    raise EndpointError(f"{url} answered {answer.status}: {_message(text)}")
+                    fault = EndpointError(f"{url} answered {answer.status}: {_message(text)}")
+                    fault.status = answer.status
+                    raise fault
                 value: dict[str, Any] = json.loads(text)
                 return value
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
@@ -176,41 +148,34 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    base_url: str, model: str, *, timeout: float = REQUEST_TIMEOUT, api_key: str | None = None
+    base_url: str,
+    model: str,
+    *,
+    timeout: float = REQUEST_TIMEOUT,
+    stall: float | None = STALL_TIMEOUT,
+    api_key: str | None = None,
+    count_tokens: Callable[[str], int] | None = None,
 ) -> AsyncIterator[Client]:
+    """A client for one endpoint.
+
+    timeout       seconds that a request may take
+    stall         seconds without a byte of a stream after which the server counts as hung; None: only `timeout` counts
+    count_tokens  counts the tokens of an answer whose server reports no usage
+    """
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-    limits = aiohttp.ClientTimeout(total=timeout, sock_read=min(timeout, STALL_TIMEOUT))
+    limits = aiohttp.ClientTimeout(total=timeout, sock_read=None if stall is None else min(timeout, stall))
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_mark_reused)
     async with aiohttp.ClientSession(
         connector=connector, timeout=limits, read_bufsize=1 << 20, trace_configs=[trace]
     ) as session:
-        yield Client(session, base_url, model, api_key)
+        yield Client(session, base_url, model, api_key, count_tokens)
 
 
 async def _mark_reused(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
     del session, params
     if context.trace_request_ctx is not None:
         context.trace_request_ctx["reused"] = True
-
-
-def _record_event(event: Mapping[str, Any], now: float, record: Record, pieces: list[str]) -> None:
-    if "error" in event:
-        record.error = str(event["error"].get("message", event["error"]))
-        return
-    usage = event.get("usage")
-    if usage:
-        record.prompt_tokens = usage["prompt_tokens"]
-        record.output_tokens = usage["completion_tokens"]
-    choices: Sequence[Mapping[str, Any]] = event.get("choices") or ()
-    for choice in choices:
-        text = choice["delta"].get("content") if "delta" in choice else choice.get("text")
-        if text:
-            record.chunks.append(now)
-            pieces.append(text)
-        if choice.get("finish_reason"):
-            record.finish_reason = choice["finish_reason"]
-            record.finished = now
 
 
 def _message(text: str) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from pennyweight.errors import MeasurementVoid, WorkloadError
-from pennyweight.measure.client import Client, Record, Sampling
+from pennyweight.measure.client import Client, Sampling
+from pennyweight.measure.record import Record
 from pennyweight.measure.statistics import percentile
 from pennyweight.workload import Arrivals, Request, Workload
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from pennyweight.errors import EndpointError, UsageError
+from pennyweight.errors import EndpointError, MeasurementVoid, UsageError
 from pennyweight.measure import resources
-from pennyweight.measure.client import Record, Sampling, connect
+from pennyweight.measure.client import REQUEST_TIMEOUT, STALL_TIMEOUT, Sampling, connect
+from pennyweight.measure.record import Record
 from pennyweight.measure.replay import WARM_UP_LIMIT, Progress, Replay, no_progress, replay, warm_up
 from pennyweight.measure.resources import Usage
 from pennyweight.measure.statistics import PERCENTILES, percentile
@@ -22,6 +24,7 @@ from pennyweight.workload import Arrivals, Workload
 SLO_NAMES = ("ttft", "tpot", "e2el")
 LATE_RETRIES = 3  # for those who repeat spoiled runs
 LATE_PAUSE_SECONDS = 3.0  # before a spoiled run is repeated; grows with each
+MAX_REASONS = 20  # kinds of failures that are kept
 MIN_FOR_P99 = 100  # values: with fewer, the 99th percentile is nearly the maximum
 
 
@@ -38,17 +41,32 @@ def measure_speed(
     api_key: str | None = None,
     late_retries: int = 0,
     accept_late: bool = False,
+    request_timeout: float | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+    accept_cached: bool = False,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
 ) -> Measurement:
     """Warm up, replay, and refuse a run that the generator spoiled, as it does on a busy machine. Such a run is
     repeated `late_retries` times first, which `say` is told; with `accept_late` the last one is kept and carries the
-    condition `late_generator_ms`. `goodput` is in milliseconds by SLO name.
+    condition `late_generator_ms`.
+
+    goodput          milliseconds by SLO name
+    request_timeout  seconds that a request may take; None: 600, and a stream that stands still for 120 has failed
+    count_tokens     counts the tokens of answers whose server reports no usage
+    accept_cached    keep a run in which the server answered from a cache
 
     Raises `MeasurementVoid`, and `EndpointError` if an engine that we started failed a request."""
 
     async def run() -> tuple[Replay, Usage, int]:
-        async with connect(endpoint.base_url, endpoint.model, api_key=api_key or endpoint.api_key) as client:
+        async with connect(
+            endpoint.base_url,
+            endpoint.model,
+            timeout=request_timeout or REQUEST_TIMEOUT,
+            stall=None if request_timeout else STALL_TIMEOUT,
+            api_key=api_key or endpoint.api_key,
+            count_tokens=count_tokens,
+        ) as client:
             warmed = await warm_up(client, warm_with or workload, sampling)
             with resources.watch(endpoint.process) as usage:
                 return await replay(client, workload, arrivals, sampling, seed=seed, progress=progress), usage, warmed
@@ -66,7 +84,14 @@ def measure_speed(
     run_of_requests.refuse_if_empty()
     if not accept_late:
         run_of_requests.refuse_if_late()
-    failed = [record for record in run_of_requests.records if record.error]
+    records = run_of_requests.records
+    cached = sum(record.cached for record in records)
+    if cached and not accept_cached:
+        raise MeasurementVoid(
+            f"The server answered {cached} of {len(records)} requests from a cache, so this is not the speed of a "
+            "model: turn the cache off for these requests, or accept it with --accept-cached."
+        )
+    failed = [record for record in records if record.error]
     if failed and endpoint.process is not None:  # our own engine may not lose a request; a foreign server's are counted
         raise EndpointError(f"{len(failed)} of {len(run_of_requests.records)} requests failed: {failed[0].error}.")
     conditions = {
@@ -78,6 +103,10 @@ def measure_speed(
         "sampling": asdict(sampling),
         "warm_up_requests": warmed,
         "warm_up_settled": warmed < WARM_UP_LIMIT,
+        "tokens_counted_by": sorted({record.counted for record in run_of_requests.succeeded}),
+        "failures": dict(Counter(record.error for record in failed if record.error).most_common(MAX_REASONS)),
+        "retried_connections": sum(record.retries for record in records),
+        "cached_answers": cached,
     }
     if run_of_requests.is_late:
         conditions["late_generator_ms"] = round(1000 * run_of_requests.lag, 1)
@@ -195,3 +224,19 @@ def summary_rows(measurement: Measurement) -> list[tuple[str, str, Any]]:
         "generator_cpu_share",
     ]
     return [(n, measurement.quantities[n].unit, measurement[n]) for n in order if n in measurement]
+
+
+def remarks(measurement: Measurement) -> list[str]:
+    """What a reader must know beside the numbers: failures by reason, and how tokens were counted."""
+    conditions = measurement.conditions
+    found = [f"{count} failed: {reason}" for reason, count in conditions.get("failures", {}).items()]
+    counted = conditions.get("tokens_counted_by", [])
+    if "chunks" in counted:
+        found.append("The server reports no usage: chunks were counted, not tokens; name a --tokenizer to count them.")
+    if "tokenizer" in counted:
+        found.append("The server reports no usage: the tokenizer counted the tokens of its answers.")
+    if conditions.get("cached_answers"):
+        found.append(f"{conditions['cached_answers']} answers came from a cache.")
+    if conditions.get("retried_connections"):
+        found.append(f"{conditions['retried_connections']} kept connections had been closed and were opened anew.")
+    return found

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from pennyweight.budget import Budget
 from pennyweight.errors import WorkloadError
-from pennyweight.measure.quality import MIN_SESSIONS
+from pennyweight.measure.proof.power import USUAL_FLIPS, decidable, labelled_needed
 from pennyweight.workload import Request, Workload
 
 MAX_NAMED = 5
-FLIPS = 0.02  # share of answers that change from right to wrong or back, a typical share under quantization
-POWER_Z, CONFIDENCE_Z = 1.28, 1.645  # 90% power, 95% confidence, one-sided
 MARGINS = (0.01, 0.02, 0.05, 0.10)
 Lengths = dict[str, int]
 
@@ -108,29 +107,23 @@ def _decides(halves: tuple[Workload, Workload] | None) -> tuple[str, ...]:
     if halves is None:
         return ("Nothing: one session only, so that nothing can be held out.",)
     held_out = halves[1]
-    sessions = len({request.session for request in held_out.requests})
     found = []
-    if sessions < MIN_SESSIONS:
-        found.append(f"--max-added-nats: no, {sessions} held-out sessions are too few ({MIN_SESSIONS} are needed).")
-    else:
-        found.append(f"--max-added-nats: yes, on {len(held_out.requests)} held-out requests of {sessions} sessions.")
+    for one in decidable(Budget(), held_out.requests):
+        if one.possible:
+            found.append(f"{one.option} {one.bound:g}: yes, {one.fewest} of {one.units} held-out units could prove it.")
+        else:
+            found.append(f"No. {one.sentence()}")
     labelled = len(held_out.labelled)
     if not labelled:
         found.append("--max-degradation: no, no held-out request is labelled.")
         return tuple(found)
-    least = next((margin for margin in MARGINS if needed(margin) <= labelled), None)
+    least = next((margin for margin in MARGINS if labelled_needed(margin) <= labelled), None)
     can = f"margins from {least:.0%} on" if least else f"no margin up to {MARGINS[-1]:.0%}"
     found.append(
-        f"--max-degradation: {labelled} labelled held-out requests decide {can} if {FLIPS:.0%} of answers flip; 1% "
-        f"needs about {needed(0.01):,}."
+        f"--max-degradation: {labelled} labelled held-out requests decide {can} if {USUAL_FLIPS:.0%} of answers "
+        f"flip; 1% needs about {labelled_needed(0.01):,}."
     )
     return tuple(found)
-
-
-def needed(margin: float, flips: float = FLIPS) -> int:
-    """Labelled pairs for a non-inferiority test of this margin at this share of flipped answers (normal approximation
-    for paired proportions: n = flips * (z_confidence + z_power)^2 / margin^2)."""
-    return int(flips * (CONFIDENCE_Z + POWER_Z) ** 2 / margin**2) + 1
 
 
 def _named(requests: Sequence[Request]) -> str:

@@ -137,29 +137,29 @@ def whole_body(answers: Sequence[Answer]) -> dict[str, Any]:
     return body | {"usage": usage_of(answers)}
 
 
-def scored(answer: Answer, score: Score, start: int = 1) -> dict[str, Any]:
+def scored(answer: Answer, score: Score, start: int = 1, *, count: int = 1, by_id: bool = False) -> dict[str, Any]:
     """The answer to `echo` with `max_tokens: 0`: log-probabilities of the prompt itself from place `start` on.
 
-    `top_logprobs` holds the most likely token; where that is the prompt's own token there is one entry, else two.
+    `top_logprobs` holds the most likely tokens and the prompt's own. With `by_id` (`return_tokens_as_token_ids`, as
+    vLLM's server has it) tokens are spelled "token_id:7", because the texts of two tokens can be the same.
     """
-    name = answer.tokenizer.token_text
+    name = spelled_as_id if by_id else answer.tokenizer.token_text
     tokens = [name(token) for token in answer.prompt_tokens]
     rows: list[dict[str, float] | None] = [None] * start
-    agreed: list[bool | None] = [None] * start
-    for place, own in enumerate(answer.prompt_tokens[start:]):
-        agreed.append(score.top_tokens[place] == own)
-        rows.append(
-            {name(score.top_tokens[place]): score.top_logprobs[place], tokens[place + start]: score.logprobs[place]}
-        )
+    for tops, own, logprob in zip(score.tops, tokens[start:], score.logprobs, strict=True):
+        rows.append({own: logprob} | {name(token): value for token, value in tops[:count]} | {own: logprob})
     logprobs = {
         "tokens": tokens,
         "token_logprobs": [*[None] * start, *score.logprobs],
         "top_logprobs": rows,
-        "top_is_own": agreed,  # token texts can collide, ids cannot
         "text_offset": _offsets(tokens),
     }
     choice = {"index": 0, "text": answer.echo, "finish_reason": "length", "logprobs": logprobs}
     return answer.envelope(choice, streamed=False) | {"usage": usage_of([answer])}
+
+
+def spelled_as_id(token: int) -> str:
+    return f"token_id:{token}"
 
 
 def _chat_logprob(text: str, logprob: float) -> dict[str, Any]:

@@ -11,6 +11,32 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_ANSWERS = 16  # of one request
+# Fields that change an answer and that only some servers follow -> the values that ask for nothing.
+CHANGING_FIELDS: dict[str, tuple[Any, ...]] = {
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "logit_bias": ({},),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "tool_choice": ("none", "auto"),
+    "best_of": (1,),
+    "suffix": ("",),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "chat_template_kwargs": ({},),
+    "length_penalty": (1,),
+    "use_beam_search": (False,),
+    "typical_p": (1,),
+}
 
 
 class StreamOptions(BaseModel):
@@ -42,7 +68,7 @@ class ResponseFormat(BaseModel):
 class Body(BaseModel):
     """What both calls share."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     model: str = ""
     temperature: float = Field(1.0, ge=0, le=2)
@@ -54,6 +80,7 @@ class Body(BaseModel):
     n: int = Field(1, ge=1, le=MAX_ANSWERS)
     ignore_eos: bool = False
     return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] = []
 
@@ -66,6 +93,16 @@ class Body(BaseModel):
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def unheeded(self) -> str | None:
+        """The first field that would change the answer and that our worker does not know; None where there is none.
+        A value that asks for nothing, such as a penalty of 0, is no such field."""
+        for name, nothing in CHANGING_FIELDS.items():
+            value = (self.model_extra or {}).get(name)
+            if value is not None and value not in nothing:
+                return name
+        return None
 
     @property
     def requested_schema(self) -> dict[str, Any] | None:

@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pennyweight.evidence import Evidence, SearchOutcome, TechniqueGain
+from pennyweight.budget import Outcome
+from pennyweight.evidence import Evidence, Part, SearchOutcome, TechniqueGain
 from pennyweight.report import phrasing, plots
 from pennyweight.study import Stage, Trial
 
@@ -66,17 +67,40 @@ def _quality(trials: Sequence[Trial], evidence: Evidence, colours: Mapping[str, 
 
 
 def _limits(evidence: Evidence) -> str:
-    rows = [
-        (
-            phrasing.name_of(row.limit.quantity),
-            phrasing.with_unit(row.limit.quantity, row.value) if row.value is not None else "not measured",
-            phrasing.with_unit(row.limit.quantity, row.limit.bound),
-            str(row.outcome),
-            row.reason,
-        )
-        for row in evidence.limits.limits
-    ]
-    return _table(("limit", "measured", "bound", "outcome", "in full"), rows)
+    """The seven parts of the proof in their order, each with its numbers; a part that had nothing to judge says so."""
+    quality, speed = evidence.quality, evidence.speed
+    parts = quality.conditions.get("parts", {}) if quality else {}
+    verdicts = {row.limit.quantity: row for row in evidence.limits.limits}
+    measured = {**(quality.quantities if quality else {}), **(speed.quantities if speed else {})}
+    rows = []
+    for part in Part:
+        mine = [name for name in measured if parts.get(name) == part and (name in verdicts or name in phrasing.SHOWN)]
+        if part is Part.SPEED:
+            mine = [name for name in verdicts if name not in parts and name in measured]
+        for name in mine:
+            verdict = verdicts.get(name)
+            rows.append(
+                (
+                    str(part),
+                    phrasing.name_of(name),
+                    phrasing.with_unit(name, measured[name].value),
+                    phrasing.interval(measured[name]) if measured[name].interval else "",
+                    phrasing.with_unit(name, verdict.limit.bound) if verdict else "",
+                    str(verdict.outcome) if verdict else "",
+                )
+            )
+        if not mine:
+            rows.append((str(part), phrasing.NOTHING_TO_JUDGE[part], "", "", "", ""))
+    missing = [row for name, row in verdicts.items() if name not in measured]
+    rows += [("", phrasing.name_of(r.limit.quantity), "not measured", "", "", str(r.outcome)) for r in missing]
+    left_out = quality.conditions.get("left_out", {}) if quality else {}
+    said = "".join(
+        f"<p>Not proven: {escape(phrasing.name_of(n))}, because {escape(w)}.</p>" for n, w in left_out.items()
+    )
+    broken = "".join(
+        f"<p>{escape(row.reason)}</p>" for row in evidence.limits.limits if row.outcome is not Outcome.ACCEPT
+    )
+    return _table(("part", "what", "measured", "interval", "limit", "outcome"), rows) + said + broken
 
 
 def _speedup(evidence: Evidence) -> str:

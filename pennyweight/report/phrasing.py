@@ -7,18 +7,37 @@ import math
 from collections.abc import Sequence
 
 from pennyweight.budget import Budget, Limit
-from pennyweight.evidence import Evidence, SearchOutcome, Speedup, TechniqueGain
+from pennyweight.evidence import Evidence, Part, SearchOutcome, Speedup, TechniqueGain
 from pennyweight.measurement import Measurement, Quantity
 
 NAMES = {
     "added_nats": "added nats per token",
     "agreement": "first choices that agree",
-    "self_agreement": "generated tokens that are its own first choice",
+    "scored_nats": "added nats per token, scored only",
+    "divergence": "divergence from the baseline",
+    "decode_added_nats": "added nats per token by decoding",
+    "different_prompts": "requests with another prompt",
+    "empty_answers": "empty answers",
+    "ending_shift": "change in answers that end by themselves",
+    "length_shift": "change in answer length",
+    "tail_share": "requests that lose far more",
+    "invalid_forms": "answers that lost their form",
+    "sampled_p_value": "p-value of sampled answers",
     "degradation": "lost share of the task score",
     "task_score": "task score",
     "output_throughput": "output tokens/s",
     "peak_memory_bytes": "peak memory",
     "dollars_per_million_tokens": "dollars per million output tokens",
+}
+SHOWN = ("scored_nats", "decode_added_nats", "agreement", "task_score", "baseline_task_score")  # without a limit too
+NOTHING_TO_JUDGE = {
+    Part.SAME_QUESTION: "not compared",
+    Part.WEIGHTS: "not scored",
+    Part.DECODE: "not scored",
+    Part.ENDINGS: "not compared",
+    Part.TAILS: "not scored",
+    Part.TASKS: "nothing in this workload: no labels, no forms, no sampling",
+    Part.SPEED: "no limit was set",
 }
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "time between chunks", "e2e": "whole answer"}
 MAX_REASONS = 3
@@ -176,7 +195,7 @@ def with_unit(quantity: str, value: float) -> str:
         return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
     if quantity == "added_nats":
         return f"{value:+.4f}"
-    if quantity in ("agreement", "self_agreement", "task_score", "degradation"):
+    if quantity in ("agreement", "task_score", "degradation", "tail_share", "ending_shift", "length_shift"):
         return f"{value:.3f}" if value < 0.995 else f"{value:.2f}"
     if quantity.startswith("dollars"):
         return f"${value:.3g}"

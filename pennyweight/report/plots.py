@@ -84,8 +84,8 @@ def margins(evidence: Evidence) -> str:
     measured = {**(evidence.quality.quantities if evidence.quality else {})}
     measured |= evidence.speed.quantities if evidence.speed else {}
     for limit in phrasing.limits_of(evidence.budget):
-        if limit.quantity not in measured:
-            continue
+        if limit.quantity not in measured or limit.floor or not limit.bound:
+            continue  # what must not be at all has no share of a limit
         quantity = measured[limit.quantity]
         value = quantity.interval[1] if quantity.interval else quantity.value
         text = f"{phrasing.with_unit(limit.quantity, value)} of {phrasing.with_unit(limit.quantity, limit.bound)}"

@@ -14,9 +14,11 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError
 from pennyweight.evidence import Reference
 from pennyweight.measure import compare as comparing
-from pennyweight.measure import quality
 from pennyweight.measure.client import Sampling
-from pennyweight.measure.quality import Evaluation
+from pennyweight.measure.proof import proof
+from pennyweight.measure.proof.allowance import Allowance
+from pennyweight.measure.proof.proof import Evaluation
+from pennyweight.measure.proof.references import references as baseline_answers
 from pennyweight.measure.speed import LATE_RETRIES, measure_speed
 from pennyweight.measurement import Comparison, Measurement
 from pennyweight.model import Model
@@ -39,7 +41,9 @@ class Bench(Protocol):
         self, running: Any, load: Workload, *, streams: int | None = None, warm_with: Workload | None = None
     ) -> Measurement: ...
     def references(self, running: Any, half: Workload, keep: Callable[[Reference], None]) -> Sequence[Reference]: ...
-    def quality(self, running: Any, half: Workload, references: Mapping[str, Reference]) -> Evaluation: ...
+    def quality(
+        self, running: Any, half: Workload, references: Mapping[str, Reference], allowance: Allowance | None = None
+    ) -> Evaluation: ...
     def kernels(self, running: Any) -> Sequence[str]: ...
     def compare(
         self, openers: Sequence[comparing.Opener], load: Workload, *, streams: int, warm_with: Workload | None = None
@@ -94,10 +98,21 @@ class ServiceBench:
         return made
 
     def references(self, running: Endpoint, half: Workload, keep: Callable[[Reference], None]) -> Sequence[Reference]:
-        return quality.references(running, half.requests, self.listener.progress, keep=keep)
+        return baseline_answers(running, half.requests, self.listener.progress, keep=keep)
 
-    def quality(self, running: Endpoint, half: Workload, references: Mapping[str, Reference]) -> Evaluation:
-        return quality.evaluate(running, half, references, self.question.budget, progress=self.listener.progress)
+    def quality(
+        self, running: Endpoint, half: Workload, references: Mapping[str, Reference], allowance: Allowance | None = None
+    ) -> Evaluation:
+        return proof.evaluate(
+            running,
+            half,
+            references,
+            self.question.budget,
+            allowance=allowance,
+            concurrency=self.question.streams,
+            seed=self.question.seed,
+            progress=self.listener.progress,
+        )
 
     def kernels(self, running: Endpoint) -> Sequence[str]:
         return running.kernels()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,9 +71,11 @@ def propose(
     wanted: Mapping[str, str] | None = None,
     longest: int = 2048,
     remote: Mapping[str, str] | None = None,
+    fields: Collection[str] = (),
 ) -> Space:
     """Every engine with every scheme that it serves and every recipe, as far as they can be made of this model and are
-    of use to requests of up to `longest` tokens. `remote` are the settings of a running server to include."""
+    of use to requests of up to `longest` tokens. `remote` are the settings of a running server to include, `fields`
+    those of requests that an engine must follow."""
     groups: dict[Group, tuple[Candidate, ...]] = {}
     recipes, refused = compose(wanted or {})
     possible = []
@@ -91,6 +93,10 @@ def propose(
     for engine in engines or catalogue.names():
         if engine == catalogue.REMOTE:
             continue  # added last, with fixed settings
+        unheeded = catalogue.unheeded(engine, fields)
+        if unheeded:
+            refused.append((engine, f"{engine} does not follow {', '.join(unheeded)}, which the workload asks for."))
+            continue
         offer = catalogue.offer(engine)
         offered = catalogue.schemes_of(engine, model)
         for scheme in offered:

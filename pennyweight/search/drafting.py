@@ -12,8 +12,8 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import UsageError
 from pennyweight.evidence import Reference
 from pennyweight.measure import compare as comparing
-from pennyweight.measure import quality
 from pennyweight.measure.acceptance import measure_acceptance
+from pennyweight.measure.proof.references import references
 from pennyweight.measurement import Comparison, Measurement
 from pennyweight.model import Model
 from pennyweight.search.question import Listener
@@ -94,7 +94,7 @@ def draft(asked: DraftRequest, listener: Listener) -> Draft:
 
     listener.stage("Answers of the target")
     with open_service(_reference(asked.target)) as endpoint:
-        made = quality.references(endpoint, held_out.requests, listener.progress)
+        made = references(endpoint, held_out.requests, listener.progress)
     listener.stage(f"Pruning to {asked.layers} of {shape.layers} blocks")
     pruned = techniques.apply(Depth(asked.layers, "influence", prompts), asked.target, listener.progress)
     before = _acceptance(pruned, made, asked.num_draft_tokens, listener)

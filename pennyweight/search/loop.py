@@ -14,7 +14,7 @@ compare    the chosen deployment, interleaved with the baseline and with the fas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -25,16 +25,19 @@ from pennyweight.budget import Outcome, Verdict
 from pennyweight.deployment import Deployment, Group
 from pennyweight.evidence import SearchOutcome
 from pennyweight.measure import compare as comparing
-from pennyweight.measure.quality import Evaluation
+from pennyweight.measure.proof.allowance import Allowance
+from pennyweight.measure.proof.proof import Evaluation
+from pennyweight.measure.repeated import PROOF_RUNS, combined
 from pennyweight.measure.speed import in_other_tokens
 from pennyweight.measurement import Comparison, Measurement
 from pennyweight.search import screening, speculating, sweeping
+from pennyweight.search.attempts import Attempts
 from pennyweight.search.baseline import BaselineAnswers
 from pennyweight.search.bench import Bench
 from pennyweight.search.candidates import Candidate, finer_than, is_unmodified, neighbours
 from pennyweight.search.faults import TRIAL_FAULTS
 from pennyweight.search.question import Answer, baseline_of
-from pennyweight.search.screening import worse
+from pennyweight.search.screening import ranked, worse
 from pennyweight.search.translation import AnswerTranslation
 from pennyweight.search.trials import Trials
 from pennyweight.study import Stage, Trial
@@ -49,7 +52,6 @@ MIN_GAIN_TO_KEEP = 1.01  # a setting must gain this much to be kept
 FINALISTS = 4  # at most, and only those within this share of the best
 NEAR_THE_TOP = 0.85
 FINAL_ROUNDS = 2
-TIE = 0.97  # within this share of the best mean: the smaller weights win, then the default settings
 
 Proof = tuple[Evaluation, Measurement]
 
@@ -57,8 +59,11 @@ Proof = tuple[Evaluation, Measurement]
 class Search:
     """The search loop: `trials` holds the results, `bench` builds and measures, `answers` are the baseline's."""
 
-    def __init__(self, trials: Trials, bench: Bench, answers: BaselineAnswers, translation: AnswerTranslation) -> None:
+    def __init__(
+        self, trials: Trials, bench: Bench, answers: BaselineAnswers, translation: AnswerTranslation, attempts: Attempts
+    ) -> None:
         self.trials, self.bench, self.answers, self.translation = trials, bench, answers, translation
+        self.attempts = attempts
         self.question, self.listener, self.space = trials.question, trials.listener, trials.space
         self.tuning, self.held_out = answers.tuning, answers.held_out
         self.baseline = baseline_of(self.question).deployment(self.question.model)
@@ -285,16 +290,18 @@ class Search:
         started = time.perf_counter()
         try:
             with self.bench.open(deployment) as running:
-                speed = self._speed(running, deployment, self.full_load(self.held_out), warm_with=self.tuning)
+                allowance = self.attempts.next(deployment)
+                speed = self._repeated_speed(running, deployment, allowance)
                 references = self.translation.translated(self.answers.of("held-out"), deployment)
-                evaluation = self.bench.quality(running, self.held_out, references)
+                evaluation = self.bench.quality(running, self.held_out, references, allowance)
                 kernels = list(self.bench.kernels(running))
         except TRIAL_FAULTS as error:
             seconds = time.perf_counter() - started
             self.trials.record(Trial(Stage.PROVE, deployment, failure=str(error), seconds=seconds))
             return None
         proof = evaluation, speed
-        notes = {"outcome": self._judge(proof).outcome, "kernels": kernels}
+        self.attempts.record(deployment, allowance, evaluation.verdict.outcome)
+        notes = {"outcome": self._judge(proof).outcome, "kernels": kernels, "attempt": allowance.attempt}
         measurement, seconds = speed.joined(evaluation.measurement), time.perf_counter() - started
         self.trials.record(Trial(Stage.PROVE, deployment, measurement, seconds=seconds, notes=notes))
         return proof
@@ -360,6 +367,15 @@ class Search:
         made = self.bench.speed(running, load, warm_with=warm_with)
         return in_other_tokens(made, self._token_ratio(deployment))
 
+    def _repeated_speed(self, running: Any, deployment: Deployment, allowance: Allowance) -> Measurement:
+        """Several runs on the held-out half, because limits are judged on a bound and not on one run's luck."""
+        load = self.full_load(self.held_out)
+        runs = [
+            self._speed(running, deployment, load.variant(number), warm_with=self.tuning)
+            for number in range(PROOF_RUNS)
+        ]
+        return combined(runs, allowance.error)
+
     def _token_ratio(self, deployment: Deployment) -> float:
         """Tokens per baseline token, over the held-out answers (the tuning half chose the vocabulary)."""
         return self.translation.tokens_per_baseline_token(deployment, self.answers.of("held-out").values())
@@ -380,12 +396,3 @@ class Search:
     def prompts(self) -> tuple[str, ...]:
         """The tuning half's prompts as the model reads them."""
         return self.answers.prompts()
-
-
-def ranked(means: Mapping[str, float], preference: Callable[[str], Any]) -> list[str]:
-    """Names, best score first; among those tied with the best remaining one, the lowest `preference` comes first."""
-    left, order = sorted(means, key=lambda name: means[name], reverse=True), list[str]()
-    while left:
-        order.append(min((n for n in left if not worse(means[n], means[left[0]], TIE)), key=preference))
-        left.remove(order[-1])
-    return order

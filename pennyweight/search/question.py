@@ -13,7 +13,8 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import ModelError, UsageError, WorkloadError
 from pennyweight.evidence import Reference, SearchOutcome
 from pennyweight.hardware import Hardware, detect
-from pennyweight.measure.quality import Evaluation
+from pennyweight.measure.proof.power import undecidable
+from pennyweight.measure.proof.proof import Evaluation
 from pennyweight.measurement import Comparison, Measurement
 from pennyweight.model import Model
 from pennyweight.plan.cost import Load
@@ -136,6 +137,7 @@ def space_of(question: Question, hardware: Hardware) -> Space:
         wanted=question.techniques,
         longest=longest,
         remote=question.remote,
+        fields=question.workload.fields,
     )
 
 
@@ -168,6 +170,14 @@ def refuse_model(model: Model) -> None:
 
 
 def _refuse_workload(question: Question) -> None:
+    for request in question.workload.requests:
+        unheeded = catalogue.unheeded(REFERENCE_ENGINE, request.fields)
+        if unheeded:
+            raise WorkloadError(
+                f"Request {request.id!r} asks for {', '.join(unheeded)}, which the reference engine, "
+                f"{REFERENCE_ENGINE}, does not follow, so that there is nothing to prove against: take it out."
+            )
+    _refuse_undecidable(question)
     if question.budget.max_degradation is not None and not question.workload.labelled:
         raise UsageError(
             f"--max-degradation needs labelled requests and {question.workload.name!r} has none: "
@@ -180,6 +190,15 @@ def _refuse_workload(question: Question) -> None:
                 f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the model's context is "
                 f"{context}: shorten it, or lower its max_tokens."
             )
+
+
+def _refuse_undecidable(question: Question) -> None:
+    """Raise where the held-out half could never prove a limit, however good a candidate is."""
+    if question.budget.max_degradation is not None and not question.workload.labelled:
+        return  # said in its own words
+    hopeless = undecidable(question.budget, question.workload.split(question.seed)[1].requests)
+    if hopeless:
+        raise UsageError(f"{question.workload.name!r} cannot decide this budget. {' '.join(hopeless)}")
 
 
 def _refuse_memory(question: Question, space: Space, hardware: Hardware) -> None:

@@ -84,7 +84,7 @@ def summary(evidence: Evidence, report: Path) -> dict[str, Any]:
         "baseline": codec.plain(evidence.baseline),
         "speedup": {
             "ratio": speedup.comparison.ratio if speedup else None,
-            "ci95": _finite(speedup.comparison.interval) if speedup else None,
+            "ci95": _finite(speedup.comparison.bounds) if speedup else None,
             "against": speedup.against if speedup else None,
         },
         "quality": {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from pennyweight.budget import Outcome
 from pennyweight.deployment import Group
 from pennyweight.search.candidates import Candidate, finer_than, unmodified
@@ -16,6 +19,7 @@ MIN_PREDICTED_SHARE_UNMEASURED = 0.40
 # What a coarser scheme must be predicted to reach of a finer one's score to be built.
 MIN_QUANTIZED_SHARE = 0.97
 MIN_LOSSY_SHARE = 1.03
+TIE = 0.97  # within this share of the best mean: the smaller weights win, then the default settings
 
 
 def worse(score: float, best: float, share: float) -> bool:
@@ -78,3 +82,12 @@ def _too_slow(trials: Trials, candidate: Candidate) -> str | None:
 
 def _screened_with(trials: Trials, recipe: str) -> list[Trial]:
     return [t for t in trials.study.of_stage(Stage.SCREEN) if t.deployment.recipe == recipe]
+
+
+def ranked(means: Mapping[str, float], preference: Callable[[str], Any]) -> list[str]:
+    """Names, best score first; among those tied with the best remaining one, the lowest `preference` comes first."""
+    left, order = sorted(means, key=lambda name: means[name], reverse=True), list[str]()
+    while left:
+        order.append(min((n for n in left if not worse(means[n], means[left[0]], TIE)), key=preference))
+        left.remove(order[-1])
+    return order

@@ -9,6 +9,7 @@ import numpy as np
 from pennyweight.hardware import Hardware
 from pennyweight.journal import STUDY_FILE, Journal
 from pennyweight.plan.cost import Load
+from pennyweight.search.attempts import Attempts
 from pennyweight.search.baseline import BaselineAnswers
 from pennyweight.search.bench import ServiceBench
 from pennyweight.search.loop import SCREEN_LOOK, Search
@@ -36,4 +37,5 @@ def start(
         ServiceBench(question, directory, listener),
         answers,
         AnswerTranslation(question.model.path),
+        Attempts.on(question.workload, held_out, question.budget.confidence),
     )

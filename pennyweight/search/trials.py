@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pennyweight.budget import Limit, Outcome, Verdict
 from pennyweight.deployment import Deployment
 from pennyweight.hardware import Hardware
-from pennyweight.measure import quality
+from pennyweight.measure.proof import proof
 from pennyweight.measurement import Measurement, Quantity, collect
 from pennyweight.plan.cost import Load
 from pennyweight.search.candidates import Candidate, Space, is_unmodified, predicted
@@ -70,7 +70,7 @@ class Trials:
     # -- judgement --
 
     def quality_verdict(self, measurement: Measurement) -> Verdict:
-        return quality.judge(self.question.budget, measurement)
+        return proof.judge(self.question.budget, measurement)
 
     def speed_verdict(self, measurement: Measurement) -> Verdict:
         return self.question.budget.judge_limits(measurement, self.question.budget.speed_limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "remove",
     "schemes_of",
     "settings_to_search",
+    "unheeded",
 ]
 REMOTE = "remote"
 
@@ -107,6 +108,11 @@ def refusal(engine: str, scheme: str, config: Mapping[str, Any], directory: Path
     except (EngineMissing, EngineRefused) as error:
         return str(error)
     return None
+
+
+def unheeded(engine: str, fields: Iterable[str]) -> list[str]:
+    """Those of a request's fields that this engine does not follow."""
+    return engines.engine_class(engine).unheeded(fields)
 
 
 def settings_to_search(engine: str, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:

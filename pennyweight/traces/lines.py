@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -11,8 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight.errors import WorkloadError
-from pennyweight.workload import Request
+from pennyweight.workload import ANSWER_FIELDS, DELIVERY_FIELDS, UNSUPPORTED_FIELDS, Request
 
+OWN_FIELDS = tuple(field.name for field in dataclasses.fields(Request))
+NUMBERS = {  # field -> its range, as OpenAI's and vLLM's servers have it
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "top_k": (-1.0, 1e9),
+    "seed": (-(2.0**63), 2.0**63),
+    "n": (1.0, 16.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "repetition_penalty": (0.0, 10.0),
+}
+OBJECTS = ("response_format", "logit_bias", "chat_template_kwargs")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -97,13 +112,67 @@ def checked(path: Path, requests: list[tuple[int, Request]]) -> tuple[Request, .
     return tuple(request for _, request in requests)
 
 
+def answer_fields(line: Line) -> dict[str, Any]:
+    """The fields of a body that change its answer. One that cannot be replayed, or that is nearly spelled as one that
+    can, is a fault of that line: left out, other work than the user's would be measured."""
+    found = {}
+    for name, value in line.value.items():
+        if value is None or name in DELIVERY_FIELDS:
+            continue
+        if name in ANSWER_FIELDS:
+            found[name] = _checked(line, name, value)
+        elif name in UNSUPPORTED_FIELDS:
+            raise line.fault(f"{name} changes the answer and cannot be replayed: take it out")
+        elif name not in OWN_FIELDS:
+            near = difflib.get_close_matches(name, ANSWER_FIELDS, n=1, cutoff=0.8)
+            if near:
+                raise line.fault(f"{name} is no field of a request: is it {near[0]}?")
+    return found
+
+
+def _checked(line: Line, name: str, value: Any) -> Any:
+    if name in NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise line.fault(f"{name} must be a number")
+        low, high = NUMBERS[name]
+        if not low <= value <= high:
+            raise line.fault(f"{name} is {value:g}, outside {low:g} to {high:g}")
+    elif name == "stop":
+        stops = [value] if isinstance(value, str) else value
+        if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+            raise line.fault("stop must be a text or a list of texts")
+    elif name == "tools" and not (isinstance(value, list) and all(_is_tool(tool) for tool in value)):
+        raise line.fault("tools must be a list of {type: function, function: {name, parameters}}")
+    elif name in OBJECTS and not isinstance(value, dict):
+        raise line.fault(f"{name} must be an object")
+    return value
+
+
+def _is_tool(tool: Any) -> bool:
+    return isinstance(tool, dict) and isinstance((tool.get("function") or {}).get("name"), str)
+
+
 def messages_of(line: Line, messages: Any) -> tuple[dict[str, str], ...]:
-    """Chat messages with a known role and text content; anything else is a fault of that line."""
+    """Chat messages with a known role and text content, which may come in parts; anything else is a fault of that
+    line."""
     if not isinstance(messages, list) or not messages:
         raise line.fault("messages must be a list with at least one message")
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise line.fault(f"each message needs a role out of {', '.join(ROLES)}")
-        if not isinstance(message.get("content"), str):
-            raise line.fault("each message needs its content as text")
-    return tuple({"role": m["role"], "content": m["content"]} for m in messages)
+        more = [name for name, value in message.items() if name not in ("role", "content") and value not in (None, [])]
+        if more:
+            raise line.fault(f"a message has {more[0]}, which cannot be replayed: use role and content only")
+    return tuple({"role": m["role"], "content": _text_of(line, m.get("content"))} for m in messages)
+
+
+def _text_of(line: Line, content: Any) -> str:
+    if isinstance(content, list) and content and all(_is_text(part) for part in content):
+        return "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise line.fault("each message needs its content as text")
+    return content
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pennyweight.traces.lines import Line, checked, json_lines, messages_of
+from pennyweight.traces.lines import Line, answer_fields, checked, json_lines, messages_of
 from pennyweight.workload import Request, Workload
 
 
@@ -26,8 +26,10 @@ def _request(line: Line) -> Request:
     limit_name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
     max_tokens = limits.count(limit_name) if limit_name in body else 128
     url = line.value.get("url")
+    fields = answer_fields(limits)
     if url == "/v1/chat/completions":
-        return Request(identifier, identifier, max_tokens, messages=messages_of(line, body.get("messages")))
+        messages = messages_of(line, body.get("messages"))
+        return Request(identifier, identifier, max_tokens, messages=messages, fields=fields)
     if url == "/v1/completions" and isinstance(body.get("prompt"), str) and body["prompt"]:
-        return Request(identifier, identifier, max_tokens, prompt=body["prompt"])
+        return Request(identifier, identifier, max_tokens, prompt=body["prompt"], fields=fields)
     raise line.fault(f"url {url!r} cannot be replayed: use /v1/chat/completions, or /v1/completions with a text prompt")

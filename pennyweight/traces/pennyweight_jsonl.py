@@ -4,7 +4,7 @@
      "scorer": "numeric"}
 
 `prompt` (text) or `prompt_tokens` may stand in place of `messages`; `id`, `session`, `arrival` (seconds), `kind` and
-`choices` are optional.
+`choices` are optional, and so are OpenAI's fields that change an answer, such as `temperature` and `response_format`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pennyweight.traces.lines import Line, checked, json_lines, messages_of
+from pennyweight.traces.lines import Line, answer_fields, checked, json_lines, messages_of
 from pennyweight.workload import SCORERS, Request, Workload
 
 
@@ -47,6 +47,7 @@ def _request(line: Line) -> Request:
         scorer=_scorer(line),
         choices=_choices(line),
         kind=str(value.get("kind", "")),
+        fields=answer_fields(line),
     )
 
 

@@ -87,6 +87,8 @@ class Served:
                 "messages" if isinstance(body, ChatBody) else "prompt",
                 "context_length_exceeded",
             )
+        if body.unheeded:
+            raise Refused(f"{self.engine.name} does not support {body.unheeded}: remove it.", body.unheeded)
         if body.tools:
             raise Refused(f"{self.engine.name} does not support tools: remove tools.", "tools")
         schema = None if body.requested_schema is None else self._followed(body.requested_schema)
@@ -152,7 +154,9 @@ def application(served: Served) -> Starlette:
         if len(answer.prompt_tokens) < 2:
             raise Refused("A prompt of one token has nothing to score: send two or more.", "prompt")
         start = min(max(1, body.logprob_start_len), len(answer.prompt_tokens) - 1)
-        return JSONResponse(scored(answer, await served.host.score(answer.prompt_tokens, start), start))
+        score = await served.host.score(answer.prompt_tokens, start)
+        by_id = body.return_tokens_as_token_ids
+        return JSONResponse(scored(answer, score, start, count=max(1, body.logprobs), by_id=by_id))
 
     async def chat(request: Request) -> Response:
         return await answer_call(request, ChatBody)

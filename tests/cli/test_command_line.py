@@ -92,7 +92,7 @@ def deployed(tmp_path: Path, tokenizer_directory: Path) -> Callable[..., Path]:
 @pytest.fixture
 def workload(tmp_path: Path) -> Path:
     path = tmp_path / "work.jsonl"
-    rows = [{"id": f"r{n}", "prompt": f"word {n}", "max_tokens": 6} for n in range(20)]
+    rows = [{"id": f"r{n}", "prompt": f"word {n}", "max_tokens": 6} for n in range(80)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -126,7 +126,7 @@ def test_every_verb_has_help(pw: Pw, verb: str) -> None:
         (["bench", "x", "--as-recorded", "--request-rate", "3"], "contradict"),
         (["bench", "http://127.0.0.1:9", "--engine", "scripted"], "URL"),
         (["compare", "a", "b", "--rounds", "1"], "--rounds"),
-        (["evaluate", "a", "--against", "b", "--max-added-nats", "0"], "gate"),
+        (["evaluate", "a", "--against", "b", "--max-tail-share", "-1"], "max-tail-share"),
         (["bench", "x", "--warp"], "--warp"),
         (["bench"], "target"),
         (["fly"], "fly"),
@@ -177,7 +177,7 @@ def test_an_engine_that_will_not_load_says_why(pw: Pw, deployed: Callable[..., P
 
 def test_a_request_too_long_for_the_model_is_one_sentence(pw: Pw, scripted_endpoint: Endpoint, tmp_path: Path) -> None:
     long = tmp_path / "long.jsonl"
-    long.write_text("".join(json.dumps({"id": n, "prompt": "x", "max_tokens": 9999}) + "\n" for n in range(4)))
+    long.write_text("".join(json.dumps({"id": n, "prompt": f"x {n}", "max_tokens": 9999}) + "\n" for n in range(80)))
     url = scripted_endpoint.base_url
     pw("evaluate", url, "--against", url, "-w", long).refused(1, "256")
 
@@ -307,7 +307,7 @@ def test_evaluate_accepts_a_deployment_against_itself(
     ran = pw("evaluate", deployed(), "--against", scripted_endpoint.base_url, "-w", workload, "--json")
     assert (ran.code, ran.row["verdict"]) == (0, "ACCEPT")
     assert ran.row["quantities"]["added_nats"]["value"] == 0.0
-    assert ran.row["conditions"]["requests"] == 10  # the held-out half
+    assert ran.row["conditions"]["requests"] == 40  # the held-out half
 
 
 def test_evaluate_rejects_with_code_4_and_says_what_was_lost(

@@ -194,7 +194,7 @@ def scores(engine: str, model: Model, text: str) -> tuple[tuple[float, ...], tup
         runtime = made.load(model.path)
         scored = runtime.score(tokens, 1)
         runtime.close()
-    return tuple(scored.logprobs), tuple(scored.top_tokens)
+    return tuple(scored.logprobs), tuple(tops[0][0] for tops in scored.tops)
 
 
 async def asked(backend: Backend, tokens: Sequence[int]) -> Score:

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pennyweight.errors import EndpointError
-from pennyweight.measure.client import Client, Record, Sampling, connect
+from pennyweight.measure.client import Client, Sampling, connect
+from pennyweight.measure.record import Record
 from pennyweight.workload import Request
 
 ASKED = Request(id="a", session="a", prompt="one two", max_tokens=1)

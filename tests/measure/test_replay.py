@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pennyweight.errors import MeasurementVoid, UsageError, WorkloadError
-from pennyweight.measure.client import Record, Sampling, connect
+from pennyweight.measure.client import Sampling, connect
+from pennyweight.measure.record import Record
 from pennyweight.measure.replay import Replay, replay, schedule, warm_up
 from pennyweight.serve import Endpoint
 from pennyweight.workload import Arrivals, Request, Workload

@@ -148,10 +148,9 @@ def test_scoring_names_the_own_token_and_the_most_likely_one(tokenizer: Tokenize
     tokens = tokenizer.encode("ab cd")[:3]
     growing = answer(tokenizer, chat=False, prompt_tokens=tokens, echo="ab cd")
     other = tokenizer.encode("Z")[0]
-    body = scored(growing, Score([-0.7, -2.0], [tokens[1], other], [-0.7, -0.1]))
+    body = scored(growing, Score([-0.7, -2.0], [[(tokens[1], -0.7)], [(other, -0.1)]]))
     logprobs = body["choices"][0]["logprobs"]
     assert logprobs["token_logprobs"] == [None, -0.7, -2.0]
-    assert logprobs["top_is_own"] == [None, True, False]
     assert [row and len(row) for row in logprobs["top_logprobs"]] == [None, 1, 2]
     assert logprobs["top_logprobs"][2]["Z"] == -0.1
     assert body["usage"]["completion_tokens"] == 0

@@ -13,12 +13,14 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineError
 from pennyweight.evidence import Reference
 from pennyweight.hardware import Hardware
-from pennyweight.measure import quality
 from pennyweight.measure.compare import Opener, summarise
-from pennyweight.measure.quality import Evaluation
+from pennyweight.measure.proof import proof
+from pennyweight.measure.proof.allowance import Allowance
+from pennyweight.measure.proof.proof import Evaluation
 from pennyweight.measurement import Comparison, Measurement, Quantity, collect
 from pennyweight.model import Lineage, Model
 from pennyweight.plan.cost import Load
+from pennyweight.search.attempts import Attempts
 from pennyweight.search.baseline import BaselineAnswers
 from pennyweight.search.candidates import Candidate, Space
 from pennyweight.search.loop import SCREEN_LOOK, Search
@@ -33,6 +35,7 @@ CONFIG = (
     ' "intermediate_size": 128, "vocab_size": 512}'
 )
 MACHINE = Hardware("cpu", 2, 1 << 36, memory_bandwidth=3e10, arithmetic_rate={"f32": 3e11, "bf16": 1e12, "int8": 2e12})
+HARMLESS = ("different_prompts", "divergence", "tail_share", "empty_answers", "ending_shift", "length_shift")
 Speeds = Callable[[Deployment, int], float]  # by deployment and how often it ran before
 
 
@@ -90,15 +93,21 @@ class FakeBench:
             made.append(reference)
         return made
 
-    def quality(self, running: Deployment, half: Workload, references: Mapping[str, Reference]) -> Evaluation:
+    def quality(
+        self,
+        running: Deployment,
+        half: Workload,
+        references: Mapping[str, Reference],
+        allowance: Allowance | None = None,
+    ) -> Evaluation:
         added = self.nats.get(running.recipe or running.scheme, 0.0)
         values = [
             Quantity("added_nats", added, "nats/token", "lower", interval=(added - 0.001, added + 0.001)),
             Quantity("agreement", 1.0, "1", "higher"),
-            Quantity("self_agreement", 1.0, "1", "higher"),
+            *(Quantity(name, 0.0, "1", "lower") for name in HARMLESS),
         ]
         measurement = collect(running.label, values, {"requests": len(half.requests)})
-        return Evaluation(measurement, quality.judge(self.budget, measurement))
+        return Evaluation(measurement, proof.judge(self.budget, measurement))
 
     def kernels(self, running: Deployment) -> Sequence[str]:
         return ["of a fake"]
@@ -159,4 +168,4 @@ def search(
     look = tuning.take(SCREEN_LOOK)
     answers = BaselineAnswers(tuning, held_out, tuning_look=look, directory=directory, resume=resume)
     trials = Trials(asked, study or Study(), space, MACHINE, Recorder(), Load(100.0, 8.0, 4))
-    return Search(trials, bench, answers, AnswerTranslation(directory))
+    return Search(trials, bench, answers, AnswerTranslation(directory), Attempts(0.95, "half"))

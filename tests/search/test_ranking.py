@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pennyweight.search.loop import TIE, ranked
+from pennyweight.search.screening import TIE, ranked
 
 PREFERENCE = {"small": 0, "middle": 1, "large": 2}
 

@@ -201,7 +201,7 @@ def test_echo_with_no_new_tokens_scores_the_prompt(client: openai.OpenAI, tokeni
     assert answer.choices[0].text == TEXT
     assert len(logprobs.tokens) == len(logprobs.top_logprobs) == len(tokens)
     assert logprobs.token_logprobs == [None] + [-0.5] * (len(tokens) - 1)
-    assert logprobs.top_is_own == [None] + [True] * (len(tokens) - 1)
+    assert [row and list(row.values()) for row in logprobs.top_logprobs] == [None] + [[-0.5]] * (len(tokens) - 1)
     assert answer.usage.completion_tokens == 0
 
 

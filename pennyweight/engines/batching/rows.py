@@ -16,9 +16,9 @@ import numpy as np
 
 from pennyweight.engines.batching.draft import DraftModel, DraftProposer, Lengths, beginning
 from pennyweight.engines.batching.prompt_lookup import PromptLookup
-from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax
+from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax, most_likely
 from pennyweight.engines.batching.settings import RowEngine
-from pennyweight.generation import Event, Finish, Generation, Score
+from pennyweight.generation import SCORED_TOPS, Event, Finish, Generation, Score
 
 PER_TOKEN = ("tokens", "logprobs", "alternatives")
 MIN_PREFIX = 16  # tokens
@@ -107,10 +107,8 @@ class RowRuntime(ABC):
 
     def score(self, tokens: Sequence[int], start: int) -> Score:
         logprobs = log_softmax(self._logits(tokens)[start - 1 : -1])
-        top = logprobs.argmax(axis=-1)
-        places = np.arange(len(top))
-        own = logprobs[places, np.asarray(tokens[start:])]
-        return Score(own.tolist(), top.tolist(), logprobs[places, top].tolist())
+        own = np.take_along_axis(logprobs, np.asarray(tokens[start:])[:, None], axis=-1)[:, 0]
+        return Score(own.tolist(), most_likely(logprobs, SCORED_TOPS))
 
     def close(self) -> None:
         self._rows.clear()

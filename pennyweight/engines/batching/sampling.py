@@ -26,10 +26,7 @@ class Sampler:
         if self._top_logprobs is None:
             return token, 0.0, []
         logprobs = log_softmax(logits)
-        count = self._top_logprobs
-        best = np.argpartition(logprobs, -count)[-count:] if count else np.array([], dtype=np.int64)
-        best = best[np.argsort(-logprobs[best])]
-        return token, float(logprobs[token]), [(int(t), float(logprobs[t])) for t in best]
+        return token, float(logprobs[token]), most_likely(logprobs[None], self._top_logprobs)[0]
 
     def _sample(self, logits: Logits) -> int:
         """Nucleus sampling (Holtzman et al. 2020, arxiv.org/abs/1904.09751): the cumulative distribution, inverted."""
@@ -40,6 +37,19 @@ class Sampler:
         kept = min(kept, len(order))
         point = self._random.random() * cumulative[kept - 1]
         return int(order[min(int(np.searchsorted(cumulative[:kept], point, side="right")), kept - 1)])
+
+
+def most_likely(logprobs: Logits, count: int) -> list[list[tuple[int, float]]]:
+    """The `count` likeliest tokens of each row (n, vocabulary) with their log-probabilities, the likeliest first."""
+    if count == 0:
+        return [[] for _ in logprobs]
+    count = min(count, logprobs.shape[-1])
+    best = np.argpartition(logprobs, -count, axis=-1)[:, -count:]
+    values = np.take_along_axis(logprobs, best, axis=-1)
+    order = np.argsort(-values, axis=-1, kind="stable")
+    tokens = np.take_along_axis(best, order, axis=-1).tolist()
+    ranked = np.take_along_axis(values, order, axis=-1).tolist()
+    return [list(zip(row, row_values, strict=True)) for row, row_values in zip(tokens, ranked, strict=True)]
 
 
 def log_softmax(logits: Logits) -> Logits:

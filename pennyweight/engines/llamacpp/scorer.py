@@ -5,13 +5,15 @@ the whole vocabulary are requested.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 
 from pennyweight.engines.llamacpp.server import Server
 from pennyweight.errors import EngineError
-from pennyweight.generation import Score
+from pennyweight.generation import SCORED_TOPS, Score
 from pennyweight.tokenizer import Tokenizer
 
 LEAST = -1e4  # nats
@@ -31,17 +33,16 @@ class Scorer:
         return self._server.process.poll() is None
 
     async def score(self, tokens: list[int], start: int) -> Score:
-        found: list[tuple[float, int, float]] = []
+        found: list[tuple[float, list[tuple[int, float]]]] = []
         while start + len(found) < len(tokens):
             place = start + len(found)
             if not await self._forced(tokens, place, found):
                 whole = await self.vocabulary(tokens[:place])
-                best = max(whole, key=lambda t: whole[t])
-                found.append((whole[tokens[place]], best, whole[best]))
-        own, tops, top_logprobs = zip(*found, strict=True)
-        return Score(own, tops, top_logprobs)
+                found.append((whole[tokens[place]], heapq.nlargest(SCORED_TOPS, whole.items(), key=itemgetter(1))))
+        own, tops = zip(*found, strict=True)
+        return Score(own, tops)
 
-    async def _forced(self, tokens: list[int], place: int, found: list[tuple[float, int, float]]) -> bool:
+    async def _forced(self, tokens: list[int], place: int, found: list[tuple[float, list[tuple[int, float]]]]) -> bool:
         """Force the text's next tokens. A grammar cannot force a special token or a part of a character."""
         rest = list(itertools.takewhile(lambda token: token not in self._unforced, tokens[place:]))
         if not rest:
@@ -50,7 +51,7 @@ class Scorer:
             "prompt": tokens[:place],
             "n_predict": len(rest),
             "temperature": 0.0,
-            "n_probs": 1,
+            "n_probs": SCORED_TOPS,
             "cache_prompt": True,
             "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in rest),
         }
@@ -62,8 +63,8 @@ class Scorer:
                 break
             if index != len(found) - before or rows[0]["id"] != rest[index]:
                 break
-            top = rows[0]["top_logprobs"][0]
-            found.append((logprob(rows[0]["logprob"]), top["id"], logprob(top["logprob"])))
+            tops = [(top["id"], logprob(top["logprob"])) for top in rows[0]["top_logprobs"]]
+            found.append((logprob(rows[0]["logprob"]), tops))
         return len(found) > before
 
     async def vocabulary(self, before: Sequence[int]) -> dict[int, float]:

@@ -14,7 +14,7 @@ from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.transformers.settings import Transformers
-from pennyweight.hardware import available_cores
+from pennyweight.hardware import available_cores, detect
 
 GROWTH = 128  # positions by which the store grows
 
@@ -90,14 +90,22 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
+def computes_in_half_precision() -> bool:
+    """Has this CPU instructions for 16-bit floats? Without them PyTorch emulates these, several times slower than
+    32-bit ones (docs/decisions/0018-reference-precision.md)."""
+    return any(flag in detect().flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 class TransformersRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
         draft = settings.draft_directory(directory)
         super().__init__(settings, TransformersRuntime(draft, settings.draft_settings()) if draft else None)
         torch.set_num_threads(settings.num_threads or available_cores())
-        dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(found if settings.device == "auto" else settings.device)
+        dtype: str | torch.dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        if dtype == "auto" and self._device.type == "cpu" and not computes_in_half_precision():
+            dtype = torch.float32  # holds each 16-bit value exactly, and is many times faster than emulating it
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
         self._model = model.to(self._device)
         stored = None if settings.kv_cache_dtype == "auto" else getattr(torch, settings.kv_cache_dtype)

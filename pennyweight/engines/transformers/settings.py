@@ -16,8 +16,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Transformers(RowEngine):
-    """`dtype` auto is the checkpoint's own; `device` auto is the GPU where there is one. A `kv_cache_dtype` smaller
-    than `dtype` saves memory but is converted at every step."""
+    """`dtype` auto is the checkpoint's own, or float32 on a CPU without instructions for 16-bit floats; `device` auto
+    is the GPU where there is one. A `kv_cache_dtype` smaller than `dtype` saves memory but is converted at every
+    step."""
 
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"

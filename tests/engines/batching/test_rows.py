@@ -18,7 +18,7 @@ from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.rows import MIN_PREFIX, KeptRows, RowRuntime, longest_common_prefix
 from pennyweight.engines.batching.sampling import Logits, log_softmax
 from pennyweight.engines.batching.settings import RowEngine
-from pennyweight.generation import Generation
+from pennyweight.generation import SCORED_TOPS, Generation
 
 VOCABULARY = 12
 END = 0
@@ -226,15 +226,16 @@ def test_a_score_is_the_log_softmax_at_the_tokens_own_places() -> None:
     score = Fake(1).score(tokens, 1)
     expected = [log_softmax(logits_after(tokens[: n + 1])) for n in range(3)]
     assert score.logprobs == pytest.approx([float(row[t]) for row, t in zip(expected, tokens[1:], strict=True)])
-    assert list(score.top_tokens) == [int(row.argmax()) for row in expected]
-    assert score.top_logprobs == pytest.approx([float(row.max()) for row in expected])
+    for tops, row in zip(score.tops, expected, strict=True):
+        assert [token for token, _ in tops] == [int(token) for token in (-row).argsort(kind="stable")[:SCORED_TOPS]]
+        assert [logprob for _, logprob in tops] == pytest.approx(sorted(map(float, row), reverse=True)[:SCORED_TOPS])
 
 
 @pytest.mark.parametrize("start", [1, 2, 3])
 def test_a_score_begins_where_it_is_asked_to(start: int) -> None:
     whole, part = (Fake(1).score([4, 7, 2, 9], first) for first in (1, start))
     assert list(part.logprobs) == list(whole.logprobs[start - 1 :])
-    assert list(part.top_tokens) == list(whole.top_tokens[start - 1 :])
+    assert list(part.tops) == list(whole.tops[start - 1 :])
 
 
 def finish(runtime: Fake, *asked: Generation) -> dict[str, list[int]]:

@@ -13,7 +13,8 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.budget import Budget, Outcome
 from pennyweight.deployment import Deployment
 from pennyweight.evidence import Reference
-from pennyweight.measure import quality
+from pennyweight.measure.proof import proof
+from pennyweight.measure.proof.references import references
 from pennyweight.model import Model
 from pennyweight.serve import open_engine
 from pennyweight.techniques.dequantize import Dequantize
@@ -32,13 +33,13 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def workload() -> Workload:
     _, held_out = traces.load("chat").split()
-    return replace(held_out, requests=tuple(replace(r, max_tokens=24) for r in held_out.take(16).requests))
+    return replace(held_out, requests=tuple(replace(r, max_tokens=24) for r in held_out.take(48).requests))
 
 
 @pytest.fixture(scope="module")
 def held_against(model: Model, workload: Workload) -> Mapping[str, Reference]:
     with open_engine(deployment(model.path, "baseline")) as endpoint:
-        return {r.request_id: r for r in quality.references(endpoint, workload.requests)}
+        return {r.request_id: r for r in references(endpoint, workload.requests)}
 
 
 def deployment(path: Path, name: str) -> Deployment:
@@ -50,7 +51,7 @@ def test_identical_weights_are_accepted(
 ) -> None:
     shutil.copytree(model.path, tmp_path / "copy")
     with open_engine(deployment(tmp_path / "copy", "copy")) as endpoint:
-        result = quality.evaluate(endpoint, workload, held_against, BUDGET)
+        result = proof.evaluate(endpoint, workload, held_against, BUDGET)
     assert result.verdict.outcome is Outcome.ACCEPT, result.verdict.reason
     assert abs(result.measurement["added_nats"]) < 0.002
     assert result.measurement["agreement"] > 0.97
@@ -70,6 +71,6 @@ def test_a_layer_with_shuffled_weights_is_rejected(
     tensors[name] = tensors[name][order].contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
     with open_engine(deployment(tmp_path / "bad", "bad")) as endpoint:
-        result = quality.evaluate(endpoint, workload, held_against, BUDGET)
+        result = proof.evaluate(endpoint, workload, held_against, BUDGET)
     assert result.verdict.outcome is Outcome.REJECT, result.verdict.reason
-    assert result.measurement["added_nats"] > 0.02
+    assert result.measurement["scored_nats"] > 0.02

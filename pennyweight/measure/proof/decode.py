@@ -1,0 +1,78 @@
+"""Part 3: what decoding loses, on the path that serves: paged attention, key-value precision, caches, speculation,
+at the served concurrency.
+
+Scoring reads a text at once, and what breaks only token by token is not seen there. So the candidate answers each
+request, and goes on from the middle of each reference answer. As long as it generates the reference's tokens, the
+log-probability that the serving path reports for a token is held against what scoring said of it. Added to the scored
+loss, this is the loss of the decode path against the reference, with less noise than held against it directly.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from pennyweight.evidence import Part, Reference
+from pennyweight.measure.proof.asking import Scored
+from pennyweight.measure.proof.intervals import ratio_interval
+from pennyweight.measure.proof.pair import Pair
+from pennyweight.measure.proof.part import Row
+from pennyweight.measure.proof.units import by_unit
+from pennyweight.measurement import Quantity
+
+CONTINUED_TOKENS = 8
+CLIP = 0.2  # nats per token of a unit of average length
+SURE = 1 - 1e-7  # the largest probability that a log-probability in float32 can be told from 1
+
+
+def judge(pairs: Sequence[Pair], error: float) -> list[Row]:
+    """The decode path's own loss. It has no limit of its own: it counts in the margin, within `added_nats`."""
+    found = [(pair, *lost_in_decoding(pair)) for pair in pairs if pair.scored is not None]
+    found = [one for one in found if one[2]]
+    if not found:
+        return []
+    kept = [pair for pair, _, _ in found]
+    counts = by_unit(kept, [float(count) for _, _, count in found])
+    bound = CLIP * float(counts.mean())
+    totals = np.clip(by_unit(kept, [nats for _, nats, _ in found]), -bound, bound)
+    value, interval = ratio_interval(totals, counts, bound=bound, error=error)
+    return [Row(Part.DECODE, Quantity("decode_added_nats", value, "nats/token", "lower", interval=interval))]
+
+
+def cut_of(reference: Reference, seed: int) -> int | None:
+    """Where the candidate goes on within the reference's answer: a seeded place; None where the answer is too short."""
+    last = len(reference.answer) - 2
+    return random.Random(f"{seed}:{reference.request_id}").randint(1, last) if last >= 1 else None
+
+
+def lost_in_decoding(pair: Pair) -> tuple[float, int]:
+    """Nats lost on the decode path beyond what scoring says, and over how many tokens."""
+    runs = [(0, pair.answered.tokens or (), pair.answered.logprobs)]
+    runs += [(one.start, one.tokens, one.logprobs) for one in pair.continued]
+    nats, count = 0.0, 0
+    for start, tokens, logprobs in runs:
+        lost, compared = _lost(pair.reference.answer[start:], pair.scored, start, tokens, logprobs)
+        nats, count = nats + lost, count + compared
+    return nats, count
+
+
+def _lost(
+    wanted: Sequence[int], scored: Scored | None, start: int, tokens: Sequence[int], logprobs: Sequence[float]
+) -> tuple[float, int]:
+    """Up to and including the first token that is not the reference's."""
+    if scored is None or len(logprobs) != len(tokens):
+        return 0.0, 0
+    nats, count = 0.0, 0
+    for place, (want, token, logprob) in enumerate(zip(wanted, tokens, logprobs, strict=False), start=start):
+        count += 1
+        said = scored.logprobs[place]
+        if token == want:
+            nats += said - logprob
+            continue
+        # It chose another token, so the reference's has at most its probability, and at most what that leaves.
+        nats += said - min(said, logprob, math.log1p(-min(math.exp(logprob), SURE)))
+        break
+    return nats, count

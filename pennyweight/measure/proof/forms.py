@@ -1,0 +1,39 @@
+"""Does an answer keep the form that its request asks for: a JSON schema, JSON, or a call of one of its tools?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pennyweight.measure.proof.asking import Answered
+from pennyweight.workload import Request
+
+
+def keeps_form(request: Request, answered: Answered) -> bool:
+    """True for a request without a form."""
+    wanted = request.fields
+    calls = answered.message.get("tool_calls") or []
+    if wanted.get("tools") and (calls or wanted.get("tool_choice") not in (None, "auto", "none")):
+        return bool(calls) and all(_is_call(call, wanted["tools"]) for call in calls)
+    response_format = wanted.get("response_format") or {}
+    if response_format.get("type") in ("json_object", "json_schema"):
+        schema = (response_format.get("json_schema") or {}).get("schema", {"type": "object"})
+        return _follows(answered.text, schema)
+    return True
+
+
+def _is_call(call: Mapping[str, Any], tools: list[Mapping[str, Any]]) -> bool:
+    known = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    function = call.get("function") or {}
+    return function.get("name") in known and _follows(function.get("arguments") or "", known[function["name"]])
+
+
+def _follows(text: str, schema: Mapping[str, Any]) -> bool:
+    import jsonschema
+
+    try:
+        jsonschema.validate(json.loads(text), schema)
+    except (ValueError, jsonschema.ValidationError):
+        return False
+    return True

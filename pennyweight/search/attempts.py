@@ -1,0 +1,64 @@
+"""Attempts to prove something on one workload: each new one gets a smaller part of the error that the budget allows.
+
+Trying eight candidates, or six seeds, until one passes accepts a broken one far more often than the confidence says.
+So attempts are written down beside the artifacts, by workload, and counted across searches.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pennyweight.budget import Outcome
+from pennyweight.deployment import Deployment
+from pennyweight.measure.proof.allowance import Allowance
+from pennyweight.paths import cache_directory
+from pennyweight.workload import Workload
+
+FOLDER = "attempts"
+
+
+@dataclass
+class Attempts:
+    """`file` None keeps them in memory only."""
+
+    confidence: float
+    held_out: str
+    file: Path | None = None
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+    @classmethod
+    def on(cls, workload: Workload, held_out: Workload, confidence: float) -> Attempts:
+        """Those on this workload so far."""
+        file = cache_directory() / FOLDER / f"{workload.id}.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return cls(confidence, held_out.id, file, rows)
+
+    def next(self, deployment: Deployment) -> Allowance:
+        """What was accepted on this half before may be shown again with the error that it used then; all else is a new
+        attempt, a repetition of what was refused too."""
+        mine = self._key(deployment)
+        for row in self.rows:
+            if (row["candidate"], row["held_out"], row["outcome"]) == (mine, self.held_out, Outcome.ACCEPT):
+                return Allowance(self.confidence, int(str(row["attempt"])))
+        return Allowance(self.confidence, 1 + max((int(str(row["attempt"])) for row in self.rows), default=0))
+
+    def record(self, deployment: Deployment, allowance: Allowance, outcome: Outcome) -> None:
+        row: dict[str, object] = {
+            "candidate": self._key(deployment),
+            "held_out": self.held_out,
+            "attempt": allowance.attempt,
+            "outcome": str(outcome),
+            "time": int(time.time()),
+        }
+        self.rows.append(row)
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(row) + "\n")
+
+    @staticmethod
+    def _key(deployment: Deployment) -> str:
+        return f"{deployment.model_id}/{deployment.id}"

@@ -1,0 +1,46 @@
+"""What a workload can decide, said before anything is spent."""
+
+from __future__ import annotations
+
+import pytest
+
+from pennyweight.budget import Budget
+from pennyweight.measure.proof.power import decidable, labelled_needed, undecidable
+from pennyweight.workload import Request
+
+
+def held_out(count: int, *, copies: int = 1, labelled: bool = False) -> list[Request]:
+    more = {"reference": "1", "scorer": "exact"} if labelled else {}
+    return [Request(f"r{n}", f"s{n}", 8, prompt=f"p{n // copies}", **more) for n in range(count)]  # type: ignore[arg-type]
+
+
+def test_the_default_budget_needs_some_dozens_of_requests() -> None:
+    assert undecidable(Budget(), held_out(61)) == []
+    (sentence,) = undecidable(Budget(), held_out(20))
+    assert "--max-tail-share 0.1 takes at least 36" in sentence and "there are 20" in sentence
+
+
+def test_what_is_proposed_is_possible() -> None:
+    (sentence,) = undecidable(Budget(), held_out(20))
+    proposed = float(sentence.rsplit(" ", 1)[1].rstrip("."))
+    assert undecidable(Budget(max_tail_share=proposed), held_out(20)) == []
+
+
+def test_copies_of_a_prompt_count_once() -> None:
+    assert undecidable(Budget(), held_out(64, copies=8))
+
+
+def test_one_percent_of_a_task_score_takes_hundreds_of_labels() -> None:
+    (sentence,) = undecidable(Budget(max_degradation=0.01), held_out(142, labelled=True))
+    assert "381" in sentence and "142" in sentence
+    one = next(
+        o
+        for o in decidable(Budget(max_degradation=0.05), held_out(142, labelled=True))
+        if o.option == "--max-degradation"
+    )
+    assert one.possible
+
+
+@pytest.mark.parametrize(("margin", "flips", "low", "high"), [(0.01, 0.02, 1600, 1900), (0.01, 0.10, 8000, 9000)])
+def test_labels_needed_grow_with_the_flips(margin: float, flips: float, low: int, high: int) -> None:
+    assert low < labelled_needed(margin, flips) < high

@@ -1,0 +1,31 @@
+"""Sampled answers: alike is accepted, a sampler that ignores what it is asked is not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pennyweight.measure.proof.sampling import discrepancy
+
+PROMPTS = 30
+
+
+def drawn(random: np.random.Generator, spread: int, count: int = 4) -> list[tuple[int, ...]]:
+    return [tuple(random.integers(0, spread, 20)) for _ in range(count)]
+
+
+def test_answers_of_one_distribution_are_seldom_called_different() -> None:
+    random = np.random.default_rng(0)
+    values = [discrepancy([(drawn(random, 5), drawn(random, 5)) for _ in range(10)], seed=n)[1] for n in range(20)]
+    assert sum(value < 0.05 for value in values) <= 3
+
+
+def test_a_sampler_that_is_greedy_is_seen() -> None:
+    random = np.random.default_rng(0)
+    _, p_value = discrepancy([(drawn(random, 5), [tuple([1] * 20)] * 4) for _ in range(PROMPTS)])
+    assert p_value <= 0.01
+
+
+def test_another_temperature_is_seen() -> None:
+    random = np.random.default_rng(0)
+    _, p_value = discrepancy([(drawn(random, 3), drawn(random, 12)) for _ in range(PROMPTS)])
+    assert p_value <= 0.01
