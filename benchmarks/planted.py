@@ -258,7 +258,7 @@ class Bench:
             "name": name,
             "outcome": found.verdict.outcome,
             "broken": broken,
-            "by": sorted({parts[quantity] for quantity in broken}),
+            "by": sorted({parts.get(quantity, "not measured") for quantity in broken}),
             "expected": expected,
             "values": {n: round(q.value, 4) for n, q in found.measurement.quantities.items()},
         }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pennyweight import checkpoint, formats, techniques, traces
 from pennyweight.deployment import Deployment
-from pennyweight.errors import EndpointError, EngineRefused, UsageError
+from pennyweight.errors import EndpointError, EngineRefused, UsageError, WorkloadError
 from pennyweight.model import Model
 from pennyweight.paths import absolute
 from pennyweight.search import compatibility
@@ -21,7 +22,7 @@ from pennyweight.service import Service
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.traces.synthesize import synthesize
-from pennyweight.workload import Workload
+from pennyweight.workload import Request, Workload
 
 Progress = Callable[..., None]
 
@@ -43,10 +44,14 @@ def read_workload(
     num_prompts: int | None = None,
     seed: int = 0,
     tokenizer: Path | None = None,
+    as_recorded: bool = False,
+    skip_invalid: Callable[[str], None] | None = None,
 ) -> Workload:
     """A built-in workload or a file, cut and, where it has lengths only, filled with prompts for the tokenizer in that
-    directory."""
-    found = traces.load(name, trace_format).take(num_prompts, seed)
+    directory. `as_recorded` cuts a time window, so that the load stays the recorded one. Rows that cannot be
+    read are a fault; with `skip_invalid`, which is called with each fault, they are left out."""
+    whole = traces.load(name, trace_format, count_tokens=counter_of(tokenizer), skip_invalid=skip_invalid)
+    found = whole.window(num_prompts, seed) if as_recorded else whole.take(num_prompts, seed)
     if any(request.shape is not None for request in found.requests):
         if tokenizer is None:
             raise UsageError("A length-only trace needs a tokenizer: add --tokenizer with the model's directory.")
@@ -55,10 +60,52 @@ def read_workload(
     return found
 
 
+def fitted(workload: Workload, directory: Path | None, *, how: str, say: Callable[[str], None]) -> Workload:
+    """Without the requests that do not fit the context of the model in this directory: refused, dropped or truncated.
+    `say` also warns of chats for a model without a chat template."""
+    if how not in ("refuse", "drop", "truncate"):
+        raise UsageError(f"--too-long {how!r} is unknown: use refuse, drop or truncate.")
+    config_file = directory / "config.json" if directory else None
+    if directory is None or config_file is None or not config_file.exists():
+        return workload
+    tokenizer = Tokenizer(directory)
+    if not tokenizer.template and any(request.messages for request in workload.requests):
+        say("The model has no chat template: messages are sent as plain paragraphs.")
+    context = int(json.loads(config_file.read_text()).get("max_position_embeddings") or 0)
+    lengths = {request.id: len(tokenizer.request_tokens(request)) for request in workload.requests}
+    long = [request for request in workload.requests if context and lengths[request.id] + request.max_tokens > context]
+    if not long:
+        return workload
+    some = ", ".join(repr(request.id) for request in long[:3])
+    what = (
+        f"{len(long)} of {len(workload.requests)} requests do not fit the model's context of {context} tokens ({some})"
+    )
+    if how == "refuse":
+        raise WorkloadError(
+            f"{what}: leave them out with --too-long drop, or cut their prompts with --too-long truncate."
+        )
+    if how == "drop":
+        say(f"{what} and are left out.")
+        kept = {request.id for request in workload.requests} - {request.id for request in long}
+        return replace(workload, requests=tuple(r for r in workload.requests if r.id in kept))
+    say(f"{what}; the beginnings of their prompts are cut.")
+    cut = {request.id: _truncated(request, tokenizer, context) for request in long}
+    return replace(workload, requests=tuple(cut.get(r.id, r) for r in workload.requests))
+
+
+def _truncated(request: Request, tokenizer: Tokenizer, context: int) -> Request:
+    """The end of its prompt as tokens, and of the answer at most half of the context."""
+    answer = min(request.max_tokens, context // 2)
+    tokens = tuple(tokenizer.request_tokens(request))[-(context - answer) :]
+    return replace(request, messages=(), prompt="", prompt_tokens=tokens, max_tokens=answer)
+
+
 def counter_of(tokenizer: Path | None) -> Callable[[str], int] | None:
     """Counts the tokens of a text as the tokenizer in this directory cuts it."""
     if tokenizer is None:
         return None
+    if not (tokenizer / "tokenizer.json").exists():
+        return None  # whoever needs the tokenizer says so
     encode = Tokenizer(tokenizer).encode
     return lambda text: len(encode(text, add_special_tokens=False))
 

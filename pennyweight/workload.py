@@ -144,11 +144,12 @@ class PromptShape:
 class Arrivals:
     """How requests are sent: `recorded` times (scaled), `poisson` or `gamma` at a rate, or `closed` loop.
 
-    `burstiness` is the gamma shape, as vLLM's benchmark has it: 1 is Poisson, below 1 is burstier.
+    `burstiness` is the gamma shape, as vLLM's benchmark has it: 1 is Poisson, below 1 is burstier. `max_concurrency`
+    bounds the requests at a time in every kind; None: one in a closed loop, no bound otherwise.
     """
 
     kind: str = "closed"
-    max_concurrency: int = 1
+    max_concurrency: int | None = None
     request_rate: float = 0.0
     burstiness: float = 1.0
     time_scale: float = 1.0
@@ -156,7 +157,7 @@ class Arrivals:
     def __post_init__(self) -> None:
         if self.kind not in ("recorded", "poisson", "gamma", "closed"):
             raise UsageError(f"Arrivals {self.kind!r} are unknown: use recorded, poisson, gamma or closed.")
-        if self.kind == "closed" and self.max_concurrency < 1:
+        if self.max_concurrency is not None and self.max_concurrency < 1:
             raise UsageError(f"--max-concurrency {self.max_concurrency} is not possible: use 1 or more.")
         if self.kind in ("poisson", "gamma") and not 0 < self.request_rate < float("inf"):
             raise UsageError(f"--request-rate {self.request_rate} is not possible: use a rate above 0 per second.")
@@ -191,6 +192,16 @@ class Workload:
     def fields(self) -> frozenset[str]:
         """Every field of its requests that changes an answer."""
         return frozenset(name for request in self.requests for name in request.fields)
+
+    def window(self, count: int | None, seed: int = 0) -> Workload:
+        """`count` requests that follow each other, from a seeded place on: a time window of a recorded trace, with the
+        load that it had. (Requests picked from the whole would be a lighter one.)"""
+        if count is None or count >= len(self.requests):
+            return self
+        if count < 1:
+            raise UsageError(f"--num-prompts {count} is not possible: use 1 or more.")
+        start = random.Random(seed).randint(0, len(self.requests) - count) if seed else 0
+        return replace(self, requests=self.requests[start : start + count])
 
     def take(self, count: int | None, seed: int = 0) -> Workload:
         """`count` requests in their own order: the first ones of a seeded order over whole sessions."""

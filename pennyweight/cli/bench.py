@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pennyweight.cli import options
+
+if TYPE_CHECKING:
+    from pennyweight.measurement import Measurement
+    from pennyweight.workload import Arrivals
+
+SHOWN_COLUMNS = 7  # that fit a terminal
 
 
 def bench(
@@ -21,8 +28,13 @@ def bench(
     direct: Annotated[bool, typer.Option("--direct", help="Ask the engine itself, without the gateway.")] = False,
     model: Annotated[str | None, typer.Option(help="The model's name at a URL that serves several.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Directory of the tokenizer, for length-only traces.")] = None,
-    max_concurrency: options.MaxConcurrency = options.CONCURRENCY,
-    request_rate: Annotated[float | None, typer.Option(help="Requests per second, Poisson.")] = None,
+    max_concurrency: Annotated[
+        str | None,
+        typer.Option(help="Requests at a time; several, as 1,2,4,8, measure each. [default: 32, or no bound]"),
+    ] = None,
+    request_rate: Annotated[
+        str | None, typer.Option(help="Requests per second, Poisson; several, as 1,2,4, measure each.")
+    ] = None,
     burstiness: Annotated[float, typer.Option(help="Gamma shape of the arrivals; 1 is Poisson.")] = 1.0,
     as_recorded: Annotated[bool, typer.Option(help="Send at the times that the trace recorded.")] = False,
     time_scale: Annotated[float, typer.Option(help="Stretch recorded times; below 1 is faster.")] = 1.0,
@@ -41,56 +53,128 @@ def bench(
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
+    too_long: Annotated[
+        str, typer.Option(help="Requests that do not fit the model's context: refuse, drop or truncate.")
+    ] = "refuse",
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that cannot be read.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the measurement here as JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one row a load here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with plots of all loads here.")] = None,
+    save_requests: Annotated[Path | None, typer.Option(help="Write a line of JSON for each request here.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure latency, throughput and memory under a workload."""
     from contextlib import ExitStack
+    from functools import partial
 
-    from pennyweight import codec
     from pennyweight.busy import warn_if_busy
     from pennyweight.console import Live
-    from pennyweight.inputs import counter_of, read_target, read_workload
+    from pennyweight.inputs import counter_of, fitted, read_target, read_workload
     from pennyweight.measure.client import Sampling
-    from pennyweight.measure.speed import LATE_RETRIES, measure_speed, remarks, summary_rows
+    from pennyweight.measure.record import Record
+    from pennyweight.measure.speed import LATE_RETRIES, measure_speed
+    from pennyweight.measure.sweep import load_name, request_rows
 
-    times = options.arrivals(max_concurrency, request_rate, burstiness, recorded=as_recorded, time_scale=time_scale)
+    loads = options.loads(max_concurrency, request_rate, burstiness, recorded=as_recorded, time_scale=time_scale)
     slos = options.pairs(goodput, "--goodput")
     settings = {**options.settings(setting), **options.speculation(speculative_config)}
     api_key = os.environ.get("OPENAI_API_KEY")
+    runs: list[tuple[Arrivals, Measurement]] = []
+    lines: list[str] = []
+
+    def keep(arrivals: Arrivals, records: Sequence[Record]) -> None:
+        lines.extend(request_rows(arrivals, records))
+
     with Live() as live, ExitStack() as stack:
         parsed = read_target(target, engine=engine, settings=settings, progress=live.progress)
+        place = tokenizer or parsed.tokenizer
         requests = read_workload(
-            workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer or parsed.tokenizer
+            workload,
+            trace_format,
+            num_prompts=num_prompts,
+            seed=seed,
+            tokenizer=place,
+            as_recorded=as_recorded,
+            skip_invalid=live.line if skip_invalid else None,
         )
+        requests = fitted(requests, place, how=too_long, say=live.line)
         warn_if_busy(live.line)
         live.stage(f"{'Starting' if parsed.service else 'Asking'} {parsed.label}")
         endpoint = parsed.open(stack, model=model, api_key=api_key, direct=direct)
-        live.stage(f"Replaying {requests.name}: {len(requests.requests)} requests")
         synthetic = any(request.prompt_tokens for request in requests.requests)
-        measurement = measure_speed(
-            endpoint,
-            requests,
-            times,
-            Sampling(temperature, seed, ignore_eos or synthetic),
-            seed=seed,
-            goodput=slos,
-            price_per_hour=price_per_hour,
-            api_key=api_key,
-            late_retries=LATE_RETRIES if times.kind == "closed" else 0,
-            say=live.stage,
-            progress=live.progress,
-            request_timeout=request_timeout,
-            count_tokens=counter_of(tokenizer or parsed.tokenizer),
-            accept_cached=accept_cached,
-        )
-    for name, unit, value in summary_rows(measurement):
-        typer.echo(f"{name:<28}{value:>16,.3f} {unit}")
-    for remark in remarks(measurement):
-        typer.echo(remark)
-    if output is not None:
-        output.write_text(json.dumps(codec.plain(measurement), indent=1) + "\n")
+        for number, arrivals in enumerate(loads):
+            live.stage(f"Replaying {requests.name}: {len(requests.requests)} requests, {load_name(arrivals)}")
+            measurement = measure_speed(
+                endpoint,
+                requests.variant(number),
+                arrivals,
+                Sampling(temperature, seed, ignore_eos or synthetic),
+                seed=seed,
+                goodput=slos,
+                price_per_hour=price_per_hour,
+                api_key=api_key,
+                late_retries=LATE_RETRIES if arrivals.kind == "closed" else 0,
+                say=live.stage,
+                progress=live.progress,
+                request_timeout=request_timeout,
+                count_tokens=counter_of(place),
+                accept_cached=accept_cached,
+                keep=partial(keep, arrivals),
+            )
+            runs.append((arrivals, measurement))
+    _show(runs)
+    _write(requests.name, runs, lines, output=output, csv=csv, plot=plot, save_requests=save_requests)
     if as_json:
-        row = {name: value for name, _, value in summary_rows(measurement)}
-        kept = ("failures", "tokens_counted_by", "cached_answers", "retried_connections")
-        print(json.dumps(row | {name: measurement.conditions[name] for name in kept}))
+        rows = [_row(measurement) for _, measurement in runs]
+        print(json.dumps(rows[0] if len(rows) == 1 else {"loads": rows}))
+
+
+def _show(runs: Sequence[tuple[Arrivals, Measurement]]) -> None:
+    """Every number of one load; of several, a row each."""
+    from pennyweight.measure.speed import remarks, summary_rows
+    from pennyweight.measure.sweep import COLUMNS, load_name
+
+    if len(runs) == 1:
+        for name, unit, value in summary_rows(runs[0][1]):
+            typer.echo(f"{name:<28}{value:>16,.3f} {unit}")
+    else:
+        shown = [name for name in COLUMNS if any(name in measurement for _, measurement in runs)][:SHOWN_COLUMNS]
+        typer.echo(f"{'load':<18}" + "".join(f"{name.removesuffix('_ms'):>15}"[:15] for name in shown))
+        for arrivals, measurement in runs:
+            cells = [f"{measurement[name]:>15,.1f}" if name in measurement else " " * 15 for name in shown]
+            typer.echo(f"{load_name(arrivals):<18}" + "".join(cells))
+    for remark in dict.fromkeys(remark for _, measurement in runs for remark in remarks(measurement)):
+        typer.echo(remark)
+
+
+def _row(measurement: Measurement) -> dict[str, object]:
+    """What `--json` prints of one load."""
+    from pennyweight.measure.speed import summary_rows
+
+    row: dict[str, object] = {name: value for name, _, value in summary_rows(measurement)}
+    kept = ("failures", "tokens_counted_by", "cached_answers", "retried_connections", "arrivals")
+    return row | {name: measurement.conditions[name] for name in kept}
+
+
+def _write(
+    name: str,
+    runs: Sequence[tuple[Arrivals, Measurement]],
+    lines: Sequence[str],
+    *,
+    output: Path | None,
+    csv: Path | None,
+    plot: Path | None,
+    save_requests: Path | None,
+) -> None:
+    from pennyweight import codec, report
+    from pennyweight.measure.sweep import COLUMNS, load_name, write_csv
+
+    if output is not None:
+        plain = [codec.plain(measurement) for _, measurement in runs]
+        output.write_text(json.dumps(plain[0] if len(plain) == 1 else plain, indent=1) + "\n")
+    if csv is not None:
+        write_csv(csv, runs)
+    if plot is not None:
+        report.write_sweep(plot, name, [(load_name(arrivals), m) for arrivals, m in runs], COLUMNS)
+    if save_requests is not None:
+        save_requests.write_text("".join(line + "\n" for line in lines))

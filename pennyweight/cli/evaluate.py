@@ -72,6 +72,8 @@ def evaluate(
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}, {looked_at} requests")
     for limit in result.verdict.limits:
         typer.echo(f"  {limit.reason}: {limit.outcome}")
+    for name, why in result.measurement.conditions.get("left_out", {}).items():
+        typer.echo(f"  {name} is not proven: {why}")
     accepted = result.verdict.outcome is Outcome.ACCEPT
     error = GateFailed(f"{a.label} is not proven to stay within the margin: {result.verdict.reason}.")
     if as_json:

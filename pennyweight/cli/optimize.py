@@ -112,6 +112,7 @@ def optimize(
     from pennyweight.busy import warn_if_busy
     from pennyweight.console import Live
     from pennyweight.inputs import open_model, read_workload, remote_settings
+    from pennyweight.measure.proof.power import outlook
     from pennyweight.paths import absolute
     from pennyweight.plan.machine import measured_hardware
     from pennyweight.search import Question, recipes
@@ -149,6 +150,8 @@ def optimize(
         if dry_run:
             _list_candidates(question, hardware, live, as_json=as_json)
             return
+        for sentence in outlook(budget, requests.split(seed)[1].requests):
+            live.line(sentence)
         verbs.prepare_output(place, resume=resume)
         _, evidence = verbs.run_search(question, place, hardware, live, resume=resume)
     _show(evidence, output, as_json=as_json)
@@ -169,11 +172,14 @@ def _list_candidates(question: Question, hardware: Hardware, live: Live, *, as_j
         live.line(str(row))
     for label, reason in plan.refused:
         live.line(f"refused: {label}: {reason}")
+    for sentence in plan.provable:
+        live.line(f"provable: {sentence}")
     live.line(f"Predicted: about {duration(plan.seconds)}. Nothing was built.")
     if as_json:
         candidates = [asdict(row) for row in plan.rows]
         refused = [{"candidate": label, "reason": reason} for label, reason in plan.refused]
-        print(json.dumps({"candidates": candidates, "refused": refused, "seconds": round(plan.seconds)}))
+        seconds, provable = round(plan.seconds), list(plan.provable)
+        print(json.dumps({"candidates": candidates, "refused": refused, "provable": provable, "seconds": seconds}))
 
 
 def _show(evidence: Evidence, output: Path, *, as_json: bool) -> None:

@@ -116,19 +116,43 @@ def speculation(text: str | None) -> dict[str, Any]:
 
 
 def arrivals(
-    max_concurrency: int, request_rate: float | None, burstiness: float, *, recorded: bool, time_scale: float
+    max_concurrency: int | None, request_rate: float | None, burstiness: float, *, recorded: bool, time_scale: float
 ) -> Arrivals:
-    """One of: recorded times, a rate, a closed loop."""
+    """One of: recorded times, a rate, a closed loop; in the first two a concurrency is a bound."""
     from pennyweight.workload import Arrivals
 
     if recorded and request_rate is not None:
         raise UsageError("--as-recorded and --request-rate contradict each other: use one of them.")
     if recorded:
-        return Arrivals("recorded", time_scale=time_scale)
+        return Arrivals("recorded", max_concurrency, time_scale=time_scale)
     if request_rate is not None:
         kind = "poisson" if burstiness == 1.0 else "gamma"
-        return Arrivals(kind, request_rate=request_rate, burstiness=burstiness)
-    return Arrivals("closed", max_concurrency=max_concurrency)
+        return Arrivals(kind, max_concurrency, request_rate, burstiness)
+    return Arrivals("closed", CONCURRENCY if max_concurrency is None else max_concurrency)
+
+
+def loads(
+    max_concurrency: str | None, request_rate: str | None, burstiness: float, *, recorded: bool, time_scale: float
+) -> list[Arrivals]:
+    """Every combination of the concurrencies and the rates that are named."""
+    rates: list[float | None] = [*numbers(request_rate, "--request-rate")] or [None]
+    bounds: list[float | None] = [*numbers(max_concurrency, "--max-concurrency")] or [None]
+    found = []
+    for rate in rates:
+        for bound in bounds:
+            if bound is not None and bound != int(bound):
+                raise UsageError(f"--max-concurrency {bound:g} is no whole number.")
+            concurrency = None if bound is None else int(bound)
+            found.append(arrivals(concurrency, rate, burstiness, recorded=recorded, time_scale=time_scale))
+    return found
+
+
+def numbers(text: str | None, option: str) -> list[float]:
+    """`1,2,4` -> [1.0, 2.0, 4.0]."""
+    try:
+        return [float(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no number and no list of them: write 8, or 1,2,4,8.") from None
 
 
 ServedModelName = Annotated[

@@ -102,10 +102,10 @@ async def replay(
     cpu, start = time.process_time(), time.perf_counter()
     try:
         if arrivals.kind == "closed":
-            records = await _closed(client, requests, arrivals.max_concurrency, sampling, progress)
+            records = await _closed(client, requests, arrivals.max_concurrency or 1, sampling, progress)
         else:
             due = [start + offset for offset in schedule(requests, arrivals, seed)]
-            records = await _open(client, requests, due, sampling, progress)
+            records = await _open(client, requests, due, sampling, progress, limit=arrivals.max_concurrency)
     finally:
         gc.enable()
         heart.cancel()
@@ -133,9 +133,28 @@ async def _closed(
 
 
 async def _open(
-    client: Client, requests: Sequence[Request], due: Iterable[float], sampling: Sampling, progress: Progress
+    client: Client,
+    requests: Sequence[Request],
+    due: Iterable[float],
+    sampling: Sampling,
+    progress: Progress,
+    *,
+    limit: int | None = None,
 ) -> list[Record]:
+    """At their times, and with a `limit` at most so many at once: one that finds no place is sent when there is one,
+    and counts from then on, as in vLLM's benchmark."""
     records: list[Record] = []
+    places = asyncio.Semaphore(limit) if limit else None
+
+    async def one(request: Request, record: Record) -> Record:
+        if places is None:
+            return await client.stream(request, sampling, record)
+        waits = places.locked()
+        async with places:
+            if waits:
+                record.scheduled = time.perf_counter()
+            return await client.stream(request, sampling, record)
+
     tasks = []
     done = count(1)
 
@@ -148,7 +167,7 @@ async def _open(
             await asyncio.sleep(delay)
         record = Record(request.id, when)
         records.append(record)
-        task = asyncio.create_task(client.stream(request, sampling, record))
+        task = asyncio.create_task(one(request, record))
         task.add_done_callback(finished)
         tasks.append(task)
     await asyncio.gather(*tasks)

@@ -44,6 +44,7 @@ def measure_speed(
     request_timeout: float | None = None,
     count_tokens: Callable[[str], int] | None = None,
     accept_cached: bool = False,
+    keep: Callable[[Sequence[Record]], None] = lambda _: None,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
 ) -> Measurement:
@@ -55,6 +56,7 @@ def measure_speed(
     request_timeout  seconds that a request may take; None: 600, and a stream that stands still for 120 has failed
     count_tokens     counts the tokens of answers whose server reports no usage
     accept_cached    keep a run in which the server answered from a cache
+    keep             receives the records of the run that counts
 
     Raises `MeasurementVoid`, and `EndpointError` if an engine that we started failed a request."""
 
@@ -81,6 +83,7 @@ def measure_speed(
         late = 1000 * run_of_requests.lag
         say(f"Measuring again ({attempt + 1} of {late_retries}): the machine is busy, requests were {late:.0f} ms late")
         time.sleep(LATE_PAUSE_SECONDS * (attempt + 1))
+    keep(run_of_requests.records)
     run_of_requests.refuse_if_empty()
     if not accept_late:
         run_of_requests.refuse_if_late()

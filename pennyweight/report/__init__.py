@@ -2,5 +2,6 @@
 
 from pennyweight.report.page import write
 from pennyweight.report.phrasing import failure_sentence, nearest_sentence, sentences
+from pennyweight.report.sweep import write_sweep
 
-__all__ = ["failure_sentence", "nearest_sentence", "sentences", "write"]
+__all__ = ["failure_sentence", "nearest_sentence", "sentences", "write", "write_sweep"]

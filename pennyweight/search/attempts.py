@@ -43,7 +43,17 @@ class Attempts:
         for row in self.rows:
             if (row["candidate"], row["held_out"], row["outcome"]) == (mine, self.held_out, Outcome.ACCEPT):
                 return Allowance(self.confidence, int(str(row["attempt"])))
-        return Allowance(self.confidence, 1 + max((int(str(row["attempt"])) for row in self.rows), default=0))
+        return Allowance(self.confidence, self.following)
+
+    @property
+    def following(self) -> int:
+        """The number of a new attempt."""
+        return 1 + max((int(str(row["attempt"])) for row in self.rows), default=0)
+
+    @property
+    def accepted_any(self) -> bool:
+        """Was anything accepted on this half, which may be shown again?"""
+        return any((row["held_out"], row["outcome"]) == (self.held_out, Outcome.ACCEPT) for row in self.rows)
 
     def record(self, deployment: Deployment, allowance: Allowance, outcome: Outcome) -> None:
         row: dict[str, object] = {

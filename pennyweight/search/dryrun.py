@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pennyweight.hardware import Hardware
+from pennyweight.measure.proof.power import outlook
 from pennyweight.plan.cost import Load
 from pennyweight.schemes import scheme
 from pennyweight.search.candidates import predicted
@@ -34,11 +35,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Candidates from the most promising on, refusals with their reasons, and the time if every group were screened."""
+    """Candidates from the most promising on, refusals with their reasons, the time if every group were screened, and
+    what the held-out half can prove."""
 
     rows: tuple[Row, ...]
     refused: tuple[tuple[str, str], ...]
     seconds: float
+    provable: tuple[str, ...] = ()
 
 
 def plan(question: Question, hardware: Hardware) -> Plan:
@@ -61,7 +64,8 @@ def plan(question: Question, hardware: Hardware) -> Plan:
     runs = TUNING_RUNS + 4 * question.rounds  # tuning, and both comparisons
     seconds += runs * (START_SECONDS + tokens / 2 / best) + question.rounds * tokens / 2 / baseline
     ordered = sorted(rows, key=lambda row: row.tokens_per_s, reverse=True)
-    return Plan(tuple(ordered), space.refused, seconds)
+    _, held_out = question.workload.split(question.seed)
+    return Plan(tuple(ordered), space.refused, seconds, tuple(outlook(question.budget, held_out.requests)))
 
 
 def _build_seconds(question: Question, name: str, recipe: str) -> float:

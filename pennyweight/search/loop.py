@@ -26,11 +26,12 @@ from pennyweight.deployment import Deployment, Group
 from pennyweight.evidence import SearchOutcome
 from pennyweight.measure import compare as comparing
 from pennyweight.measure.proof.allowance import Allowance
+from pennyweight.measure.proof.power import USUAL_SPREAD, outlook
 from pennyweight.measure.proof.proof import Evaluation
 from pennyweight.measure.repeated import PROOF_RUNS, combined
 from pennyweight.measure.speed import in_other_tokens
 from pennyweight.measurement import Comparison, Measurement
-from pennyweight.search import screening, speculating, sweeping
+from pennyweight.search import comparisons, screening, speculating, sweeping
 from pennyweight.search.attempts import Attempts
 from pennyweight.search.baseline import BaselineAnswers
 from pennyweight.search.bench import Bench
@@ -263,6 +264,13 @@ class Search:
         """Measure on the held-out half, best first, until one is accepted; groups that were not tuned come last."""
         last = Verdict()
         refused: set[Group] = set()
+        for sentence in outlook(
+            self.question.budget,
+            self.held_out.requests,
+            spread=self.trials.spread() or USUAL_SPREAD,
+            attempt=self.attempts.following,
+        ):
+            self.listener.stage(sentence)
         for group in [None, *(t.deployment.group for t in self.trials.best_first(Stage.SCREEN))]:
             if group is not None:
                 if group in refused or self.trials.find(Stage.TUNE, self.space.groups[group][0]) is not None:
@@ -329,28 +337,16 @@ class Search:
     # -- comparison --
 
     def _compare(self, chosen: Deployment, other: Deployment) -> Comparison | None:
-        """Interleaved on the held-out half; None when there is nothing to compare or it could not be measured."""
-        if chosen == other:
-            return None
-        known = self.trials.study.find(Stage.COMPARE, other.id)
-        if known is not None and known.comparison is not None and known.notes.get("chosen") == chosen.id:
-            return known.comparison
-        self.listener.stage(f"How much faster than {other.short_label}?")
-        started = time.perf_counter()
-        comparison, failure = None, None
-        try:
-            with ExitStack() as kept:
-                openers = [self._opener(chosen, kept), self._opener(other, kept)]
-                load, streams = self.full_load(self.held_out), self.question.streams
-                measured = self.bench.compare(openers, load, streams=streams, warm_with=self.tuning)
-                comparison = measured.in_other_tokens(self._token_ratio(chosen))
-        except TRIAL_FAULTS as error:
-            failure = str(error)
-        seconds, notes = time.perf_counter() - started, {"chosen": chosen.id}
-        self.trials.record(
-            Trial(Stage.COMPARE, other, comparison=comparison, failure=failure, seconds=seconds, notes=notes)
+        """Interleaved on the held-out half."""
+        return comparisons.compare(
+            self.trials,
+            self.bench,
+            (chosen, other),
+            self.full_load(self.held_out),
+            warm_with=self.tuning,
+            ratio=self._token_ratio(chosen),
+            opener=self._opener,
         )
-        return comparison
 
     def _opener(self, deployment: Deployment, kept: ExitStack) -> comparing.Opener:
         """Opens the service once for all rounds where memory holds two of them, else for each round anew."""

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pennyweight.errors import UsageError
 from pennyweight.hardware import Hardware
 from pennyweight.journal import STUDY_FILE, Journal
+from pennyweight.measure.proof.power import undecidable
 from pennyweight.plan.cost import Load
 from pennyweight.search.attempts import Attempts
 from pennyweight.search.baseline import BaselineAnswers
@@ -17,6 +19,7 @@ from pennyweight.search.question import Listener, Question, refuse, space_of
 from pennyweight.search.translation import AnswerTranslation
 from pennyweight.search.trials import Trials
 from pennyweight.tokenizer import Tokenizer
+from pennyweight.workload import Workload
 
 
 def start(
@@ -27,6 +30,8 @@ def start(
     space = space_of(question, hardware)
     refuse(question, space, hardware)
     tuning, held_out = question.workload.split(question.seed)
+    attempts = Attempts.on(question.workload, held_out, question.budget.confidence)
+    _refuse_used_up(question, held_out, attempts)
     study = Journal(directory / STUDY_FILE, question.as_json(), resume=resume)
     load = Load(100.0, float(np.mean([request.max_tokens for request in tuning.requests])), question.streams)
     look = tuning.take(SCREEN_LOOK, question.seed)
@@ -37,5 +42,17 @@ def start(
         ServiceBench(question, directory, listener),
         answers,
         AnswerTranslation(question.model.path),
-        Attempts.on(question.workload, held_out, question.budget.confidence),
+        attempts,
     )
+
+
+def _refuse_used_up(question: Question, held_out: Workload, attempts: Attempts) -> None:
+    """Raise where so many attempts were made on these requests that one more could never pass."""
+    if attempts.accepted_any or attempts.following == 1:
+        return
+    hopeless = undecidable(question.budget, held_out.requests, attempts.following)
+    if hopeless:
+        raise UsageError(
+            f"{attempts.following - 1} attempts were made on {question.workload.name!r} without anything accepted, and "
+            f"each leaves less error for the next. {' '.join(hopeless)}"
+        )

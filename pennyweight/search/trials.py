@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from pennyweight.budget import Limit, Outcome, Verdict
 from pennyweight.deployment import Deployment
 from pennyweight.hardware import Hardware
@@ -95,6 +97,11 @@ class Trials:
         slack = SCREEN_SLACK if trial.stage is Stage.SCREEN else 1.0
         limits = tuple(Limit(x.quantity, x.bound * slack, x.floor) for x in self.question.budget.speed_limits)
         return self.question.budget.judge_limits(trial.measurement, limits).outcome is Outcome.ACCEPT
+
+    def spread(self) -> float | None:
+        """The largest standard deviation of a request's loss that a screened survivor showed, in nats per token."""
+        raws = [t.measurement.quantities["added_nats"].raw for t in self.survivors(Stage.SCREEN) if t.measurement]
+        return max((float(np.std(raw)) for raw in raws if len(raw) > 1), default=None)
 
     # -- the ends of a search --
 

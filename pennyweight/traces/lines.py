@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,18 +62,44 @@ class Line:
         return number
 
 
-def json_lines(path: Path) -> Iterator[Line]:
+def json_lines(path: Path, skip_invalid: Callable[[str], None] | None = None) -> Iterator[Line]:
+    """Every line that holds a JSON object. Another one is a fault; with `skip_invalid`, called with it, left out."""
     with path.open(encoding="utf-8-sig") as file:
         for number, text in enumerate(file, start=1):
             if not text.strip():
                 continue
             try:
-                value = json.loads(text)
-            except ValueError as error:
-                raise WorkloadError(f"{path}, line {number}: no JSON ({error}).") from None
-            if not isinstance(value, dict):
-                raise WorkloadError(f"{path}, line {number}: a JSON object is expected, this is {text.strip()[:40]!r}.")
-            yield Line(path, number, value)
+                yield Line(path, number, _object(path, number, text))
+            except WorkloadError as error:
+                if skip_invalid is None:
+                    raise
+                skip_invalid(f"Left out: {error}")
+
+
+def _object(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise WorkloadError(f"{path}, line {number}: no JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise WorkloadError(f"{path}, line {number}: a JSON object is expected, this is {text.strip()[:40]!r}.")
+    return value
+
+
+def each_line(
+    path: Path, convert: Callable[[Line], Request], skip_invalid: Callable[[str], None] | None = None
+) -> list[tuple[int, Request]]:
+    """(line, request) of every line of JSON. A line that cannot be converted is a fault; with `skip_invalid`, which is
+    called with it, it is left out."""
+    found = []
+    for line in json_lines(path, skip_invalid):
+        try:
+            found.append((line.number, convert(line)))
+        except WorkloadError as error:
+            if skip_invalid is None:
+                raise
+            skip_invalid(f"Left out: {error}")
+    return found
 
 
 def csv_lines(path: Path) -> Iterator[Line]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from pennyweight.traces.lines import Line, answer_fields, checked, json_lines, messages_of
+from pennyweight.traces.lines import Line, answer_fields, checked, each_line, messages_of
 from pennyweight.workload import Request, Workload
 
 
@@ -13,8 +14,8 @@ def recognises(head: str) -> bool:
     return '"custom_id"' in first and '"body"' in first
 
 
-def read(path: Path) -> Workload:
-    return Workload(path.stem, checked(path, [(line.number, _request(line)) for line in json_lines(path)]))
+def read(path: Path, skip_invalid: Callable[[str], None] | None = None) -> Workload:
+    return Workload(path.stem, checked(path, each_line(path, _request, skip_invalid)))
 
 
 def _request(line: Line) -> Request:

@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from pennyweight.traces.lines import Line, answer_fields, checked, json_lines, messages_of
+from pennyweight.traces.lines import Line, answer_fields, checked, each_line, messages_of
 from pennyweight.workload import SCORERS, Request, Workload
 
 
@@ -21,8 +22,8 @@ def recognises(head: str) -> bool:
     return first.startswith("{") and any(f'"{name}"' in first for name in ("messages", "prompt", "prompt_tokens"))
 
 
-def read(path: Path, name: str | None = None) -> Workload:
-    requests = [(line.number, _request(line)) for line in json_lines(path)]
+def read(path: Path, name: str | None = None, skip_invalid: Callable[[str], None] | None = None) -> Workload:
+    requests = each_line(path, _request, skip_invalid)
     return Workload(name or path.stem, checked(path, requests))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from importlib import import_module, resources
 from pathlib import Path
 
@@ -14,8 +16,16 @@ BUILTIN = ("chat", "extract", "tasks")
 FORMATS = ("azure", "burstgpt", "mooncake", "openai_batch", "agentic", "sharegpt", "pennyweight_jsonl")
 
 
-def load(name_or_path: str, trace_format: str | None = None) -> Workload:
-    """A built-in workload by name, or a file (or a directory of agentic session files) by path."""
+def load(
+    name_or_path: str,
+    trace_format: str | None = None,
+    *,
+    count_tokens: Callable[[str], int] | None = None,
+    skip_invalid: Callable[[str], None] | None = None,
+) -> Workload:
+    """A built-in workload by name, or a file (or a directory of agentic session files) by path. `count_tokens` measures
+    recorded answers, where a format has these and not their lengths. A row that cannot be read is a fault, or with
+    `skip_invalid`, which is called with it, left out."""
     if name_or_path in BUILTIN:
         with resources.as_file(resources.files("pennyweight.traces") / "builtin" / f"{name_or_path}.jsonl") as path:
             return import_module("pennyweight.traces.pennyweight_jsonl").read(path, name=name_or_path)  # type: ignore[no-any-return]
@@ -33,7 +43,11 @@ def load(name_or_path: str, trace_format: str | None = None) -> Workload:
             continue  # the only format that is a directory
         if trace_format or reader.recognises(head):
             try:
-                return reader.read(path)  # type: ignore[no-any-return]
+                known = {"count_tokens": count_tokens, "skip_invalid": skip_invalid}
+                takes = inspect.signature(reader.read).parameters
+                if skip_invalid is not None and "skip_invalid" not in takes:
+                    raise UsageError(f"--skip-invalid does not read {candidate}, whose rows depend on each other.")
+                return reader.read(path, **{k: v for k, v in known.items() if k in takes})  # type: ignore[no-any-return]
             except UnicodeDecodeError as error:
                 raise WorkloadError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from None
     raise WorkloadError(f"{path} is in no known format: use one of {', '.join(FORMATS)}, with --trace-format.")

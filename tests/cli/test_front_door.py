@@ -119,7 +119,7 @@ def test_an_action_that_the_cache_lacks_is_refused() -> None:
 
 
 def test_a_workload_is_described_with_its_odd_rows(tmp_path: Path, tokenizer_directory: Path) -> None:
-    rows = [{"id": f"r{n}", "session": f"s{n}", "prompt": f"say {n}", "max_tokens": 8} for n in range(40)]
+    rows = [{"id": f"r{n}", "session": f"s{n}", "prompt": f"say {n}", "max_tokens": 8} for n in range(80)]
     rows += [{"id": "long", "session": "long", "prompt": "word " * 600, "max_tokens": 8}]
     rows += [{"id": "same", "session": "same", "prompt": "say 1", "max_tokens": 8}]
     (tmp_path / "w.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.errors import MeasurementVoid, UsageError
 from pennyweight.measure import replay, resources, speed
 from pennyweight.measure.client import Sampling
-from pennyweight.measure.speed import measure_speed, summary_rows
+from pennyweight.measure.speed import measure_speed, remarks, summary_rows
 from pennyweight.measurement import Measurement
 from pennyweight.serve import Endpoint, open_engine
 from pennyweight.workload import Arrivals, Request, Workload
@@ -167,3 +170,71 @@ def test_a_late_run_is_repeated_then_kept_with_a_mark_or_void(
         with pytest.raises(MeasurementVoid, match="late"):
             measure(paced, **wanted)
     assert len(runs) == 3 and len(said) == 2 and "Measuring again (2 of 2)" in said[1]
+
+
+# -- servers of others --
+
+
+class Server:
+    """An OpenAI server in a thread, which answers every request with the same bytes."""
+
+    def __init__(self, body: bytes, headers: str = "", delay: float = 0.0) -> None:
+        self.body, self.headers, self.delay = body, headers, delay
+
+    def __enter__(self) -> Endpoint:
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.server = asyncio.run_coroutine_threadsafe(self._start(), self.loop).result()
+        return Endpoint(f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}", "model")
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.server.close)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+    async def _start(self) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line)
+        await reader.readexactly(length)
+        await asyncio.sleep(self.delay)
+        writer.write(
+            f"HTTP/1.1 200 OK\r\ncontent-length: {len(self.body)}\r\n{self.headers}connection: close\r\n\r\n".encode()
+        )
+        writer.write(self.body)
+        await writer.drain()
+        writer.close()
+
+
+def stream(*texts: str, end: bool = True) -> bytes:
+    events = [{"choices": [{"text": text}]} for text in texts]
+    if end:
+        events.append({"choices": [{"text": "", "finish_reason": "stop"}]})
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+def test_a_run_answered_by_a_cache_is_void() -> None:
+    with Server(stream("a", "b"), "x-pennyweight-cache: hit\r\n") as endpoint:
+        with pytest.raises(MeasurementVoid, match="6 of 6 requests from a cache"):
+            measure(endpoint)
+        assert measure(endpoint, accept_cached=True).conditions["cached_answers"] == 6
+
+
+def test_streams_that_are_cut_off_are_no_success() -> None:
+    with Server(stream("a", "b", end=False)) as endpoint, pytest.raises(MeasurementVoid, match="without finish_reason"):
+        measure(endpoint)
+
+
+def test_without_usage_the_result_says_how_tokens_were_counted() -> None:
+    with Server(stream("one two", " three")) as endpoint:
+        chunks = measure(endpoint)
+        counted = measure(endpoint, count_tokens=lambda text: len(text.split()))
+    assert (chunks["output_tokens"], chunks.conditions["tokens_counted_by"]) == (12, ["chunks"])
+    assert (counted["output_tokens"], counted.conditions["tokens_counted_by"]) == (18, ["tokenizer"])
+    assert any("no usage" in remark for remark in remarks(chunks))
+
+
+def test_the_time_limit_is_the_callers_and_named() -> None:
+    with Server(stream("a"), delay=0.5) as endpoint, pytest.raises(MeasurementVoid, match=r"no answer within 0\.1 s"):
+        measure(endpoint, request_timeout=0.1)

@@ -31,11 +31,11 @@ GENEROUS = ("--max-added-nats", "5", "--max-concurrency", "4", "--rounds", "2")
 
 @pytest.fixture(scope="module")
 def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty short prompts, so that both halves have enough sessions for an interval."""
+    """Short prompts, so many that the fourth attempt on them can still prove something."""
     file = tmp_path_factory.mktemp("workload") / "short.jsonl"
     rows = [
         {"id": f"r{i}", "messages": [{"role": "user", "content": f"Tell me {i} things"}], "max_tokens": 12}
-        for i in range(40)
+        for i in range(120)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file

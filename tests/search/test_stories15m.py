@@ -12,8 +12,28 @@ import pytest
 
 DATA = os.environ.get("PENNYWEIGHT_DATA")
 MODEL = Path(DATA or "/nowhere").parent / "models" / "stories15m"
-HEROES = ["little girl", "big dog", "small bird", "old man", "red car", "kind boy", "green frog", "brave mouse"]
-PLACES = ["in a garden", "by the sea", "near a forest", "in a small house"]
+HEROES = [
+    "little girl",
+    "big dog",
+    "small bird",
+    "old man",
+    "red car",
+    "kind boy",
+    "green frog",
+    "brave mouse",
+    "sad cat",
+    "quick fox",
+]
+PLACES = [
+    "in a garden",
+    "by the sea",
+    "near a forest",
+    "in a small house",
+    "on a hill",
+    "by a river",
+    "under a tree",
+    "in a town",
+]
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,7 +44,7 @@ pytestmark = [
 def test_it_is_optimised_against_its_float32_self(tmp_path: Path) -> None:
     stories = tmp_path / "stories.jsonl"
     prompts = [f"Once upon a time, there was a {hero} who lived {place}." for hero in HEROES for place in PLACES]
-    rows = [{"id": f"s{i}", "prompt": prompt, "max_tokens": 48} for i, prompt in enumerate(prompts)]
+    rows = [{"id": f"s{i}", "prompt": prompt, "max_tokens": 32} for i, prompt in enumerate(prompts)]
     stories.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = f"{sys.executable} -m pennyweight optimize {MODEL} -w {stories} -o {tmp_path / 'out'}"
     command += " --engines onnxruntime --schemes INT8 --max-concurrency 8 --rounds 2 --json"

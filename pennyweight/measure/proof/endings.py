@@ -31,7 +31,7 @@ def _empty(pairs: Sequence[Pair]) -> Row:
 
 def _ended(pairs: Sequence[Pair], error: float) -> Row:
     """By how much the share of answers that end by themselves differs."""
-    ends = [float(pair.answered.finish != "length") - float(pair.reference.finish != "length") for pair in pairs]
+    ends = [float(pair.answered.finish != "length") - float(pair.reference_finish != "length") for pair in pairs]
     sizes = by_unit(pairs, [1.0] * len(pairs))
     value, interval = mean_interval(by_unit(pairs, ends) / sizes, lowest=-1.0, highest=1.0, error=error)
     return Row(Part.ENDINGS, _either_way("ending_shift", value, interval))

@@ -36,6 +36,12 @@ class Pair:
     samples: tuple[tuple[int, ...], ...] = ()
 
     @property
+    def reference_finish(self) -> str:
+        """Older releases kept no finish_reason: there the length says it."""
+        cut = len(self.reference.answer) >= self.request.max_tokens
+        return self.reference.finish or ("length" if cut else "stop")
+
+    @property
     def tokens(self) -> int:
         """The reference's scored tokens, the end token included, in the baseline's vocabulary."""
         return len(self.reference.logprobs)

@@ -15,6 +15,7 @@ from pennyweight.measure.proof.allowance import Allowance
 from pennyweight.workload import Request, clusters
 
 USUAL_FLIPS = 0.02  # share of answers that turn from right to wrong or back, often seen under quantization
+USUAL_SPREAD = 0.015  # nats per token: 8-bit weights of a small model on `chat`, measured 2026-11-26
 POWER = 0.9
 
 
@@ -69,15 +70,44 @@ def undecidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -
     return [one.sentence() for one in decidable(budget, held_out, attempt) if not one.possible]
 
 
+def outlook(
+    budget: Budget, held_out: Sequence[Request], *, spread: float = USUAL_SPREAD, attempt: int = 1
+) -> list[str]:
+    """What this half can prove where something is lost; `spread` is the standard deviation of a
+    unit's loss in nats per token."""
+    found = []
+    error = Allowance(budget.confidence, attempt).error
+    if budget.max_added_nats is not None:
+        units = len(set(clusters(held_out).values()))
+        worst = budget.clip_nats * (1 - error ** (1 / units)) / 2  # about what the unseen worst case adds
+        least = budget.max_added_nats - detectable(spread, units, error) - worst
+        found.append(
+            f"--max-added-nats {budget.max_added_nats:g}: {units:,} held-out units prove losses up to {least:.4f} "
+            f"(at a spread of {spread:g} nats, 9 times in 10)."
+            if least > 0
+            else f"--max-added-nats {budget.max_added_nats:g}: {units:,} held-out units can prove it only for a model "
+            f"that loses next to nothing (at a spread of {spread:g} nats): add requests, or allow more."
+        )
+    if budget.max_degradation is not None:
+        count = len(set(clusters([request for request in held_out if request.labelled]).values()))
+        few, many = (labelled_needed(budget.max_degradation, flips, error) for flips in (USUAL_FLIPS, 5 * USUAL_FLIPS))
+        found.append(
+            f"--max-degradation {budget.max_degradation:.0%}: takes about {few:,} labelled held-out requests if "
+            f"{USUAL_FLIPS:.0%} of answers flip and {many:,} if {5 * USUAL_FLIPS:.0%} do; there are {count:,}."
+        )
+    return found
+
+
 def labelled_needed(margin: float, flips: float = USUAL_FLIPS, error: float = 0.05) -> int:
     """Labelled pairs for a non-inferiority test of this margin at this share of flipped answers, with 90% power (normal
     approximation for paired proportions: n = flips * (z_error + z_power)^2 / margin^2)."""
     return int(flips * (_z(error) + _z(1 - POWER)) ** 2 / margin**2) + 1
 
 
-def detectable(margin_spread: float, units: int, error: float = 0.05) -> float:
-    """The loss below the margin that this many units show with 90% power, at this standard deviation of a unit."""
-    return (_z(error) + _z(1 - POWER)) * margin_spread / math.sqrt(max(1, units))
+def detectable(spread: float, units: int, error: float = 0.05) -> float:
+    """How far below the margin a loss must lie for this many units to show it 9 times in 10, at this standard deviation
+    of a unit."""
+    return (_z(error) + _z(1 - POWER)) * spread / math.sqrt(max(1, units))
 
 
 def _share(option: str, bound: float, units: int, error: float) -> Decidable:

@@ -113,6 +113,8 @@ def judge(budget: Budget, measurement: Measurement) -> Verdict:
     left_out = measurement.conditions.get("left_out", {})
     limits = [limit for limit in budget.quality_limits if limit.quantity not in left_out]
     limits += [limit for limit in budget.form_limits if limit.quantity in measurement]
+    if measurement.get("different_prompts"):  # another question was answered: the answers say nothing
+        limits = [limit for limit in limits if limit.quantity == "different_prompts"]
     return budget.judge_limits(measurement, tuple(limits), measurement.conditions.get("reasons"))
 
 
@@ -162,7 +164,8 @@ class _Asker:
         answered = await asking.answer(client, request)
         continued = []
         cut = decode.cut_of(reference, self.seed)
-        if cut is not None and self.scores:
+        same = answered.prompt is None or answered.prompt == reference.prompt
+        if cut is not None and self.scores and same:
             tokens = [*reference.prompt, *reference.answer[:cut]]
             more = await asking.continuation(client, tokens, min(decode.CONTINUED_TOKENS, len(reference.answer) - cut))
             continued.append(Continued(cut, more.tokens or (), more.logprobs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pennyweight.budget import Budget
-from pennyweight.measure.proof.power import decidable, labelled_needed, undecidable
+from pennyweight.measure.proof.power import decidable, labelled_needed, outlook, undecidable
 from pennyweight.workload import Request
 
 
@@ -44,3 +44,12 @@ def test_one_percent_of_a_task_score_takes_hundreds_of_labels() -> None:
 @pytest.mark.parametrize(("margin", "flips", "low", "high"), [(0.01, 0.02, 1600, 1900), (0.01, 0.10, 8000, 9000)])
 def test_labels_needed_grow_with_the_flips(margin: float, flips: float, low: int, high: int) -> None:
     assert low < labelled_needed(margin, flips) < high
+
+
+def test_the_outlook_says_what_usual_losses_can_be_proven() -> None:
+    (nats,) = outlook(Budget(), held_out(61))
+    assert "61 held-out units prove losses up to 0.01" in nats
+    (few,) = outlook(Budget(), held_out(18))
+    assert "only for a model that loses next to nothing" in few
+    _, task = outlook(Budget(max_degradation=0.01), held_out(100, labelled=True))
+    assert "there are 100" in task and "takes about 2," in task

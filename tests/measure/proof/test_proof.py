@@ -16,6 +16,7 @@ from pennyweight.measure.proof import proof
 from pennyweight.measure.proof.references import references as answers_of
 from pennyweight.serve import Endpoint, open_engine
 from pennyweight.workload import Request, Workload
+from tests.measure.proof.stripped import StrippedServer
 
 MARGIN = Budget(max_added_nats=0.02)
 
@@ -130,3 +131,30 @@ def test_a_server_that_is_not_there_is_an_endpoint_error(scripted_endpoint: Endp
     held = references(scripted_endpoint, asked)
     with pytest.raises(EndpointError, match="is it running"):
         proof.evaluate(Endpoint("http://127.0.0.1:9", "model"), asked, held, MARGIN)
+
+
+# -- servers of others --
+
+
+@pytest.fixture(scope="module")
+def unscored(scripted_endpoint: Endpoint) -> Iterator[Endpoint]:
+    """The same answers from a server that scores nothing and gives no token ids, as OpenAI's own."""
+    with StrippedServer(scripted_endpoint) as endpoint:
+        yield endpoint
+
+
+def test_an_endpoint_without_scores_is_proven_in_part_and_says_so(
+    unscored: Endpoint, scripted_endpoint: Endpoint
+) -> None:
+    result = evaluate(unscored, scripted_endpoint, workload(wrong=4))
+    left_out = result.measurement.conditions["left_out"]
+    assert set(left_out) == {"added_nats", "divergence", "tail_share", "agreement"}
+    assert result.verdict.outcome is Outcome.ACCEPT
+    judged = {one.limit.quantity for one in result.verdict.limits}
+    assert judged == {"different_prompts", "empty_answers", "ending_shift", "length_shift"}
+    assert result.measurement["task_score"] == result.measurement["baseline_task_score"]
+
+
+def test_a_baseline_without_token_ids_is_refused(unscored: Endpoint) -> None:
+    with pytest.raises(EndpointError, match="no token ids"):
+        answers_of(unscored, workload(2).requests)
