@@ -83,6 +83,7 @@ class Budget:
     max_divergence     nats per token of divergence from the baseline, which sees sharpening too; None: twice
                        `max_added_nats`
     min_agreement      share of the answers' tokens that must be the candidate's first choice
+    max_departures     share of sessions whose served answer leaves the baseline's where scoring is sure of it
     max_ending_shift   difference in the share of answers that end by themselves
     max_length_shift   difference in the length of all answers, as a share
     max_degradation    share of the baseline's task score that may be lost
@@ -104,6 +105,7 @@ class Budget:
     max_ending_shift: float = 0.20
     max_length_shift: float = 0.20
     max_invalid_forms: float = 0.05
+    max_departures: float = 0.10
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -116,6 +118,7 @@ class Budget:
             "max-ending-shift": self.max_ending_shift,
             "max-length-shift": self.max_length_shift,
             "max-invalid-forms": self.max_invalid_forms,
+            "max-departures": self.max_departures,
             "max-memory": self.max_memory_bytes,
             "max-cost": self.max_dollars_per_million_tokens,
             **self.slo,
@@ -157,6 +160,7 @@ class Budget:
         if self.max_added_nats is not None:
             limits.append(Limit("added_nats", self.max_added_nats))
             limits.append(Limit("divergence", self.divergence_limit))
+            limits.append(Limit("departures", self.max_departures))
             limits.append(Limit("tail_share", self.max_tail_share))
         if self.min_agreement is not None:
             limits.append(Limit("agreement", self.min_agreement, floor=True))

@@ -24,7 +24,15 @@ bounds = st.floats(1e-6, 1e6)
 values = st.floats(-1e7, 1e7)
 
 
-HARMLESS = ("different_prompts", "divergence", "tail_share", "empty_answers", "ending_shift", "length_shift")
+HARMLESS = (
+    "different_prompts",
+    "divergence",
+    "departures",
+    "tail_share",
+    "empty_answers",
+    "ending_shift",
+    "length_shift",
+)
 
 
 def measured(name: str, value: float, interval: tuple[float, float] | None = None) -> Measurement:

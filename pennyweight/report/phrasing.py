@@ -20,7 +20,8 @@ NAMES = {
     "empty_answers": "empty answers",
     "ending_shift": "change in answers that end by themselves",
     "length_shift": "change in answer length",
-    "tail_share": "requests that lose far more",
+    "tail_share": "sessions that lose far more",
+    "departures": "answers that leave what scoring is sure of",
     "invalid_forms": "answers that lost their form",
     "sampled_p_value": "p-value of sampled answers",
     "degradation": "lost share of the task score",
@@ -195,7 +196,15 @@ def with_unit(quantity: str, value: float) -> str:
         return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
     if quantity == "added_nats":
         return f"{value:+.4f}"
-    if quantity in ("agreement", "task_score", "degradation", "tail_share", "ending_shift", "length_shift"):
+    if quantity in (
+        "agreement",
+        "task_score",
+        "degradation",
+        "tail_share",
+        "departures",
+        "ending_shift",
+        "length_shift",
+    ):
         return f"{value:.3f}" if value < 0.995 else f"{value:.2f}"
     if quantity.startswith("dollars"):
         return f"${value:.3g}"

@@ -35,7 +35,15 @@ CONFIG = (
     ' "intermediate_size": 128, "vocab_size": 512}'
 )
 MACHINE = Hardware("cpu", 2, 1 << 36, memory_bandwidth=3e10, arithmetic_rate={"f32": 3e11, "bf16": 1e12, "int8": 2e12})
-HARMLESS = ("different_prompts", "divergence", "tail_share", "empty_answers", "ending_shift", "length_shift")
+HARMLESS = (
+    "different_prompts",
+    "divergence",
+    "departures",
+    "tail_share",
+    "empty_answers",
+    "ending_shift",
+    "length_shift",
+)
 Speeds = Callable[[Deployment, int], float]  # by deployment and how often it ran before
 
 

@@ -5,6 +5,9 @@ Scoring reads a text at once, and what breaks only token by token is not seen th
 request, and goes on from the middle of each reference answer. As long as it generates the reference's tokens, the
 log-probability that the serving path reports for a token is held against what scoring said of it. Added to the scored
 loss, this is the loss of the decode path against the reference, with less noise than held against it directly.
+
+And where it leaves the reference's answer although scoring clearly prefers to stay, something else is served than was
+scored: a hidden prompt, another sampler, a canned answer. Such departures are counted, and their share is bounded.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 
 from pennyweight.evidence import Part, Reference
 from pennyweight.measure.proof.asking import Scored
-from pennyweight.measure.proof.intervals import ratio_interval
+from pennyweight.measure.proof.intervals import ratio_interval, share_interval
 from pennyweight.measure.proof.pair import Pair
 from pennyweight.measure.proof.part import Row
 from pennyweight.measure.proof.units import by_unit
@@ -25,6 +28,7 @@ from pennyweight.measurement import Quantity
 
 CONTINUED_TOKENS = 8
 CLIP = 0.2  # nats per token of a unit of average length
+SURE_LEAD = 0.5  # nats before the second: no honest engine or 8-bit scheme departed there (docs/log/proof.md)
 SURE = 1 - 1e-7  # the largest probability that a log-probability in float32 can be told from 1
 
 
@@ -39,7 +43,47 @@ def judge(pairs: Sequence[Pair], error: float) -> list[Row]:
     bound = CLIP * float(counts.mean())
     totals = np.clip(by_unit(kept, [nats for _, nats, _ in found]), -bound, bound)
     value, interval = ratio_interval(totals, counts, bound=bound, error=error)
-    return [Row(Part.DECODE, Quantity("decode_added_nats", value, "nats/token", "lower", interval=interval))]
+    return [
+        Row(Part.DECODE, Quantity("decode_added_nats", value, "nats/token", "lower", interval=interval)),
+        _departures(pairs, error),
+    ]
+
+
+def _departures(pairs: Sequence[Pair], error: float) -> Row:
+    """The share of units with an answer that leaves the reference where scoring is sure of it."""
+    compared = [pair for pair in pairs if pair.scored is not None and pair.answered.tokens is not None]
+    gone = {pair.unit: pair.request.id for pair in compared if departs(pair)}
+    units = len({pair.unit for pair in compared})
+    share, interval = share_interval(len(gone), units, error)
+    named = ", ".join(map(repr, list(gone.values())[:3]))
+    reason = f"{len(gone)} of {units} answers leave the reference where scoring is sure of it, such as {named}"
+    return Row(Part.DECODE, Quantity("departures", share, "1", "lower", interval=interval), reason if gone else "")
+
+
+def departs(pair: Pair) -> bool:
+    """Does a served answer leave the reference at a token that scoring prefers by `SURE_LEAD`? Ending early and going
+    on after the end are departures too."""
+    assert pair.scored is not None
+    wanted, tops = pair.reference.scored_tokens, pair.scored.tops
+    runs = [(0, pair.answered.tokens or ())] + [(one.start, one.tokens) for one in pair.continued]
+    for start, tokens in runs:
+        place = _first_difference(wanted, start, tokens, whole=start == 0)
+        if place is None or place >= len(wanted):
+            continue
+        (first, likeliest), *others = tops[place]
+        second = others[0][1] if others else -math.inf
+        if first == wanted[place] and likeliest - second >= SURE_LEAD:
+            return True
+    return False
+
+
+def _first_difference(wanted: Sequence[int], start: int, tokens: Sequence[int], *, whole: bool) -> int | None:
+    """The place in the reference's answer; None where there is none. Only a whole answer says where it ends."""
+    for place, (want, token) in enumerate(zip(wanted[start:], tokens, strict=False), start=start):
+        if want != token:
+            return place
+    end = start + len(tokens)
+    return end if whole and end < len(wanted) else None
 
 
 def cut_of(reference: Reference, seed: int) -> int | None:

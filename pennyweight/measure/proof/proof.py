@@ -28,7 +28,7 @@ from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Request, Workload
 
 SCORE_CONCURRENCY = 2
-SCORED = ("added_nats", "divergence", "tail_share", "agreement")  # what needs scores
+SCORED = ("added_nats", "divergence", "departures", "tail_share", "agreement")  # what needs scores
 
 
 @dataclass(frozen=True)

@@ -135,13 +135,28 @@ def test_cuts_are_seeded_and_inside_the_answer() -> None:
     assert decode.cut_of(pair(0, length=2).reference, 0) is None
 
 
+def test_answers_that_leave_what_scoring_is_sure_of_are_rejected() -> None:
+    """With log-probabilities that look right, as from a server that answers something else."""
+    canned = {"tokens": (55, 56, 57, *range(103, 100 + LENGTH)), "logprobs": (OWN,) * LENGTH}
+    assert "departures" in verdict([pair(n, answered=canned) for n in range(64)])[1]
+
+
+def test_a_near_tie_is_no_departure_and_an_early_end_is() -> None:
+    tie = tuple(((100 + n, -0.69), (55, -0.70)) for n in range(LENGTH))
+    assert not decode.departs(pair(0, tops=tie, answered={"tokens": (55,), "logprobs": (-0.7,)}))
+    assert decode.departs(pair(0, answered={"tokens": (100,), "logprobs": (OWN,), "finish": "stop"}))
+    assert not decode.departs(pair(0))
+    going_on = {"tokens": tuple(range(100, 101 + LENGTH)), "logprobs": (OWN,) * (LENGTH + 1)}
+    assert decode.departs(pair(0, end=99, finish="stop", answered=going_on))
+
+
 # -- endings --
 
 
 def test_an_empty_answer_is_rejected_and_named() -> None:
     pairs = [pair(n) for n in range(64)]
     pairs[5] = pair(5, answered={"tokens": (), "logprobs": (), "finish": "stop"})
-    assert verdict(pairs)[1] == {"empty_answers"}
+    assert "empty_answers" in verdict(pairs)[1]
     assert "'r5'" in judged(pairs, units(pairs), BUDGET, ERROR)[1].reason
 
 
@@ -149,12 +164,12 @@ def test_answers_that_never_end_are_rejected() -> None:
     tokens = tuple(range(100, 100 + LENGTH)) * 3
     run_on = {"tokens": tokens, "logprobs": (OWN,) * 60, "finish": "length"}
     pairs = [pair(n, finish="stop", end=99, answered=run_on) for n in range(64)]
-    assert verdict(pairs)[1] == {"ending_shift", "length_shift"}
+    assert verdict(pairs)[1] >= {"ending_shift", "length_shift"}
 
 
 def test_answers_that_end_at_once_are_rejected() -> None:
     cut = {"tokens": (100,), "logprobs": (OWN,), "finish": "stop"}
-    assert verdict([pair(n, answered=cut) for n in range(64)])[1] == {"ending_shift", "length_shift"}
+    assert verdict([pair(n, answered=cut) for n in range(64)])[1] >= {"ending_shift", "length_shift"}
 
 
 # -- tails --

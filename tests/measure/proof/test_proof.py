@@ -148,7 +148,7 @@ def test_an_endpoint_without_scores_is_proven_in_part_and_says_so(
 ) -> None:
     result = evaluate(unscored, scripted_endpoint, workload(wrong=4))
     left_out = result.measurement.conditions["left_out"]
-    assert set(left_out) == {"added_nats", "divergence", "tail_share", "agreement"}
+    assert set(left_out) == {"added_nats", "divergence", "departures", "tail_share", "agreement"}
     assert result.verdict.outcome is Outcome.ACCEPT
     judged = {one.limit.quantity for one in result.verdict.limits}
     assert judged == {"different_prompts", "empty_answers", "ending_shift", "length_shift"}
