@@ -31,6 +31,9 @@ def evaluate(
     min_agreement: Annotated[
         float | None, typer.Option(help="Share of tokens that must stay the first choice, such as 0.95.")
     ] = None,
+    max_departures: Annotated[
+        float, typer.Option(help="Share of sessions whose answer leaves what scoring is sure of.")
+    ] = Budget.max_departures,
     max_ending_shift: Annotated[
         float, typer.Option(help="Change in the share of answers that end by themselves.")
     ] = Budget.max_ending_shift,
@@ -57,6 +60,7 @@ def evaluate(
         max_tail_share=max_tail_share,
         max_divergence=max_divergence,
         min_agreement=min_agreement,
+        max_departures=max_departures,
         max_ending_shift=max_ending_shift,
         max_length_shift=max_length_shift,
         confidence=confidence,

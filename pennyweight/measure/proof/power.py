@@ -55,6 +55,7 @@ def decidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> 
         mean = _share("", share, units, error)
         found.append(Decidable("--max-added-nats", budget.max_added_nats, units, mean.fewest, budget.max_added_nats))
         found.append(_share("--max-tail-share", budget.max_tail_share, units, error))
+        found.append(_share("--max-departures", budget.max_departures, units, error))
     if budget.max_degradation is not None:
         labelled = [request for request in held_out if request.labelled]
         count = len(set(clusters(labelled).values()))

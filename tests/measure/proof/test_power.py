@@ -16,14 +16,14 @@ def held_out(count: int, *, copies: int = 1, labelled: bool = False) -> list[Req
 
 def test_the_default_budget_needs_some_dozens_of_requests() -> None:
     assert undecidable(Budget(), held_out(61)) == []
-    (sentence,) = undecidable(Budget(), held_out(20))
+    sentence, _ = undecidable(Budget(), held_out(20))
     assert "--max-tail-share 0.1 takes at least 36" in sentence and "there are 20" in sentence
 
 
 def test_what_is_proposed_is_possible() -> None:
-    (sentence,) = undecidable(Budget(), held_out(20))
+    sentence, _ = undecidable(Budget(), held_out(20))
     proposed = float(sentence.rsplit(" ", 1)[1].rstrip("."))
-    assert undecidable(Budget(max_tail_share=proposed), held_out(20)) == []
+    assert undecidable(Budget(max_tail_share=proposed, max_departures=proposed), held_out(20)) == []
 
 
 def test_copies_of_a_prompt_count_once() -> None:

@@ -1,0 +1,73 @@
+"""Requests that do not fit a model's context: refused with their count, dropped or truncated, as the user says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pennyweight.errors import UsageError, WorkloadError
+from pennyweight.inputs import fitted
+from pennyweight.tokenizer import Tokenizer
+from pennyweight.workload import Request, Workload
+
+CONTEXT = 64
+
+
+@pytest.fixture
+def model(tokenizer_directory: Path, tmp_path: Path) -> Path:
+    place = tmp_path / "model"
+    shutil.copytree(tokenizer_directory, place)
+    (place / "config.json").write_text(json.dumps({"max_position_embeddings": CONTEXT}))
+    return place
+
+
+WORK = Workload(
+    "w", (Request("short", "a", 8, prompt="hello"), Request("long", "b", 40, prompt="many words and more " * 40))
+)
+
+
+def test_too_long_is_refused_with_count_and_name(model: Path) -> None:
+    with pytest.raises(WorkloadError, match=r"1 of 2 requests .* 64 tokens \('long'\).*--too-long drop"):
+        fitted(WORK, model, how="refuse", say=print)
+
+
+def test_dropped_ones_are_named(model: Path) -> None:
+    said: list[str] = []
+    assert [r.id for r in fitted(WORK, model, how="drop", say=said.append).requests] == ["short"]
+    assert any("left out" in sentence for sentence in said)
+
+
+def test_truncated_ones_keep_their_end_and_fit(model: Path) -> None:
+    long = fitted(WORK, model, how="truncate", say=lambda _: None).requests[1]
+    assert len(long.prompt_tokens) + long.max_tokens <= CONTEXT
+    whole = Tokenizer(model).request_tokens(WORK.requests[1])
+    assert list(long.prompt_tokens) == list(whole)[-len(long.prompt_tokens) :]
+
+
+def test_what_fits_stays_as_it_is(model: Path) -> None:
+    fits = Workload("w", WORK.requests[:1])
+    assert fitted(fits, model, how="refuse", say=print) is fits
+
+
+def test_without_a_model_nothing_is_known() -> None:
+    assert fitted(WORK, None, how="refuse", say=print) is WORK
+
+
+def test_another_word_is_refused(model: Path) -> None:
+    with pytest.raises(UsageError, match="refuse, drop or truncate"):
+        fitted(WORK, model, how="ignore", say=print)
+
+
+def test_a_chat_without_a_template_is_warned_of(model: Path) -> None:
+    for file in model.glob("chat_template*"):
+        file.unlink()
+    config = model / "tokenizer_config.json"
+    if config.exists():
+        config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": None}))
+    said: list[str] = []
+    chat = Workload("w", (Request("a", "a", 4, messages=({"role": "user", "content": "hi"},)),))
+    fitted(chat, model, how="refuse", say=said.append)
+    assert any("no chat template" in sentence for sentence in said)
