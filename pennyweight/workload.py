@@ -209,9 +209,12 @@ class Workload:
             return self
         if count < 1:
             raise UsageError(f"--num-prompts {count} is not possible: use 1 or more.")
+        sessions: dict[str, list[str]] = {}
+        for request in self.requests:
+            sessions.setdefault(request.session, []).append(request.id)
         chosen: set[str] = set()
-        for session in sorted({r.session for r in self.requests}, key=lambda s: _order(s, seed)):
-            chosen.update([r.id for r in self.requests if r.session == session][: count - len(chosen)])
+        for session in sorted(sessions, key=lambda s: _order(s, seed)):
+            chosen.update(sessions[session][: count - len(chosen)])
         return replace(self, requests=tuple(r for r in self.requests if r.id in chosen))
 
     def at_least(self, count: int) -> Workload:
