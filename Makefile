@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
-	$(BIN)/pw optimize demo --workload chat --max-added-nats 0.02 --slo ttft:4000 tpot:120 -o $(DEMO_OUT)
+	$(BIN)/pw optimize demo --workload chat --max-added-nats 0.02 --max-memory 4GiB -o $(DEMO_OUT)
 	@echo "To call pw as the README does: source $(BIN)/activate"
 
 # Tests that measure run one at a time; the others on two cores.
