@@ -165,6 +165,7 @@ class Budget:
         if self.min_agreement is not None:
             limits.append(Limit("agreement", self.min_agreement, floor=True))
         limits.append(Limit("empty_answers", 0.0))
+        limits.append(Limit("different_texts", 0.0))
         limits.append(Limit("ending_shift", self.max_ending_shift))
         limits.append(Limit("length_shift", self.max_length_shift))
         if self.max_degradation is not None:

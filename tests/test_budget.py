@@ -30,6 +30,7 @@ HARMLESS = (
     "departures",
     "tail_share",
     "empty_answers",
+    "different_texts",
     "ending_shift",
     "length_shift",
 )

@@ -39,24 +39,12 @@ def optimize(
     max_degradation: Annotated[
         str | None, typer.Option(help="Share of the baseline's task score that may be lost, such as 1%.")
     ] = None,
-    max_tail_share: Annotated[
-        float, typer.Option(help="Share of sessions that may lose over 5 times --max-added-nats.")
-    ] = Budget.max_tail_share,
-    max_divergence: Annotated[
-        float | None, typer.Option(help="Divergence in nats per token, both ways. [default: twice --max-added-nats]")
-    ] = None,
-    min_agreement: Annotated[
-        float | None, typer.Option(help="Share of tokens that must stay the first choice, such as 0.95.")
-    ] = None,
-    max_departures: Annotated[
-        float, typer.Option(help="Share of sessions whose answer leaves what scoring is sure of.")
-    ] = Budget.max_departures,
-    max_ending_shift: Annotated[
-        float, typer.Option(help="Change in the share of answers that end by themselves.")
-    ] = Budget.max_ending_shift,
-    max_length_shift: Annotated[
-        float, typer.Option(help="Change in the length of all answers, as a share.")
-    ] = Budget.max_length_shift,
+    max_tail_share: options.MaxTailShare = Budget.max_tail_share,
+    max_divergence: options.MaxDivergence = None,
+    min_agreement: options.MinAgreement = None,
+    max_departures: options.MaxDepartures = Budget.max_departures,
+    max_ending_shift: options.MaxEndingShift = Budget.max_ending_shift,
+    max_length_shift: options.MaxLengthShift = Budget.max_length_shift,
     slo: Annotated[str | None, typer.Option(help="Latency limits in ms: ttft:1500 tpot:60 (also itl, e2el).")] = None,
     percentile: Annotated[int, typer.Option(help="The percentile that --slo applies to.")] = 95,
     max_memory: Annotated[str | None, typer.Option(help="Limit of the service's peak memory, as 2GiB.")] = None,

@@ -28,6 +28,17 @@ SpeculativeConfig = Annotated[
     str | None, typer.Option(help='Speculative decoding, in vLLM syntax: {"method": "ngram"} or {"model": "DIR"}.')
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON, for programs.")]
+# limits of a proof, beside --max-added-nats and --max-degradation
+MaxTailShare = Annotated[float, typer.Option(help="Share of sessions that may lose over 5 times --max-added-nats.")]
+MaxDivergence = Annotated[
+    float | None, typer.Option(help="Divergence in nats per token, both ways. [default: twice --max-added-nats]")
+]
+MinAgreement = Annotated[
+    float | None, typer.Option(help="Share of tokens that must stay the first choice, such as 0.95.")
+]
+MaxDepartures = Annotated[float, typer.Option(help="Share of sessions whose answer leaves what scoring is sure of.")]
+MaxEndingShift = Annotated[float, typer.Option(help="Change in the share of answers that end by themselves.")]
+MaxLengthShift = Annotated[float, typer.Option(help="Change in the length of all answers, as a share.")]
 TraceFormat = Annotated[str | None, typer.Option(help="Format of the trace, if not recognised.")]
 
 

@@ -24,6 +24,8 @@ def verify(
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}")
     for limit in result.verdict.limits:
         typer.echo(f"  {limit.reason}: {limit.outcome}")
+    for name, why in result.measurement.conditions.get("left_out", {}).items():
+        typer.echo(f"  {name} is not proven: {why}")
     if result.skipped:
         typer.echo(f"  Not checked, because this is another machine: {', '.join(result.skipped)}")
     if as_json:

@@ -18,6 +18,7 @@ NAMES = {
     "decode_added_nats": "added nats per token by decoding",
     "different_prompts": "requests with another prompt",
     "empty_answers": "empty answers",
+    "different_texts": "same tokens as another text",
     "ending_shift": "change in answers that end by themselves",
     "length_shift": "change in answer length",
     "tail_share": "sessions that lose far more",

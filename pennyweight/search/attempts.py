@@ -6,6 +6,7 @@ So attempts are written down beside the artifacts, by workload, and counted acro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -32,9 +33,9 @@ class Attempts:
     @classmethod
     def on(cls, workload: Workload, held_out: Workload, confidence: float) -> Attempts:
         """Those on this workload so far."""
-        file = cache_directory() / FOLDER / f"{workload.id}.jsonl"
-        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        return cls(confidence, held_out.id, file, rows)
+        file = cache_directory() / FOLDER / f"{_content(workload)}.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return cls(confidence, _content(held_out), file, [_row(line, number) for number, line in enumerate(lines)])
 
     def next(self, deployment: Deployment) -> Allowance:
         """What was accepted on this half before may be shown again with the error that it used then; all else is a new
@@ -72,3 +73,22 @@ class Attempts:
     @staticmethod
     def _key(deployment: Deployment) -> str:
         return f"{deployment.model_id}/{deployment.id}"
+
+
+def _content(workload: Workload) -> str:
+    """The same for the same requests in any order."""
+    lines = sorted(repr(sorted(request.as_json().items())) for request in workload.requests)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _row(line: str, number: int) -> dict[str, object]:
+    """A line that was cut off while it was written was an attempt all the same."""
+    try:
+        row: dict[str, object] = json.loads(line)
+        return row if row.keys() >= {"candidate", "held_out", "attempt", "outcome"} else _lost(number)
+    except (ValueError, AttributeError):
+        return _lost(number)
+
+
+def _lost(number: int) -> dict[str, object]:
+    return {"candidate": "", "held_out": "", "attempt": number + 1, "outcome": ""}

@@ -128,6 +128,10 @@ def _gates(evidence: Evidence, endpoint: Endpoint, *, with_speed: bool, progress
     evaluation = proof.evaluate(
         endpoint, workload, held_against, budget, concurrency=evidence.streams, progress=progress
     )
+    before = evidence.quality.conditions.get("left_out", {}) if evidence.quality else {}
+    gone = set(evaluation.measurement.conditions.get("left_out", {})) - set(before) - {"divergence"}
+    if gone:
+        raise GateFailed(f"{', '.join(sorted(gone))} was proven and can no longer be measured.")
     limits += evaluation.verdict.limits
     measurement = speed.joined(evaluation.measurement) if speed else evaluation.measurement
     skipped = () if with_speed else tuple(limit.quantity for limit in budget.speed_limits)

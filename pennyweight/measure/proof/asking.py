@@ -18,6 +18,7 @@ from pennyweight.measure.replay import Progress
 from pennyweight.workload import Request
 
 GREEDY = Sampling(temperature=0.0)
+NOT_OFFERED = (400, 404, 405, 415, 422, 501)  # HTTP statuses that say that a server does not do this
 TOPS = 5  # most likely tokens kept at each place
 
 T = TypeVar("T")
@@ -95,12 +96,20 @@ async def score(client: Client, prompt: Sequence[int], tokens: Sequence[int]) ->
         "logprob_start_len": len(prompt),
         "return_tokens_as_token_ids": True,
     }
-    found = (await client.post("/v1/completions", body))["choices"][0].get("logprobs")
+    found = _choice(await client.post("/v1/completions", body), 0).get("logprobs")
     if not found or not found.get("token_logprobs"):
         raise CannotScore("This server scores no prompts (echo with logprobs), so fidelity cannot be measured on it.")
     places = slice(len(prompt), len(prompt) + len(tokens))
-    own = tuple(float(value) for value in found["token_logprobs"][places])
-    return Scored(own, tuple(_tops(row) for row in found["top_logprobs"][places]))
+    try:
+        own = tuple(float(value) for value in found["token_logprobs"][places])
+        tops = tuple(_tops(row) for row in found["top_logprobs"][places])
+    except (KeyError, TypeError, ValueError):
+        raise CannotScore(
+            "This server's scores lack log-probabilities, so fidelity cannot be measured on it."
+        ) from None
+    if len(own) != len(tokens) or len(tops) != len(tokens) or not all(tops):
+        raise CannotScore("This server's scores lack places, so fidelity cannot be measured on it.")
+    return Scored(own, tops)
 
 
 async def can_score(client: Client, reference: Reference) -> bool:
@@ -110,8 +119,7 @@ async def can_score(client: Client, reference: Reference) -> bool:
     try:
         await score(client, reference.prompt, reference.answer[:1])
     except EndpointError as error:
-        refused = error.status is not None and error.status < 500
-        if not (refused or isinstance(error, CannotScore)):
+        if not (isinstance(error, CannotScore) or error.status in NOT_OFFERED):
             raise
         return False
     return True
@@ -145,7 +153,7 @@ def _first(group: BaseExceptionGroup[PennyweightError]) -> PennyweightError:
 
 
 def _answered(body: Mapping[str, Any], index: int = 0) -> Answered:
-    choice, usage = body["choices"][index], body.get("usage") or {}
+    choice, usage = _choice(body, index), body.get("usage") or {}
     message = choice.get("message") or {}
     prompt: list[int] | None = choice.get("prompt_token_ids") or body.get("prompt_token_ids")
     tokens: list[int] | None = choice.get("token_ids")
@@ -159,6 +167,14 @@ def _answered(body: Mapping[str, Any], index: int = 0) -> Answered:
         prompt_count=usage.get("prompt_tokens", 0),
         count=usage.get("completion_tokens", 0),
     )
+
+
+def _choice(body: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = body["choices"][index]
+    except (KeyError, IndexError, TypeError):
+        raise EndpointError("The server's answer holds no choices: is it an OpenAI endpoint?") from None
+    return found
 
 
 def _own_logprobs(found: Mapping[str, Any] | None) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ def judge(pairs: Sequence[Pair], error: float) -> list[Row]:
     found = [(pair, *lost_in_decoding(pair)) for pair in pairs if pair.scored is not None]
     found = [one for one in found if one[2]]
     if not found:
-        return []
+        return _departures(pairs, error)
     kept = [pair for pair, _, _ in found]
     counts = by_unit(kept, [float(count) for _, _, count in found])
     bound = CLIP * float(counts.mean())
@@ -45,19 +45,28 @@ def judge(pairs: Sequence[Pair], error: float) -> list[Row]:
     value, interval = ratio_interval(totals, counts, bound=bound, error=error)
     return [
         Row(Part.DECODE, Quantity("decode_added_nats", value, "nats/token", "lower", interval=interval)),
-        _departures(pairs, error),
+        *_departures(pairs, error),
     ]
 
 
-def _departures(pairs: Sequence[Pair], error: float) -> Row:
-    """The share of units with an answer that leaves the reference where scoring is sure of it."""
+def covered(pairs: Sequence[Pair]) -> float:
+    """The share of answers that came with the log-probability of every token."""
+    whole = [p for p in pairs if p.answered.tokens is not None and len(p.answered.logprobs) == len(p.answered.tokens)]
+    return len(whole) / len(pairs)
+
+
+def _departures(pairs: Sequence[Pair], error: float) -> list[Row]:
+    """The share of units with an answer that leaves the reference where scoring is sure of it; nothing where the server
+    gives no token ids."""
     compared = [pair for pair in pairs if pair.scored is not None and pair.answered.tokens is not None]
+    if not compared:
+        return []
     gone = {pair.unit: pair.request.id for pair in compared if departs(pair)}
     units = len({pair.unit for pair in compared})
     share, interval = share_interval(len(gone), units, error)
     named = ", ".join(map(repr, list(gone.values())[:3]))
     reason = f"{len(gone)} of {units} answers leave the reference where scoring is sure of it, such as {named}"
-    return Row(Part.DECODE, Quantity("departures", share, "1", "lower", interval=interval), reason if gone else "")
+    return [Row(Part.DECODE, Quantity("departures", share, "1", "lower", interval=interval), reason if gone else "")]
 
 
 def departs(pair: Pair) -> bool:
@@ -65,9 +74,12 @@ def departs(pair: Pair) -> bool:
     on after the end are departures too."""
     assert pair.scored is not None
     wanted, tops = pair.reference.scored_tokens, pair.scored.tops
-    runs = [(0, pair.answered.tokens or ())] + [(one.start, one.tokens) for one in pair.continued]
-    for start, tokens in runs:
-        place = _first_difference(wanted, start, tokens, whole=start == 0)
+    answered = pair.answered
+    ended = (pair.reference.end,) if answered.finish == "stop" and pair.reference.end is not None else ()
+    runs: list[tuple[int, Sequence[int], bool]] = [(0, (*(answered.tokens or ()), *ended), answered.finish != "length")]
+    runs += [(one.start, one.tokens, False) for one in pair.continued]
+    for start, tokens, whole in runs:
+        place = _first_difference(wanted, start, tokens, whole=whole)
         if place is None or place >= len(wanted):
             continue
         (first, likeliest), *others = tops[place]
@@ -78,7 +90,8 @@ def departs(pair: Pair) -> bool:
 
 
 def _first_difference(wanted: Sequence[int], start: int, tokens: Sequence[int], *, whole: bool) -> int | None:
-    """The place in the reference's answer; None where there is none. Only a whole answer says where it ends."""
+    """The place in the reference's answer; None where there is none. `whole`: the answer ended by itself where its
+    tokens end."""
     for place, (want, token) in enumerate(zip(wanted[start:], tokens, strict=False), start=start):
         if want != token:
             return place

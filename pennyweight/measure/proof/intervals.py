@@ -9,19 +9,28 @@ worst case is added, which is why a few equal values still have a width. That it
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 4000
+DRAWS = 4000  # of one batch
+BEYOND = 50  # draws that should lie beyond a bound
+MOST_BATCHES = 50
 Floats = NDArray[np.float64]
 
 
-@lru_cache(maxsize=8)
-def _weights(count: int, draws: int = DRAWS, seed: int = 0) -> Floats:
+def _draws(count: int, error: float) -> Iterator[Floats]:
+    """Batches of weights, so many that some dozens lie beyond the bound."""
+    batches = min(MOST_BATCHES, math.ceil(BEYOND / error / DRAWS))
+    return (_weights(count, seed) for seed in range(max(1, batches)))
+
+
+@lru_cache(maxsize=32)
+def _weights(count: int, seed: int = 0) -> Floats:
     """(draws, count) unnormalised Dirichlet weights; the same for every call, so that a bound can be computed again."""
-    return np.random.default_rng(seed).standard_exponential((draws, count))
+    return np.random.default_rng(seed).standard_exponential((DRAWS, count))
 
 
 def ratio_interval(totals: Floats, sizes: Floats, *, bound: float, error: float) -> tuple[float, tuple[float, float]]:
@@ -33,11 +42,13 @@ def ratio_interval(totals: Floats, sizes: Floats, *, bound: float, error: float)
     """
     if not len(totals):
         return float("nan"), (float("-inf"), float("inf"))
-    weights = _weights(len(totals) + 1)
-    weighed, size = weights[:, :-1] @ totals, weights[:, :-1] @ sizes
-    worst = weights[:, -1] * bound
-    low = np.quantile((weighed - worst) / size, error)
-    high = np.quantile((weighed + worst) / size, 1 - error)
+    lows, highs = [], []
+    for weights in _draws(len(totals) + 1, error):
+        weighed, size = weights[:, :-1] @ totals, weights[:, :-1] @ sizes
+        worst = weights[:, -1] * bound
+        lows.append((weighed - worst) / size)
+        highs.append((weighed + worst) / size)
+    low, high = np.quantile(np.concatenate(lows), error), np.quantile(np.concatenate(highs), 1 - error)
     return float(totals.sum() / sizes.sum()), (float(low), float(high))
 
 
@@ -45,10 +56,12 @@ def mean_interval(values: Floats, *, lowest: float, highest: float, error: float
     """The mean of independent values within [lowest, highest], and its interval."""
     if not len(values):
         return float("nan"), (lowest, highest)
-    weights = _weights(len(values) + 1)
-    weights = weights / weights.sum(axis=1, keepdims=True)
-    low = np.quantile(weights @ np.append(values, lowest), error)
-    high = np.quantile(weights @ np.append(values, highest), 1 - error)
+    lows, highs = [], []
+    for drawn in _draws(len(values) + 1, error):
+        weights = drawn / drawn.sum(axis=1, keepdims=True)
+        lows.append(weights @ np.append(values, lowest))
+        highs.append(weights @ np.append(values, highest))
+    low, high = np.quantile(np.concatenate(lows), error), np.quantile(np.concatenate(highs), 1 - error)
     return float(np.mean(values)), (float(low), float(high))
 
 

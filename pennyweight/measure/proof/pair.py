@@ -38,7 +38,7 @@ class Pair:
     @property
     def reference_finish(self) -> str:
         """Older releases kept no finish_reason: there the length says it."""
-        cut = len(self.reference.answer) >= self.request.max_tokens
+        cut = len(self.reference.spelled or self.reference.answer) >= self.request.max_tokens
         return self.reference.finish or ("length" if cut else "stop")
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pennyweight.budget import Budget
 from pennyweight.measure.proof.allowance import Allowance
+from pennyweight.measure.proof.endings import LENGTH_CLIP
 from pennyweight.workload import Request, clusters
 
 USUAL_FLIPS = 0.02  # share of answers that turn from right to wrong or back, often seen under quantization
@@ -47,13 +48,11 @@ def decidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> 
     units = len(set(clusters(held_out).values()))
     error = Allowance(budget.confidence, attempt).of_look(0, 1)
     found = [
-        _share("--max-ending-shift", budget.max_ending_shift, units, error),
-        _share("--max-length-shift", budget.max_length_shift, units, error),
+        _mean("--max-ending-shift", budget.max_ending_shift, 1.0, units, error),
+        _mean("--max-length-shift", budget.max_length_shift, LENGTH_CLIP, units, error),
     ]
     if budget.max_added_nats is not None:
-        share = budget.max_added_nats / budget.clip_nats
-        mean = _share("", share, units, error)
-        found.append(Decidable("--max-added-nats", budget.max_added_nats, units, mean.fewest, budget.max_added_nats))
+        found.append(_mean("--max-added-nats", budget.max_added_nats, budget.clip_nats, units, error))
         found.append(_share("--max-tail-share", budget.max_tail_share, units, error))
         found.append(_share("--max-departures", budget.max_departures, units, error))
     if budget.max_degradation is not None:
@@ -111,9 +110,17 @@ def detectable(spread: float, units: int, error: float = 0.05) -> float:
     return (_z(error) + _z(1 - POWER)) * spread / math.sqrt(max(1, units))
 
 
+def _mean(option: str, bound: float, clip: float, units: int, error: float) -> Decidable:
+    """A bound on a mean of values up to `clip`: of n units that lose nothing it is clip * b / (1 - b), with
+    b = 1 - error ** (1 / n)."""
+    share = bound / (clip + bound)
+    unseen = 1 - error ** (1 / max(1, units))
+    fewest = math.ceil(math.log(error) / math.log(1 - share))
+    return Decidable(option, bound, units, fewest, clip * unseen / max(1 - unseen, 1e-9))
+
+
 def _share(option: str, bound: float, units: int, error: float) -> Decidable:
-    """A bound on a share, or on a mean in shares of its largest value: of n units without a loss it is
-    1 - error ** (1 / n)."""
+    """An exact bound on a share: of n units without one it is 1 - error ** (1 / n)."""
     fewest = math.ceil(math.log(error) / math.log(1 - bound)) if bound < 1 else 1
     return Decidable(option, bound, units, fewest, 1 - error ** (1 / max(1, units)))
 

@@ -16,6 +16,7 @@ from pennyweight.evidence import Reference
 from pennyweight.measure.client import Client, connect
 from pennyweight.measure.proof import asking, decode, endings, same_question, sampling, tails, tasks, weights
 from pennyweight.measure.proof.allowance import Allowance, look_sizes
+from pennyweight.measure.proof.asking import Answered
 from pennyweight.measure.proof.pair import Continued, Pair
 from pennyweight.measure.proof.part import Row
 from pennyweight.measure.proof.references import ANSWER_CONCURRENCY, samples
@@ -28,6 +29,7 @@ from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Request, Workload
 
 SCORE_CONCURRENCY = 2
+MIN_COVERED = 0.95  # of the answers must have log-probabilities for the decode path to count as measured
 SCORED = ("added_nats", "divergence", "departures", "tail_share", "agreement")  # what needs scores
 
 
@@ -66,8 +68,8 @@ def evaluate(
     allowed = allowance or Allowance(budget.confidence)
     units = Units.over(requests, held_against)
     looks = look_sizes(len(requests))
-    if scores is None:
-        scores = _can_score(endpoint, held_against[requests[0].id])
+    if scores is None:  # our own engines all score: one that does not has failed
+        scores = endpoint.process is not None or _can_score(endpoint, held_against[requests[0].id])
     asker = _Asker(endpoint, held_against, units, concurrency, seed, scores)
     pairs: list[Pair] = []
     for number, size in enumerate(looks):
@@ -100,10 +102,25 @@ def judged(
         "parts": {row.quantity.name: str(row.part) for row in rows},
         "reasons": {row.quantity.name: row.reason for row in rows if row.reason},
     }
-    if left_out:
-        conditions["left_out"] = dict(left_out)
+    omitted = dict(left_out or {}) | _unmeasured(pairs)
+    if omitted:
+        conditions["left_out"] = omitted
     measurement = collect("", [row.quantity for row in rows], conditions)
     return measurement, judge(budget, measurement)
+
+
+def _unmeasured(pairs: Sequence[Pair]) -> dict[str, str]:
+    """What these answers do not allow to measure, and why."""
+    found = {}
+    compared = [pair for pair in pairs if pair.scored is not None]
+    if compared and decode.covered(compared) < MIN_COVERED:
+        share = decode.covered(compared)
+        found["decode_added_nats"] = f"only {share:.0%} of the answers came with the log-probability of every token"
+    if compared and all(pair.answered.tokens is None for pair in compared):
+        found["departures"] = "the server gives no token ids"
+    if any(pair.reference.samples for pair in pairs) and not sampling.decides(pairs):
+        found["sampled_p_value"] = "too few sampled requests, or a server without token ids"
+    return found
 
 
 def judge(budget: Budget, measurement: Measurement) -> Verdict:
@@ -161,7 +178,7 @@ class _Asker:
 
     async def _answered(self, client: Client, request: Request) -> Pair:
         reference = self.held_against[request.id]
-        answered = await asking.answer(client, request)
+        answered = without_end(await asking.answer(client, request), reference)
         continued = []
         cut = decode.cut_of(reference, self.seed)
         same = answered.prompt is None or answered.prompt == reference.prompt
@@ -182,6 +199,14 @@ class _Asker:
     async def _scored(self, client: Client, pair: Pair) -> Pair:
         tokens = pair.reference.scored_tokens
         return replace(pair, scored=await asking.score(client, pair.reference.prompt, tokens))
+
+
+def without_end(answered: Answered, reference: Reference) -> Answered:
+    """Some servers, as vLLM, count the end token among an answer's tokens; others, as ours, do not."""
+    tokens = answered.tokens
+    if not tokens or answered.finish != "stop" or tokens[-1] != reference.end:
+        return answered
+    return replace(answered, tokens=tokens[:-1], logprobs=answered.logprobs[: len(tokens) - 1])
 
 
 def _can_score(endpoint: Endpoint, reference: Reference) -> bool:

@@ -78,7 +78,7 @@ async def _scored(
 ) -> tuple[Scored, int | None]:
     """The answer's scores; where the model ended it, with the end token, which is what it chose after the answer."""
     tokens = answered.tokens or ()
-    if answered.finish != "stop" or request.fields.get("stop"):
+    if answered.finish != "stop" or request.fields.get("stop") or request.has_form:  # there something else ended it
         return await asking.score(client, prompt, tokens), None
     # Any token will do as the last one: the likeliest at its place is the end token.
     scored = await asking.score(client, prompt, (*tokens, tokens[-1]))

@@ -7,11 +7,13 @@ within each prompt (Gao, Liang & Guestrin 2024, "Model Equality Testing", arxiv.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pennyweight.budget import MIN_P_VALUE
 from pennyweight.evidence import Part
 from pennyweight.measure.proof.pair import Pair
 from pennyweight.measure.proof.part import Row
@@ -25,9 +27,9 @@ Answers = Sequence[tuple[int, ...]]
 
 def judge(pairs: Sequence[Pair]) -> list[Row]:
     """A small p-value: answers so different would be rare if both were distributed alike."""
-    kept = [(p.reference.samples, p.samples) for p in pairs if p.reference.samples and p.samples]
-    if not kept:
+    if not decides(pairs):
         return []
+    kept = [(p.reference.samples, p.samples) for p in pairs if p.reference.samples and any(p.samples)]
     value, p_value = discrepancy(kept)
     return [
         Row(Part.TASKS, Quantity("sampled_discrepancy", value, "1", "lower")),
@@ -37,6 +39,17 @@ def judge(pairs: Sequence[Pair]) -> list[Row]:
             "sampled answers are distributed otherwise than the reference's",
         ),
     ]
+
+
+def decides(pairs: Sequence[Pair]) -> bool:
+    """Could these samples ever show a difference? Of one prompt with four answers on each side, 2 of 70 orders are as
+    extreme as any, which is no proof."""
+    reachable = 1.0
+    for pair in pairs:
+        if pair.reference.samples and any(pair.samples):
+            ours, theirs = len(pair.reference.samples), len(pair.samples)
+            reachable *= 2 / math.comb(ours + theirs, ours)
+    return reachable < MIN_P_VALUE / 2
 
 
 def discrepancy(prompts: Sequence[tuple[Answers, Answers]], seed: int = 0) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from pennyweight.measure.proof.intervals import share_interval
 from pennyweight.measure.proof.pair import Pair
 from pennyweight.measure.proof.part import Row
 from pennyweight.measure.proof.units import Units, by_unit
-from pennyweight.measure.proof.weights import lost
+from pennyweight.measure.proof.weights import losses_of
 from pennyweight.measurement import Quantity
 
 
@@ -23,8 +23,9 @@ def judge(pairs: Sequence[Pair], units: Units, budget: Budget, error: float) -> 
     if not scored:
         return []
     bound = budget.clip_nats * units.mean_tokens
-    losses = by_unit(scored, [lost(pair) * pair.tokens for pair in scored])
-    beyond = [name for name, nats in zip(dict.fromkeys(p.unit for p in scored), losses, strict=True) if nats > bound]
+    nats = [loss * pair.tokens for loss, pair in zip(losses_of(scored), scored, strict=True)]
+    losses = by_unit(scored, nats)
+    beyond = [name for name, lost in zip(dict.fromkeys(p.unit for p in scored), losses, strict=True) if lost > bound]
     share, interval = share_interval(len(beyond), len(losses), error)
     named = ", ".join(repr(pair.request.id) for pair in scored if pair.unit in beyond[:3])
     reason = f"{len(beyond)} of {len(losses)} lose more than {bound:.3g} nats, in {named}" if beyond else ""

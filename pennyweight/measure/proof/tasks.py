@@ -11,7 +11,7 @@ import numpy as np
 
 from pennyweight.evidence import Part
 from pennyweight.measure.proof.forms import keeps_form
-from pennyweight.measure.proof.intervals import mean_interval, paired_difference_interval
+from pennyweight.measure.proof.intervals import paired_difference_interval, ratio_interval
 from pennyweight.measure.proof.pair import Pair
 from pennyweight.measure.proof.part import Row
 from pennyweight.measure.proof.units import by_unit
@@ -43,6 +43,12 @@ def _labelled(pairs: Sequence[Pair], error: float) -> list[Row]:
     ]
 
 
+def _keeps(pair: Pair) -> bool:
+    """Where the reference called a tool, plain text is no answer of the form."""
+    called = bool(pair.answered.message.get("tool_calls"))
+    return keeps_form(pair.request, pair.answered) and (called or pair.reference.finish != "tool_calls")
+
+
 def lost_share(
     pairs: Sequence[Pair], before: Sequence[float], after: Sequence[float], error: float
 ) -> tuple[float, tuple[float, float]]:
@@ -52,7 +58,7 @@ def lost_share(
     if units == len(pairs):
         return paired_difference_interval(lost.count(1.0), lost.count(-1.0), len(lost), error)
     sizes = by_unit(pairs, [1.0] * len(pairs))
-    return mean_interval(by_unit(pairs, lost) / sizes, lowest=-1.0, highest=1.0, error=error)
+    return ratio_interval(by_unit(pairs, lost), sizes, bound=float(sizes.max()), error=error)
 
 
 def _forms(pairs: Sequence[Pair], error: float) -> list[Row]:
@@ -61,6 +67,6 @@ def _forms(pairs: Sequence[Pair], error: float) -> list[Row]:
     if not kept:
         return []
     before = [float(bool(pair.reference.valid)) for pair in kept]
-    after = [float(keeps_form(pair.request, pair.answered)) for pair in kept]
+    after = [float(_keeps(pair)) for pair in kept]
     value, interval = lost_share(kept, before, after, error)
     return [Row(Part.TASKS, Quantity("invalid_forms", value, "1", "lower", interval=interval))]

@@ -30,10 +30,12 @@ def judge(pairs: Sequence[Pair], units: Units, budget: Budget, error: float) -> 
     if not scored:
         return []
     bound = budget.clip_nats * units.mean_tokens
-    clipped = np.clip(by_unit(scored, [lost(pair) * pair.tokens for pair in scored]), -bound, bound)
+    losses = losses_of(scored)
+    nats = [loss * pair.tokens for loss, pair in zip(losses, scored, strict=True)]
+    clipped = np.clip(by_unit(scored, nats), -bound, bound)
     sizes = by_unit(scored, [float(pair.tokens) for pair in scored])
     value, interval = ratio_interval(clipped, sizes, bound=bound, error=error)
-    raw = tuple(round(lost(pair), 6) for pair in scored)
+    raw = tuple(round(loss, 6) for loss in losses)
     added = Quantity("added_nats", value, "nats/token", "lower", raw, interval)
     return [
         Row(Part.WEIGHTS, added),
@@ -43,11 +45,15 @@ def judge(pairs: Sequence[Pair], units: Units, budget: Budget, error: float) -> 
     ]
 
 
-def lost(pair: Pair) -> float:
-    """Nats per token that the candidate loses on the reference's answer: by its weights, and by its decode path."""
-    by_weights = float(np.mean(pair.reference.logprobs) - np.mean(pair.candidate_logprobs))
-    nats, tokens = lost_in_decoding(pair)
-    return by_weights + (nats / tokens if tokens else 0.0)
+def losses_of(pairs: Sequence[Pair]) -> list[float]:
+    """Nats per token that the candidate loses on each reference's answer: by its weights, and by its decode path.
+
+    A decode path that seems to gain, over all answers, is not credited: some servers report log-probabilities that are
+    too high, and these must not hide what the weights lose."""
+    scored = [float(np.mean(pair.reference.logprobs) - np.mean(pair.candidate_logprobs)) for pair in pairs]
+    decoded = [nats / tokens if tokens else 0.0 for nats, tokens in map(lost_in_decoding, pairs)]
+    gained = sum(extra * pair.tokens for extra, pair in zip(decoded, pairs, strict=True)) < 0
+    return scored if gained else [a + b for a, b in zip(scored, decoded, strict=True)]
 
 
 def _scored_nats(scored: Sequence[Pair]) -> Row:

@@ -46,7 +46,7 @@ class StrippedServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return replace(self._endpoint, base_url=f"http://127.0.0.1:{self._server.server_address[1]}")
+        return replace(self._endpoint, process=None, base_url=f"http://127.0.0.1:{self._server.server_address[1]}")
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()

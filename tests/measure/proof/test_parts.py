@@ -10,7 +10,7 @@ from pennyweight.budget import Budget, Outcome
 from pennyweight.measure.proof import decode, weights
 from pennyweight.measure.proof.asking import Scored
 from pennyweight.measure.proof.pair import Continued, Pair
-from pennyweight.measure.proof.proof import judged
+from pennyweight.measure.proof.proof import judged, without_end
 from pennyweight.measure.proof.weights import divergence
 from pennyweight.workload import Request
 from tests.measure.proof.made import LENGTH, OWN, pair, units
@@ -150,6 +150,35 @@ def test_a_near_tie_is_no_departure_and_an_early_end_is() -> None:
     assert decode.departs(pair(0, end=99, finish="stop", answered=going_on))
 
 
+@pytest.mark.parametrize("counts_end", [False, True])
+def test_an_honest_answer_that_ends_by_itself_is_no_departure(counts_end: bool) -> None:
+    one = pair(0, end=99, finish="stop")
+    if counts_end:  # as vLLM's server does
+        longer = (*(one.answered.tokens or ()), 99)
+        raw = replace(one.answered, tokens=longer, logprobs=(*one.answered.logprobs, OWN))
+        one = replace(one, answered=without_end(replace(raw, count=0), one.reference))
+    assert one.answered.count == LENGTH and not decode.departs(one)
+    assert verdict([pair(n, end=99, finish="stop") for n in range(64)]) == (Outcome.ACCEPT, set())
+
+
+def test_an_answer_cut_at_its_limit_is_no_departure() -> None:
+    shorter = {"tokens": tuple(range(100, 100 + LENGTH - 2)), "logprobs": (OWN,) * (LENGTH - 2), "finish": "length"}
+    assert not decode.departs(pair(0, answered=shorter))
+
+
+def test_log_probabilities_that_are_too_good_hide_no_loss_of_the_weights() -> None:
+    flattering = {"logprobs": (0.0,) * LENGTH}
+    pairs = [pair(n, 0.045, answered=flattering) for n in range(64)]
+    assert "added_nats" in verdict(pairs)[1]
+    assert measured(pairs)["added_nats"] == pytest.approx(0.045)
+
+
+def test_missing_log_probabilities_are_named() -> None:
+    pairs = [pair(n, answered={"logprobs": ()} if n else None) for n in range(64)]
+    assert "2%" in measured(pairs).conditions["left_out"]["decode_added_nats"]
+    assert "departures" in measured([pair(n, answered={"logprobs": ()}) for n in range(64)])
+
+
 # -- endings --
 
 
@@ -172,6 +201,11 @@ def test_answers_that_end_at_once_are_rejected() -> None:
     assert verdict([pair(n, answered=cut) for n in range(64)])[1] >= {"ending_shift", "length_shift"}
 
 
+@pytest.mark.parametrize("text", ["", "\ufffd\ufffd"])
+def test_the_right_tokens_as_another_text_are_rejected(text: str) -> None:
+    assert verdict([pair(n, answered={"text": text}) for n in range(64)])[1] & {"empty_answers", "different_texts"}
+
+
 # -- tails --
 
 
@@ -188,7 +222,7 @@ def test_the_tail_is_bounded_exactly() -> None:
 def test_a_clipped_loss_counts_as_much_as_the_clip() -> None:
     pairs = [pair(n, 3.0 if n == 0 else 0.0) for n in range(100)]
     assert measured(pairs)["added_nats"] == pytest.approx(BUDGET.clip_nats / 100)
-    assert weights.lost(pairs[0]) == pytest.approx(3.0)
+    assert weights.losses_of(pairs)[0] == pytest.approx(3.0)
 
 
 # -- tasks and forms --
@@ -224,10 +258,31 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
 FORM = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}
 
 
+def test_plain_text_where_the_reference_called_a_tool_is_rejected() -> None:
+    tools = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "any"}}}]}
+
+    def one(number: int, message: dict[str, object]) -> Pair:
+        asked = Request(f"r{number}", f"s{number}", LENGTH, prompt="x", fields=tools)
+        return pair(number, request=asked, answered={"message": message}, valid=True, finish="tool_calls")
+
+    call = {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    assert "invalid_forms" not in verdict([one(n, call) for n in range(100)])[1]
+    assert "invalid_forms" in verdict([one(n, {"content": "text"}) for n in range(100)])[1]
+
+
+def test_one_sampled_request_decides_nothing_and_says_so() -> None:
+    pairs = [pair(n) for n in range(64)]
+    pairs[0] = replace(
+        pairs[0], reference=replace(pairs[0].reference, samples=((1,) * 9,) * 4), samples=((2,) * 9,) * 4
+    )
+    assert "too few" in measured(pairs).conditions["left_out"]["sampled_p_value"]
+
+
 def test_answers_that_lose_their_form_are_rejected() -> None:
     def one(number: int, text: str) -> Pair:
         asked = Request(f"r{number}", f"s{number}", LENGTH, prompt="x", fields=FORM)
-        return pair(number, request=asked, answered={"text": text}, valid=True)
+        made = pair(number, request=asked, answered={"text": text}, valid=True)
+        return replace(made, reference=replace(made.reference, text=text))
 
     assert verdict([one(n, '{"a": 1}') for n in range(100)])[0] is Outcome.ACCEPT
     assert verdict([one(n, '{"a": "1"}') for n in range(100)])[1] == {"invalid_forms"}

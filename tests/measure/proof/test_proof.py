@@ -151,7 +151,7 @@ def test_an_endpoint_without_scores_is_proven_in_part_and_says_so(
     assert set(left_out) == {"added_nats", "divergence", "departures", "tail_share", "agreement"}
     assert result.verdict.outcome is Outcome.ACCEPT
     judged = {one.limit.quantity for one in result.verdict.limits}
-    assert judged == {"different_prompts", "empty_answers", "ending_shift", "length_shift"}
+    assert judged == {"different_prompts", "empty_answers", "different_texts", "ending_shift", "length_shift"}
     assert result.measurement["task_score"] == result.measurement["baseline_task_score"]
 
 
