@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -153,6 +154,8 @@ def read_target(
     progress: Progress = lambda *_: None,
 ) -> Target:
     """A URL, a directory or file of a service or deployment, or with `engine` a model directory to be served by it."""
+    if re.match(r"(?i)https?://|[\w.-]+:\d{1,5}(/|$)", text) and not text.startswith(("http://", "https://")):
+        raise UsageError(f"{text} looks like an address: write it with http:// or https:// in front.")
     if text.startswith(("http://", "https://")):
         if engine or settings or names:
             raise UsageError("--engine, --set and --served-model-name belong to a model that we serve, not to a URL.")

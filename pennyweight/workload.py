@@ -61,6 +61,8 @@ UNSUPPORTED_FIELDS = (
     "guided_regex",
     "ignore_eos",
     "length_penalty",
+    "max_new_tokens",
+    "max_output_tokens",
     "min_tokens",
     "mirostat",
     "modalities",
@@ -161,8 +163,8 @@ class Arrivals:
             raise UsageError(f"--max-concurrency {self.max_concurrency} is not possible: use 1 or more.")
         if self.kind in ("poisson", "gamma") and not 0 < self.request_rate < float("inf"):
             raise UsageError(f"--request-rate {self.request_rate} is not possible: use a rate above 0 per second.")
-        if not (self.burstiness > 0 and self.time_scale > 0):
-            raise UsageError("--burstiness and --time-scale must be above 0.")
+        if not (0 < self.burstiness < float("inf") and 0 < self.time_scale < float("inf")):
+            raise UsageError("--burstiness and --time-scale must be finite and above 0.")
 
 
 @dataclass(frozen=True)

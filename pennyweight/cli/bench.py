@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pennyweight.cli import options
+from pennyweight.errors import UsageError
 
 if TYPE_CHECKING:
     from pennyweight.measurement import Measurement
     from pennyweight.workload import Arrivals
 
 SHOWN_COLUMNS = 7  # that fit a terminal
+SHORT = {
+    "output_throughput": "tokens/s",
+    "request_throughput": "requests/s",
+    "ttft_p50_ms": "TTFT p50",
+    "ttft_p95_ms": "TTFT p95",
+    "tpot_p50_ms": "TPOT p50",
+    "tpot_p95_ms": "TPOT p95",
+    "e2e_p50_ms": "whole p50",
+}
 
 
 def bench(
@@ -75,6 +85,9 @@ def bench(
     from pennyweight.measure.speed import LATE_RETRIES, measure_speed
     from pennyweight.measure.sweep import load_name, request_rows
 
+    _refuse(request_timeout, price_per_hour, temperature, tokenizer)
+    for place in (output, csv, plot, save_requests):
+        options.refuse_unwritable(place)
     loads = options.loads(max_concurrency, request_rate, burstiness, recorded=as_recorded, time_scale=time_scale)
     slos = options.pairs(goodput, "--goodput")
     settings = {**options.settings(setting), **options.speculation(speculative_config)}
@@ -97,11 +110,14 @@ def bench(
             as_recorded=as_recorded,
             skip_invalid=live.line if skip_invalid else None,
         )
+        synthetic = any(request.prompt_tokens for request in requests.requests)
         requests = fitted(requests, place, how=too_long, say=live.line)
+        # Whatever ends this, what was measured until then is written.
+        files = {"output": output, "csv": csv, "plot": plot, "save_requests": save_requests}
+        stack.callback(lambda: _write(requests.name, runs, lines, **files))
         warn_if_busy(live.line)
         live.stage(f"{'Starting' if parsed.service else 'Asking'} {parsed.label}")
         endpoint = parsed.open(stack, model=model, api_key=api_key, direct=direct)
-        synthetic = any(request.prompt_tokens for request in requests.requests)
         for number, arrivals in enumerate(loads):
             live.stage(f"Replaying {requests.name}: {len(requests.requests)} requests, {load_name(arrivals)}")
             measurement = measure_speed(
@@ -123,10 +139,22 @@ def bench(
             )
             runs.append((arrivals, measurement))
     _show(runs)
-    _write(requests.name, runs, lines, output=output, csv=csv, plot=plot, save_requests=save_requests)
     if as_json:
         rows = [_row(measurement) for _, measurement in runs]
         print(json.dumps(rows[0] if len(rows) == 1 else {"loads": rows}))
+
+
+def _refuse(
+    request_timeout: float | None, price_per_hour: float | None, temperature: float | None, tokenizer: Path | None
+) -> None:
+    """Values that would run through and mean nothing."""
+    for name, value, most in (("--request-timeout", request_timeout, 1e6), ("--price-per-hour", price_per_hour, 1e9)):
+        if value is not None and not 0 < value <= most:
+            raise UsageError(f"{name} {value:g} is not possible: use a number above 0.")
+    if temperature is not None and not 0 <= temperature <= 2:
+        raise UsageError(f"--temperature {temperature:g} is not possible: use 0 to 2.")
+    if tokenizer is not None and not (tokenizer / "tokenizer.json").exists():
+        raise UsageError(f"--tokenizer {tokenizer} has no tokenizer.json: name a model's directory.")
 
 
 def _show(runs: Sequence[tuple[Arrivals, Measurement]]) -> None:
@@ -139,9 +167,9 @@ def _show(runs: Sequence[tuple[Arrivals, Measurement]]) -> None:
             typer.echo(f"{name:<28}{value:>16,.3f} {unit}")
     else:
         shown = [name for name in COLUMNS if any(name in measurement for _, measurement in runs)][:SHOWN_COLUMNS]
-        typer.echo(f"{'load':<18}" + "".join(f"{name.removesuffix('_ms'):>15}"[:15] for name in shown))
+        typer.echo(f"{'load':<18}" + "".join(f"{SHORT.get(name, name):>13}" for name in shown))
         for arrivals, measurement in runs:
-            cells = [f"{measurement[name]:>15,.1f}" if name in measurement else " " * 15 for name in shown]
+            cells = [f"{measurement[name]:>13,.1f}" if name in measurement else " " * 13 for name in shown]
             typer.echo(f"{load_name(arrivals):<18}" + "".join(cells))
     for remark in dict.fromkeys(remark for _, measurement in runs for remark in remarks(measurement)):
         typer.echo(remark)
@@ -169,12 +197,12 @@ def _write(
     from pennyweight import codec, report
     from pennyweight.measure.sweep import COLUMNS, load_name, write_csv
 
-    if output is not None:
+    if output is not None and runs:
         plain = [codec.plain(measurement) for _, measurement in runs]
         output.write_text(json.dumps(plain[0] if len(plain) == 1 else plain, indent=1) + "\n")
-    if csv is not None:
+    if csv is not None and runs:
         write_csv(csv, runs)
-    if plot is not None:
+    if plot is not None and runs:
         report.write_sweep(plot, name, [(load_name(arrivals), m) for arrivals, m in runs], COLUMNS)
-    if save_requests is not None:
+    if save_requests is not None and lines:
         save_requests.write_text("".join(line + "\n" for line in lines))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -151,11 +153,23 @@ def loads(
     found = []
     for rate in rates:
         for bound in bounds:
-            if bound is not None and bound != int(bound):
+            if bound is not None and not (math.isfinite(bound) and bound == int(bound)):
                 raise UsageError(f"--max-concurrency {bound:g} is no whole number.")
             concurrency = None if bound is None else int(bound)
             found.append(arrivals(concurrency, rate, burstiness, recorded=recorded, time_scale=time_scale))
     return found
+
+
+def refuse_unwritable(place: Path | None) -> None:
+    """Raise before anything is measured if this file cannot be written."""
+    if place is None:
+        return
+    if place.is_dir():
+        raise UsageError(f"{place} is a directory: name a file in it.")
+    if not place.absolute().parent.is_dir():
+        raise UsageError(f"{place.absolute().parent} does not exist: make it first, or write elsewhere.")
+    if not os.access(place if place.exists() else place.absolute().parent, os.W_OK):
+        raise UsageError(f"{place} cannot be written: name another file.")
 
 
 def numbers(text: str | None, option: str) -> list[float]:

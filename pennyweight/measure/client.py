@@ -42,7 +42,7 @@ def body_of(request: Request, model: str, sampling: Sampling) -> tuple[str, dict
         own = {name: value for name, value in own.items() if name not in SAMPLING_FIELDS}
         own["temperature"] = sampling.temperature
     body: dict[str, Any] = {"model": model, "max_tokens": request.max_tokens, "temperature": 0.0, **own}
-    if sampling.seed is not None:
+    if sampling.seed is not None and (sampling.temperature is not None or "seed" not in own):
         body["seed"] = sampling.seed
     if sampling.ignore_eos:
         body["ignore_eos"] = True
@@ -138,8 +138,20 @@ class Client:
         url = self._base_url + "/v1/models"
         try:
             async with self._session.get(url, headers=self._headers) as answer:
-                value = json.loads(await answer.text())
-                return list(value["data"])
+                text = await answer.text()
+                if answer.status in (401, 403):
+                    raise EndpointError(
+                        f"{url} answered {answer.status}: {_message(text)}: set OPENAI_API_KEY to a key that it takes."
+                    )
+                if answer.status != 200:
+                    raise EndpointError(
+                        f"{url} answered {answer.status}: {_message(text)}: give the address before /v1, or name the "
+                        "model with --model."
+                    )
+                models = list(json.loads(text)["data"])
+                if not all(isinstance(model, dict) and "id" in model for model in models):
+                    raise ValueError
+                return models
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EndpointError(f"{url} did not answer ({type(error).__name__}): is the server running?") from None
         except (ValueError, KeyError, TypeError):
@@ -183,4 +195,4 @@ def _message(text: str) -> str:
     try:
         return str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return text[:200]
+        return " ".join(text.split())[:200]

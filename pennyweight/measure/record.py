@@ -102,14 +102,13 @@ class Reading:
 
     def _event(self, event: Mapping[str, Any], now: float) -> None:
         record = self._record
-        if "error" in event:
+        if event.get("error"):
             fault = event["error"]
             record.error = str(fault.get("message", fault)) if isinstance(fault, dict) else str(fault)
             return
-        usage = event.get("usage")
-        if usage:
-            record.prompt_tokens = usage["prompt_tokens"]
-            record.output_tokens = usage["completion_tokens"]
+        usage = event.get("usage") or {}
+        record.prompt_tokens = _count(usage.get("prompt_tokens")) or record.prompt_tokens
+        record.output_tokens = _count(usage.get("completion_tokens")) or record.output_tokens
         choices: Sequence[Mapping[str, Any]] = event.get("choices") or ()
         for choice in choices:
             text = _generated(choice)
@@ -121,6 +120,11 @@ class Reading:
                 record.finished = now
 
 
+def _count(value: Any) -> int:
+    """A number of tokens as a server reports it; what is none counts as not reported."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
 def is_cached(headers: Mapping[str, str]) -> bool:
     """Does the server say that this answer came from a cache?"""
     return any(headers.get(name, "").lower() in hits for name, hits in CACHE_HEADERS.items())
@@ -130,10 +134,10 @@ def _generated(choice: Mapping[str, Any]) -> str:
     """All that the model generated in one chunk: content, reasoning (as vLLM and others spell it) and tool calls."""
     if "delta" not in choice:
         return choice.get("text") or ""
-    delta = choice["delta"]
+    delta = choice["delta"] or {}
     reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""  # some servers send it under both names
     pieces = [reasoning, delta.get("content") or "", delta.get("refusal") or ""]
-    for call in delta.get("tool_calls") or ():
-        function = call.get("function") or {}
+    calls = [call.get("function") for call in delta.get("tool_calls") or ()]
+    for function in filter(None, [*calls, delta.get("function_call")]):
         pieces += [function.get("name") or "", function.get("arguments") or ""]
     return "".join(pieces)

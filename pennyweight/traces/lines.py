@@ -52,6 +52,8 @@ class Line:
     def count(self, name: str, minimum: int = 1) -> int:
         """A required whole number."""
         try:
+            if isinstance(self.value[name], bool):
+                raise TypeError
             number = int(self.value[name])
             if number != float(self.value[name]):
                 raise ValueError
@@ -79,7 +81,7 @@ def json_lines(path: Path, skip_invalid: Callable[[str], None] | None = None) ->
 def _object(path: Path, number: int, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WorkloadError(f"{path}, line {number}: no JSON ({error}).") from None
     if not isinstance(value, dict):
         raise WorkloadError(f"{path}, line {number}: a JSON object is expected, this is {text.strip()[:40]!r}.")
@@ -152,7 +154,7 @@ def answer_fields(line: Line) -> dict[str, Any]:
         elif name not in OWN_FIELDS:
             near = difflib.get_close_matches(name, ANSWER_FIELDS, n=1, cutoff=0.8)
             if near:
-                raise line.fault(f"{name} is no field of a request: is it {near[0]}?")
+                raise line.fault(f"{name} is no field of a request: write {near[0]} if that is meant")
     return found
 
 
@@ -175,7 +177,8 @@ def _checked(line: Line, name: str, value: Any) -> Any:
 
 
 def _is_tool(tool: Any) -> bool:
-    return isinstance(tool, dict) and isinstance((tool.get("function") or {}).get("name"), str)
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def messages_of(line: Line, messages: Any) -> tuple[dict[str, str], ...]:

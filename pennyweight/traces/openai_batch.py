@@ -24,8 +24,8 @@ def _request(line: Line) -> Request:
         raise line.fault("body is missing")
     identifier = str(line.value.get("custom_id", f"line-{line.number}"))
     limits = Line(line.file, line.number, body)
-    limit_name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-    max_tokens = limits.count(limit_name) if limit_name in body else 128
+    limit_name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    max_tokens = limits.count(limit_name) if body.get(limit_name) is not None else 128
     url = line.value.get("url")
     fields = answer_fields(limits)
     if url == "/v1/chat/completions":

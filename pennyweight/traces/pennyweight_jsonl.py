@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pennyweight.traces.lines import Line, answer_fields, checked, each_line, messages_of
 from pennyweight.workload import SCORERS, Request, Workload
@@ -29,7 +30,8 @@ def read(path: Path, name: str | None = None, skip_invalid: Callable[[str], None
 
 def _request(line: Line) -> Request:
     value = line.value
-    identifier = str(value.get("id", f"line-{line.number}"))
+    identifier = str(_given(line, "id", f"line-{line.number}"))
+    limit_name = "max_completion_tokens" if value.get("max_completion_tokens") is not None else "max_tokens"
     given = [name for name in ("messages", "prompt", "prompt_tokens") if value.get(name)]
     if len(given) != 1:
         raise line.fault("exactly one of messages, prompt and prompt_tokens must be given")
@@ -38,8 +40,8 @@ def _request(line: Line) -> Request:
         raise line.fault("arrival must be a number of seconds")
     return Request(
         id=identifier,
-        session=str(value.get("session", identifier)),
-        max_tokens=line.count("max_tokens") if "max_tokens" in value else 128,
+        session=str(_given(line, "session", identifier)),
+        max_tokens=line.count(limit_name) if value.get(limit_name) is not None else 128,
         messages=messages_of(line, value["messages"]) if given == ["messages"] else (),
         prompt=_text(line, "prompt") if given == ["prompt"] else "",
         prompt_tokens=_tokens(line) if given == ["prompt_tokens"] else (),
@@ -47,9 +49,15 @@ def _request(line: Line) -> Request:
         reference=None if value.get("reference") is None else str(value["reference"]),
         scorer=_scorer(line),
         choices=_choices(line),
-        kind=str(value.get("kind", "")),
+        kind=str(_given(line, "kind", "")),
         fields=answer_fields(line),
     )
+
+
+def _given(line: Line, name: str, default: str) -> Any:
+    """Null is as good as not there, as in exports of tables."""
+    value = line.value.get(name)
+    return default if value is None else value
 
 
 def _text(line: Line, name: str) -> str:

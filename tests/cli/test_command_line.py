@@ -293,6 +293,40 @@ def test_bench_of_a_deployment_ends_with_one_line_of_json(
     assert json.loads((tmp_path / "m.json").read_text())["conditions"]["requests"] == 5
 
 
+def test_several_loads_are_a_table_and_files(
+    pw: Pw, deployed: Callable[..., Path], workload: Path, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / f"s.{name}" for name in ("csv", "html", "jsonl", "json")}
+    outputs = ("--csv", files["csv"], "--plot", files["html"], "--save-requests", files["jsonl"], "-o", files["json"])
+    ran = pw("bench", deployed(), "-w", workload, "--num-prompts", 4, "--max-concurrency", "1,2", "--json", *outputs)
+    assert ran.code == 0
+    assert [row["arrivals"]["max_concurrency"] for row in ran.row["loads"]] == [1, 2]
+    assert len(files["csv"].read_text().splitlines()) == 3 and len(files["jsonl"].read_text().splitlines()) == 8
+    assert "2 at a time" in files["html"].read_text() and len(json.loads(files["json"].read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--request-timeout", "-1"], "--request-timeout -1"),
+        (["--max-concurrency", "inf"], "whole number"),
+        (["--csv", "nodir/x.csv"], "does not exist"),
+        (["--tokenizer", "nowhere"], "tokenizer.json"),
+        (["--temperature", "nan"], "--temperature"),
+        (["--as-recorded", "--time-scale", "inf"], "finite"),
+        (["--too-long", "maybe"], "refuse, drop or truncate"),
+    ],
+)
+def test_values_of_bench_that_mean_nothing_are_refused(
+    pw: Pw, deployed: Callable[..., Path], workload: Path, words: list[str], says: str
+) -> None:
+    pw("bench", deployed(), "-w", workload, *words).refused(2, says)
+
+
+def test_an_address_without_its_scheme_is_named(pw: Pw, workload: Path) -> None:
+    pw("bench", "127.0.0.1:9/v1", "-w", workload).refused(2, "http://")
+
+
 def test_bench_of_a_url_finds_the_model_and_knows_no_memory(
     pw: Pw, scripted_endpoint: Endpoint, workload: Path
 ) -> None:

@@ -96,3 +96,23 @@ def test_an_error_in_the_stream_is_its_reason() -> None:
 )
 def test_servers_that_say_that_they_cached(headers: dict[str, str], cached: bool) -> None:
     assert is_cached(headers) is cached
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": "7", "completion_tokens": "5"},
+        {"completion_tokens": -5},
+        {"prompt_tokens": 3},
+        {"completion_tokens": None},
+    ],
+)
+def test_a_usage_that_is_none_counts_as_not_reported(usage: dict[str, Any]) -> None:
+    odd = b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
+    record = read(event(text="a"), event(text="b", finish_reason="stop"), odd, DONE)
+    assert (record.error, record.output_tokens, record.counted) == (None, 2, "chunks")
+
+
+def test_null_fields_are_nothing() -> None:
+    nulls = b"data: " + json.dumps({"choices": [{"delta": None}], "error": None, "usage": None}).encode() + b"\n\n"
+    assert read(nulls, event(delta={"content": "a"}, finish_reason="stop"), DONE).error is None

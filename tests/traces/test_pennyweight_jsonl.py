@@ -72,7 +72,7 @@ def test_what_a_request_writes_is_read_again(tmp_path: Path) -> None:
         ({"id": "b", "prompt_tokens": "12"}, "prompt_tokens"),
         ({"id": "b", "prompt": "x", "max_tokens": 0}, "max_tokens"),
         ({"id": "b", "prompt": "x", "max_tokens": 2.5}, "max_tokens"),
-        ({"id": "b", "prompt": "x", "max_tokens": None}, "max_tokens"),
+        ({"id": "b", "prompt": "x", "max_tokens": True}, "max_tokens"),
         ({"id": "b", "prompt": "x", "arrival": "soon"}, "arrival"),
         ({"id": "b", "prompt": "x", "arrival": -1}, "time"),
         ({"id": "b", "prompt": "x", "arrival": 0.5}, "time"),

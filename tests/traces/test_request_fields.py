@@ -58,6 +58,8 @@ def test_fields_of_delivery_are_not(row: dict[str, Any], tmp_path: Path) -> None
         ({"functions": []}, "functions"),
         ({"guided_json": {}}, "guided_json"),
         ({"temprature": 1}, "temperature"),
+        ({"max_new_tokens": 4}, "max_new_tokens"),
+        ({"tools": [{"function": "x"}]}, "tools"),
         ({"temperature": "hot"}, "temperature must be a number"),
         ({"top_p": 7}, "outside"),
         ({"stop": 3}, "stop"),
@@ -120,3 +122,16 @@ def test_copies_of_a_prompt_stay_in_one_half() -> None:
     made = tuple(Request(f"r{n}", f"s{n}", 1, prompt=f"p{n % 4}") for n in range(40))
     tuning, held_out = Workload("w", made).split()
     assert not {r.prompt for r in tuning.requests} & {r.prompt for r in held_out.requests}
+
+
+def test_the_output_limit_has_openais_newer_name_too(tmp_path: Path) -> None:
+    for form in (ours, batch):
+        (request,) = traces.load(str(written(tmp_path, form(max_completion_tokens=7)))).requests
+        assert request.max_tokens == 7 and request.fields == {}
+
+
+def test_null_is_as_good_as_not_there(tmp_path: Path) -> None:
+    rows = [ours(id=None, session=None, kind=None, max_tokens=None, prompt=f"p{n}") for n in range(2)]
+    made = traces.load(str(written(tmp_path, *rows))).requests
+    assert len({r.id for r in made}) == len({r.session for r in made}) == 2
+    assert [r.max_tokens for r in made] == [128, 128] and made[0].kind == ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pennyweight.errors import EndpointError, WorkloadError
 from pennyweight.evidence import Reference
-from pennyweight.measure.client import Client, Sampling, connect
+from pennyweight.measure.client import Client, connect
 from pennyweight.measure.proof import asking
 from pennyweight.measure.proof.asking import Answered, Scored
 from pennyweight.measure.proof.forms import keeps_form
@@ -90,7 +90,10 @@ async def samples(client: Client, request: Request) -> tuple[tuple[int, ...], ..
     """Sampled answers, each with a seed of its own, for a request that asks for sampling."""
     if not request.fields.get("temperature"):
         return ()
-    drawn = [
-        await asking.answer(client, request, Sampling(temperature=None, seed=1 + number)) for number in range(SAMPLES)
-    ]
+    drawn = [await asking.answer(client, _seeded(request, 1 + number)) for number in range(SAMPLES)]
     return tuple(one.tokens or () for one in drawn)
+
+
+def _seeded(request: Request, seed: int) -> Request:
+    """One answer with this seed: a request's own would give the same answer each time."""
+    return replace(request, fields={**request.fields, "seed": seed, "n": 1})
