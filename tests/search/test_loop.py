@@ -26,7 +26,7 @@ from pennyweight.study import Stage
 
 pytestmark = pytest.mark.slow
 
-# Twenty held-out requests can prove this much, even in the fourth attempt on them.
+# Forty held-out requests can prove this much, even in the fourth attempt on them.
 LIMITS = {
     "max_added_nats": 5.0,
     "max_tail_share": 0.4,
@@ -42,11 +42,11 @@ GENEROUS = (
 
 @pytest.fixture(scope="module")
 def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty short prompts."""
+    """Eighty short prompts."""
     file = tmp_path_factory.mktemp("workload") / "short.jsonl"
     rows = [
         {"id": f"r{i}", "messages": [{"role": "user", "content": f"Tell me {i} things"}], "max_tokens": 12}
-        for i in range(40)
+        for i in range(80)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
