@@ -91,9 +91,7 @@ def _odd(requests: Sequence[Request], lengths: dict[str, int], context: int) -> 
     repeated = [r for r in requests if _text(r) and texts[_text(r)] > 1]
     if repeated:
         distinct = len({_text(r) for r in repeated})
-        found.append(
-            f"{_named(repeated)} repeat {distinct} prompts: give equal ones one `session`, or they count twice."
-        )
+        found.append(f"{_named(repeated)} repeat {distinct} prompts: equal ones count as one session.")
     ids = [name for name, count in Counter(r.id for r in requests).items() if count > 1]
     if ids:
         found.append(f"The id {ids[0]!r} stands {sum(r.id == ids[0] for r in requests)} times.")

@@ -126,7 +126,7 @@ def test_a_workload_is_described_with_its_odd_rows(tmp_path: Path, tokenizer_dir
     ran = pw("workload", "w.jsonl", "--model", tokenizer_directory, "--json", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     row = last_row(ran)
-    assert row["requests"] == 42 and row["labelled"] == 0
+    assert row["requests"] == 82 and row["labelled"] == 0
     odd = " ".join(row["odd"])
     assert "'long' do not fit" in odd and "'r1', 'same' repeat" in odd
     assert "no held-out request is labelled" in " ".join(row["decides"])
