@@ -35,16 +35,7 @@ CONFIG = (
     ' "intermediate_size": 128, "vocab_size": 512}'
 )
 MACHINE = Hardware("cpu", 2, 1 << 36, memory_bandwidth=3e10, arithmetic_rate={"f32": 3e11, "bf16": 1e12, "int8": 2e12})
-HARMLESS = (
-    "different_prompts",
-    "divergence",
-    "departures",
-    "tail_share",
-    "empty_answers",
-    "different_texts",
-    "ending_shift",
-    "length_shift",
-)
+HARMLESS = tuple(limit.quantity for limit in Budget().quality_limits if limit.quantity != "added_nats")
 Speeds = Callable[[Deployment, int], float]  # by deployment and how often it ran before
 
 

@@ -34,9 +34,9 @@ class Allowance:
         return self.error - early if number == looks - 1 else early / (looks - 1)
 
 
-def look_sizes(count: int, first: int = FIRST_LOOK) -> list[int]:
+def look_sizes(count: int) -> list[int]:
     """How many requests each look has seen: each doubles the one before, the last has all."""
-    sizes = [first]
+    sizes = [FIRST_LOOK]
     while sizes[-1] * 2 < count:
         sizes.append(sizes[-1] * 2)
     return [*[size for size in sizes if size < count], count]

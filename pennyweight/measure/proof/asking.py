@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from pennyweight.errors import CannotScore, EndpointError, PennyweightError
 from pennyweight.evidence import Reference
+from pennyweight.generation import SCORED_TOPS
 from pennyweight.measure.client import Client, Sampling, body_of
 from pennyweight.measure.replay import Progress
 from pennyweight.workload import Request
 
 GREEDY = Sampling(temperature=0.0)
 NOT_OFFERED = (400, 404, 405, 415, 422, 501)  # HTTP statuses that say that a server does not do this
-TOPS = 5  # most likely tokens kept at each place
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,13 +62,6 @@ async def answer(client: Client, request: Request, sampling: Sampling = GREEDY) 
     return _answered(await client.post(path, body))
 
 
-async def answers_of_all(client: Client, request: Request, sampling: Sampling) -> list[Answered]:
-    """Every one of the `n` answers to a request."""
-    path, body = body_of(request, client.model, sampling)
-    whole = await client.post(path, body | {"return_token_ids": True})
-    return [_answered(whole, index) for index in range(len(whole["choices"]))]
-
-
 async def continuation(client: Client, tokens: Sequence[int], count: int) -> Answered:
     """Up to `count` greedy tokens after these."""
     body = {
@@ -90,7 +83,7 @@ async def score(client: Client, prompt: Sequence[int], tokens: Sequence[int]) ->
         "model": client.model,
         "prompt": [*prompt, *tokens],
         "echo": True,
-        "logprobs": TOPS,
+        "logprobs": SCORED_TOPS,
         "max_tokens": 0,
         "temperature": 0.0,
         "logprob_start_len": len(prompt),
@@ -194,4 +187,4 @@ def _tops(row: Mapping[str, float]) -> Tops:
             "This server names scored tokens by their text, which can be ambiguous: it must take "
             "return_tokens_as_token_ids, as `pw serve` and vLLM do."
         ) from None
-    return tuple(sorted(pairs, key=lambda pair: -pair[1])[:TOPS])
+    return tuple(sorted(pairs, key=lambda pair: -pair[1])[:SCORED_TOPS])
