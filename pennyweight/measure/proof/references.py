@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pennyweight.errors import EndpointError, WorkloadError
 from pennyweight.evidence import Reference
-from pennyweight.measure.client import Client, connect
+from pennyweight.measure.client import Client, Sampling, connect
 from pennyweight.measure.proof import asking
 from pennyweight.measure.proof.asking import Answered, Scored
 from pennyweight.measure.proof.forms import keeps_form
@@ -90,7 +90,7 @@ async def samples(client: Client, request: Request) -> tuple[tuple[int, ...], ..
     """Sampled answers, each with a seed of its own, for a request that asks for sampling."""
     if not request.fields.get("temperature"):
         return ()
-    drawn = [await asking.answer(client, _seeded(request, 1 + number)) for number in range(SAMPLES)]
+    drawn = [await asking.answer(client, _seeded(request, 1 + number), Sampling()) for number in range(SAMPLES)]
     return tuple(one.tokens or () for one in drawn)
 
 

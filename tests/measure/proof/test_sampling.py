@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 
-from pennyweight.measure.proof.sampling import discrepancy
+from pennyweight.measure.proof.references import samples
+from pennyweight.measure.proof.sampling import SAMPLES, discrepancy
+from pennyweight.workload import Request
 
 PROMPTS = 30
 
@@ -29,3 +33,21 @@ def test_another_temperature_is_seen() -> None:
     random = np.random.default_rng(0)
     _, p_value = discrepancy([(drawn(random, 3), drawn(random, 12)) for _ in range(PROMPTS)])
     assert p_value <= 0.01
+
+
+def test_samples_are_drawn_as_the_request_asks_and_each_with_its_own_seed() -> None:
+    class Recorder:
+        model = "m"
+
+        def __init__(self) -> None:
+            self.bodies: list[dict[str, object]] = []
+
+        async def post(self, path: str, body: dict[str, object]) -> dict[str, object]:
+            self.bodies.append(body)
+            return {"choices": [{"text": "x", "token_ids": [1], "prompt_token_ids": [1], "finish_reason": "stop"}]}
+
+    recorder = Recorder()
+    asked = Request("r", "s", 4, prompt="p", fields={"temperature": 0.7, "top_p": 0.9, "seed": 5, "n": 3})
+    assert asyncio.run(samples(recorder, asked)) == ((1,),) * SAMPLES  # type: ignore[arg-type]
+    assert {(body["temperature"], body["top_p"], body["n"]) for body in recorder.bodies} == {(0.7, 0.9, 1)}
+    assert len({body["seed"] for body in recorder.bodies}) == SAMPLES
