@@ -86,8 +86,10 @@ class Client:
                     async for data in answer.content.iter_any():
                         reading.feed(data, time.perf_counter())
                     reading.close(time.perf_counter(), self._count_tokens)
+        except aiohttp.SocketTimeoutError:
+            record.error = f"the server sent nothing for {self._session.timeout.sock_read:g} s"
         except TimeoutError:
-            record.error = f"no answer within {self._session.timeout.total or STALL_TIMEOUT:g} s"
+            record.error = f"no answer within {self._session.timeout.total:g} s"
         except (aiohttp.ClientError, ConnectionError) as error:
             record.error = f"{type(error).__name__}: {error}"
         except (ValueError, KeyError, TypeError, AttributeError) as error:

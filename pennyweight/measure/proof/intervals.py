@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +17,19 @@ from numpy.typing import NDArray
 DRAWS = 4000  # of one batch
 BEYOND = 50  # draws that should lie beyond a bound
 MOST_BATCHES = 50
+MOST_VALUES = 1 << 21  # held at a time: 16 MiB
 Floats = NDArray[np.float64]
 
 
 def _draws(count: int, error: float) -> Iterator[Floats]:
-    """Batches of weights, so many that some dozens lie beyond the bound."""
-    batches = min(MOST_BATCHES, math.ceil(BEYOND / error / DRAWS))
-    return (_weights(count, seed) for seed in range(max(1, batches)))
-
-
-@lru_cache(maxsize=32)
-def _weights(count: int, seed: int = 0) -> Floats:
-    """(draws, count) unnormalised Dirichlet weights; the same for every call, so that a bound can be computed again."""
-    return np.random.default_rng(seed).standard_exponential((DRAWS, count))
+    """Pieces (draws, count) of unnormalised Dirichlet weights, so many that some dozens lie beyond the bound, and each
+    so small that thousands of units need no more memory than dozens. They are the same for every call, so that a bound
+    can be computed again."""
+    rows = max(1, MOST_VALUES // count)
+    for seed in range(max(1, min(MOST_BATCHES, math.ceil(BEYOND / error / DRAWS)))):
+        generator = np.random.default_rng(seed)
+        for begun in range(0, DRAWS, rows):
+            yield generator.standard_exponential((min(rows, DRAWS - begun), count))
 
 
 def ratio_interval(totals: Floats, sizes: Floats, *, bound: float, error: float) -> tuple[float, tuple[float, float]]:

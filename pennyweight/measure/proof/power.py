@@ -46,7 +46,7 @@ class Decidable:
 def decidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> list[Decidable]:
     """Every limit of the budget that a number of requests decides, for this half."""
     units = len(set(clusters(held_out).values()))
-    error = Allowance(budget.confidence, attempt).of_look(0, 1)
+    error = Allowance(budget.confidence, attempt).error
     found = [
         _mean("--max-ending-shift", budget.max_ending_shift, 1.0, units, error),
         _mean("--max-length-shift", budget.max_length_shift, LENGTH_CLIP, units, error),
