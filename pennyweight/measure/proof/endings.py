@@ -17,6 +17,9 @@ from pennyweight.measure.proof.units import by_unit
 from pennyweight.measurement import Quantity
 
 LENGTH_CLIP = 0.5  # of a unit's average length: the most that one counts
+# A unit counts as many changed endings as the average one has requests, at most: otherwise the longest session that was
+# seen would be the worst case that could be unseen, and dialogues of unequal length could never be judged.
+ENDING_CLIP = 1.0
 
 
 def judge(pairs: Sequence[Pair], error: float) -> list[Row]:
@@ -50,7 +53,8 @@ def _ended(pairs: Sequence[Pair], error: float) -> Row:
     """By how much the share of answers that end by themselves differs."""
     ends = [float(pair.answered.finish != "length") - float(pair.reference_finish != "length") for pair in pairs]
     sizes = by_unit(pairs, [1.0] * len(pairs))
-    value, interval = ratio_interval(by_unit(pairs, ends), sizes, bound=float(sizes.max()), error=error)
+    bound = ENDING_CLIP * float(sizes.mean())
+    value, interval = ratio_interval(np.clip(by_unit(pairs, ends), -bound, bound), sizes, bound=bound, error=error)
     return Row(Part.ENDINGS, _either_way("ending_shift", value, interval))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pennyweight.budget import Budget
 from pennyweight.measure.proof.allowance import Allowance
-from pennyweight.measure.proof.endings import LENGTH_CLIP
+from pennyweight.measure.proof.endings import ENDING_CLIP, LENGTH_CLIP
 from pennyweight.workload import Request, clusters
 
 USUAL_FLIPS = 0.02  # share of answers that turn from right to wrong or back, often seen under quantization
@@ -48,7 +48,7 @@ def decidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> 
     units = len(set(clusters(held_out).values()))
     error = Allowance(budget.confidence, attempt).error
     found = [
-        _mean("--max-ending-shift", budget.max_ending_shift, 1.0, units, error),
+        _mean("--max-ending-shift", budget.max_ending_shift, ENDING_CLIP, units, error),
         _mean("--max-length-shift", budget.max_length_shift, LENGTH_CLIP, units, error),
     ]
     if budget.max_added_nats is not None:

@@ -201,6 +201,12 @@ def test_answers_that_end_at_once_are_rejected() -> None:
     assert verdict([pair(n, answered=cut) for n in range(64)])[1] >= {"ending_shift", "length_shift"}
 
 
+def test_one_long_dialogue_leaves_the_endings_of_the_others_decidable() -> None:
+    pairs = [pair(n, unit="long" if n < 12 else None) for n in range(64)]
+    limits = judged(pairs, units(pairs), BUDGET, ERROR)[1].limits
+    assert {one.limit.quantity: one.outcome for one in limits}["ending_shift"] is Outcome.ACCEPT
+
+
 @pytest.mark.parametrize("text", ["", "\ufffd\ufffd"])
 def test_the_right_tokens_as_another_text_are_rejected(text: str) -> None:
     assert verdict([pair(n, answered={"text": text}) for n in range(64)])[1] & {"empty_answers", "different_texts"}
