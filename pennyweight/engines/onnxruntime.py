@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pennyweight.engines.base import Runtime
 from pennyweight.engines.batching.draft import Lengths
+from pennyweight.engines.batching.grammar import Grammars
 from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.batching.settings import RowEngine
@@ -70,7 +71,9 @@ class ONNXRuntimeRuntime(RowRuntime):
 
     def __init__(self, directory: Path, settings: ONNXRuntime) -> None:
         draft = settings.draft_directory(directory)
-        super().__init__(settings, ONNXRuntimeRuntime(draft, settings.draft_settings()) if draft else None)
+        super().__init__(
+            settings, ONNXRuntimeRuntime(draft, settings.draft_settings()) if draft else None, Grammars(directory)
+        )
         import onnx
         import onnxruntime
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pennyweight.engines.batching.draft import DraftModel, DraftProposer, Lengths, beginning
+from pennyweight.engines.batching.grammar import Grammar, Grammars
 from pennyweight.engines.batching.prompt_lookup import PromptLookup
 from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax, most_likely
 from pennyweight.engines.batching.settings import RowEngine
+from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.generation import SCORED_TOPS, Event, Finish, Generation, Score
 
 PER_TOKEN = ("tokens", "logprobs", "alternatives")
@@ -30,6 +32,7 @@ class Row:
 
     generation: Generation
     sampler: Sampler
+    grammar: Grammar | None = None
     proposer: PromptLookup | DraftProposer | None = None
     held: list[int] = field(default_factory=list)
     last: int = 0
@@ -42,27 +45,35 @@ class Row:
         return self.generation.max_tokens - self.made
 
     def take(self, logits: Logits) -> Event:
-        """Sample the next token and return its event. An end token itself is not part of the answer."""
-        token, logprob, alternatives = self.sampler.draw(logits)
+        """Sample the next token and return its event. An end token itself is not part of the answer. Log-probabilities
+        are the model's own, whatever a schema forbids."""
+        try:
+            allowed = None if self.grammar is None else self.grammar.masked(logits)
+        except EngineError as error:
+            return Event(self.generation.id, finish="error", error=str(error))
+        token, logprob, alternatives = self.sampler.draw(logits, allowed)
         self.last = token
         if self.proposer is not None:
             self.proposer.extend((token,))
         self.made += 1
         if token in self.generation.stop_tokens:
             return Event(self.generation.id, finish="stop")
+        if self.grammar is not None:
+            self.grammar.take(token)
         finish: Finish | None = "length" if self.made >= self.generation.max_tokens else None
         return Event(self.generation.id, (token,), (logprob,), (alternatives,), finish)
 
 
 class RowRuntime(ABC):
-    """The loop; a subclass supplies the operations, and the draft model's runtime if there is one. The store's
-    rows: first the running ones without gaps, then the one whose prompt is being processed, and from `max_num_seqs` on
-    the ended ones kept as a prefix cache."""
+    """The loop; a subclass supplies the operations, the draft model's runtime if there is one, and what compiles
+    schemas for its tokenizer. The store's rows: first the running ones without gaps, then the one whose prompt is being
+    processed, and from `max_num_seqs` on the ended ones kept as a prefix cache."""
 
-    def __init__(self, settings: RowEngine, draft: RowRuntime | None) -> None:
+    def __init__(self, settings: RowEngine, draft: RowRuntime | None, grammars: Grammars | None = None) -> None:
         self._settings = settings
+        self._grammars = grammars
         self._draft = None if draft is None else DraftModel(draft)
-        self._waiting: deque[Generation] = deque()
+        self._waiting: deque[Row] = deque()
         self._rows: list[Row] = []
         self._filling: Row | None = None
         self._kept = KeptRows(range(settings.max_num_seqs, settings.slots))
@@ -84,7 +95,14 @@ class RowRuntime(ABC):
         """Logits at every position of one sequence, outside the store's rows in use; (tokens, vocabulary)."""
 
     def submit(self, generation: Generation) -> None:
-        self._waiting.append(generation)
+        self._waiting.append(Row(generation, Sampler(generation), self._grammar(generation)))
+
+    def _grammar(self, generation: Generation) -> Grammar | None:
+        if generation.schema is None:
+            return None
+        if self._grammars is None:
+            raise EngineRefused(f"{self._settings.name} cannot follow a schema with this model: remove it.")
+        return self._grammars.compile(generation.schema, generation.stop_tokens)
 
     def step(self) -> list[Event]:
         events: list[Event] = []
@@ -97,7 +115,7 @@ class RowRuntime(ABC):
         return events
 
     def cancel(self, generation_id: str) -> None:
-        self._waiting = deque(g for g in self._waiting if g.id != generation_id)
+        self._waiting = deque(row for row in self._waiting if row.generation.id != generation_id)
         if self._filling is not None and self._filling.generation.id == generation_id:
             self._filling = None
         for index, row in enumerate(self._rows):
@@ -113,9 +131,9 @@ class RowRuntime(ABC):
     def close(self) -> None:
         self._rows.clear()
 
-    def _admit(self, generation: Generation) -> None:
+    def _admit(self, row: Row) -> None:
         """The longest prompt prefix that a kept or running row holds is copied instead of computed."""
-        row = Row(generation, Sampler(generation))
+        generation = row.generation
         row.proposer = self._proposer()
         if row.proposer is not None:
             row.proposer.extend(generation.prompt)

@@ -20,9 +20,11 @@ class Sampler:
         self._top_logprobs = generation.top_logprobs
         self._random = random.Random(generation.seed)
 
-    def draw(self, logits: Logits) -> tuple[int, float, list[tuple[int, float]]]:
-        """One row of logits -> token, its log-probability (0 unless requested), and the requested alternatives."""
-        token = int(logits.argmax()) if self._temperature == 0 else self._sample(logits)
+    def draw(self, logits: Logits, allowed: Logits | None = None) -> tuple[int, float, list[tuple[int, float]]]:
+        """One row of logits -> token, its log-probability (0 unless requested), and the requested alternatives. The
+        token is drawn from `allowed`, the same logits with -inf for what may not follow."""
+        drawn_from = logits if allowed is None else allowed
+        token = int(drawn_from.argmax()) if self._temperature == 0 else self._sample(drawn_from)
         if self._top_logprobs is None:
             return token, 0.0, []
         logprobs = log_softmax(logits)

@@ -21,6 +21,7 @@ class RowEngine(Speculating):
     max_num_batched_tokens: int = 0
     enable_prefix_caching: bool = False
 
+    supports_json_schema: ClassVar[bool] = True  # grammar.py
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "small steps": {"max_num_batched_tokens": 64},

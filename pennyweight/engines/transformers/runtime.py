@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from pennyweight.engines.batching.draft import Lengths
+from pennyweight.engines.batching.grammar import Grammars
 from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.transformers.settings import Transformers
@@ -99,7 +100,9 @@ def computes_in_half_precision() -> bool:
 class TransformersRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
         draft = settings.draft_directory(directory)
-        super().__init__(settings, TransformersRuntime(draft, settings.draft_settings()) if draft else None)
+        super().__init__(
+            settings, TransformersRuntime(draft, settings.draft_settings()) if draft else None, Grammars(directory)
+        )
         torch.set_num_threads(settings.num_threads or available_cores())
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(found if settings.device == "auto" else settings.device)

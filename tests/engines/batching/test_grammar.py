@@ -1,0 +1,93 @@
+"""Grammars: whatever a model would like to say, what it says follows the schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers
+
+from pennyweight.engines.batching.grammar import Grammars
+from pennyweight.errors import EngineRefused
+
+END = 0
+PADDED = 300  # logits of the model: more than its tokenizer has tokens
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "colour": {"enum": ["red", "green"]},
+        "count": {"type": "integer", "minimum": 1, "maximum": 99},
+        "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+    },
+    "required": ["colour", "count", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level tokenizer of single bytes and an end token."""
+    place = tmp_path_factory.mktemp("tokenizer")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {"<end>": END, **{piece: number + 1 for number, piece in enumerate(alphabet)}}
+    made = tokenizers.Tokenizer(models.BPE(vocab=words, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    made.add_special_tokens(["<end>"])
+    made.save(str(place / "tokenizer.json"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def grammars(directory: Path) -> Grammars:
+    return Grammars(directory)
+
+
+def written(grammars: Grammars, directory: Path, seed: int, schema: object = SCHEMA, most: int = 400) -> str | None:
+    """What a model of random taste writes under the schema; None where it does not come to an end."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    grammar = grammars.compile(json.dumps(schema), (END,))
+    taste, tokens = np.random.default_rng(seed), []
+    for _ in range(most):
+        logits = taste.normal(size=PADDED).astype(np.float32)
+        allowed = grammar.masked(logits)
+        assert np.isfinite(allowed).any() and not np.isfinite(allowed[tokenizer.get_vocab_size() :]).any()
+        assert (allowed[np.isfinite(allowed)] == logits[np.isfinite(allowed)]).all()
+        token = int(allowed.argmax())
+        if token == END:
+            return tokenizer.decode(tokens)
+        grammar.take(token)
+        tokens.append(token)
+    return None
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_what_ends_follows_the_schema(grammars: Grammars, directory: Path, seed: int) -> None:
+    text = written(grammars, directory, seed)
+    assert text is not None  # blanks are bounded, so that it comes to its end
+    jsonschema.validate(json.loads(text), SCHEMA)
+
+
+def test_each_answer_has_a_state_of_its_own(grammars: Grammars, directory: Path) -> None:
+    first, second = (grammars.compile('{"enum": ["a", "b"]}', (END,)) for _ in range(2))
+    flat = np.zeros(PADDED, np.float32)
+    opening = int(first.masked(flat).argmax())
+    first.take(opening)
+    assert np.isfinite(second.masked(flat)[opening]) and not np.isfinite(first.masked(flat)[opening])
+
+
+def test_a_schema_that_cannot_be_followed_is_refused(grammars: Grammars) -> None:
+    with pytest.raises(EngineRefused, match="cannot be followed"):
+        grammars.compile('{"$ref": "#/nowhere"}', (END,))
+
+
+def test_a_model_without_an_end_token_cannot_end_a_document(grammars: Grammars) -> None:
+    with pytest.raises(EngineRefused, match="no end token"):
+        grammars.compile('{"type": "boolean"}', ())
