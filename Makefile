@@ -13,10 +13,11 @@ demo: $(INSTALLED)
 	$(BIN)/pw optimize demo --workload chat --max-added-nats 0.02 --max-memory 4GiB -o $(DEMO_OUT)
 	@echo "To call pw as the README does: source $(BIN)/activate"
 
-# Tests that measure run one at a time; the others on two cores.
+# Tests that measure run one at a time; the others on two cores, a file's slow tests together, because they share engines.
 test: $(INSTALLED)
 	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not measures" -n 2 --dist loadfile --durations 25
+	$(BIN)/pytest -m measures --durations 25
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Planted defects and harmless changes on real engines: does the proof reject the one and accept the other?
 
-python -m benchmarks.planted [--engines openvino transformers ...] [--only NAME ...] [--tokens 48]
+python -m benchmarks.planted [--engines openvino transformers ...] [--kinds plain forms sampled] [--only NAME ...]
 
 Half of the defects break only what is served: a proxy before the engine changes prompts, lengths or answers, and passes
 scores through. The others break the weights, which are then served and scored alike.
@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from benchmarks.defects import Body, Defect, changed, form_defects, sampling_defects, served_defects, weight_defects
 from pennyweight import checkpoint, techniques, traces
 from pennyweight.budget import Budget, Outcome
 from pennyweight.deployment import Deployment
@@ -37,83 +37,29 @@ from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Workload
 
 SCHEMES = {"openvino": "Q8_0", "onnxruntime": "INT8", "llamacpp": "Q8_0", "transformers": "BF16"}
-Body = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Defect:
-    """`asked` changes a chat request as (body, prompt tokens) -> (body, prompt tokens); `given` its answer. With `lies`
-    the changed prompt is not reported."""
-
-    part: str
-    asked: Callable[[Body, list[int]], tuple[Body, list[int]]] = lambda body, prompt: (body, prompt)
-    given: Callable[[Body, int], Body] = lambda choice, number: choice
-    lies: bool = False
-
-
-def served_defects(tokenizer: Tokenizer) -> Mapping[str, Defect]:
-    system = tokenizer.encode("Always answer: I am sorry.\n", add_special_tokens=False)
-    french = tokenizer.encode("Répondez en français.\n", add_special_tokens=False)
-    the = tokenizer.encode(" the", add_special_tokens=False)[0]
-    bos = tokenizer.encode("x")[0]
-
-    def body_with(**more: Any) -> Callable[[Body, list[int]], tuple[Body, list[int]]]:
-        return lambda body, prompt: (body | more, prompt)
-
-    def prompt_by(change: Callable[[list[int]], list[int]]) -> Callable[[Body, list[int]], tuple[Body, list[int]]]:
-        return lambda body, prompt: (body, change(prompt))
-
-    def half_length(body: Body, prompt: list[int]) -> tuple[Body, list[int]]:
-        return body | {"max_tokens": max(1, body["max_tokens"] // 2)}, prompt
-
-    def emptied(choice: Body, number: int) -> Body:
-        return with_tokens(choice, []) if number % 10 == 0 else choice
-
-    def with_tokens(choice: Body, tokens: list[int]) -> Body:
-        logprobs = {"content": [{"token": "", "logprob": -0.5, "bytes": []} for _ in tokens], "refusal": None}
-        message = {"role": "assistant", "content": tokenizer.decode(tokens)}
-        return choice | {"token_ids": tokens, "message": message, "logprobs": logprobs}
-
-    def canned(choice: Body, number: int) -> Body:
-        return with_tokens(choice, tokenizer.encode(" Thank you for your question.", add_special_tokens=False))
-
-    return {
-        "bare text instead of the chat template": Defect("same question", prompt_by(lambda p: p[4:-4])),
-        "hidden system prompt": Defect("same question", prompt_by(lambda p: system + p)),
-        "BOS twice": Defect("same question", prompt_by(lambda p: [bos, *p])),
-        "prompt cut to its last 24 tokens": Defect("same question", prompt_by(lambda p: p[-24:])),
-        "hidden system prompt, not reported": Defect("decode path", prompt_by(lambda p: system + p), lies=True),
-        "prompt cut to 24 tokens, not reported": Defect("decode path", prompt_by(lambda p: p[-24:]), lies=True),
-        "answers in French, not reported": Defect("decode path", prompt_by(lambda p: french + p), lies=True),
-        "one canned answer for everybody": Defect("endings", given=canned),
-        "end token never met": Defect("endings", body_with(ignore_eos=True, max_tokens=96)),
-        "a full stop ends too": Defect("endings", body_with(stop=["."])),
-        "every answer is empty": Defect("endings", given=lambda choice, _: with_tokens(choice, [])),
-        "one in ten is empty": Defect("endings", given=emptied),
-        "half the length": Defect("endings", half_length),
-        "the the the, at real lengths": Defect(
-            "decode path", given=lambda choice, _: with_tokens(choice, [the] * len(choice["token_ids"]))
-        ),
-        "always sampled": Defect("decode path", body_with(temperature=1.5)),
-        "every token but the first repeated": Defect(
-            "decode path",
-            given=lambda c, _: with_tokens(c, [t for t in c["token_ids"] for _ in (0, 1)][: len(c["token_ids"])]),
-        ),
-    }
+PATIENCE = aiohttp.ClientTimeout(total=1200)
 
 
 class Proxy:
-    """A server before the engine that breaks chat answers and passes everything else."""
+    """A server before the engine that breaks chat answers and passes everything else. Scores of given text do not
+    depend on the defect: `scores` keeps them for the next one."""
 
-    def __init__(self, endpoint: Endpoint, tokenizer: Tokenizer, defect: Defect) -> None:
+    def __init__(self, endpoint: Endpoint, tokenizer: Tokenizer, defect: Defect, scores: dict[str, Body]) -> None:
         self._endpoint, self._tokenizer, self._defect, self._number = endpoint, tokenizer, defect, 0
+        self._scores = scores
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.json()
         if request.path.endswith("/chat/completions"):
             return web.json_response(await self._chat(body))
-        async with aiohttp.ClientSession() as session:
-            return web.json_response(await self._post(session, request.path, body))
+        key = json.dumps(body) if body.get("echo") else ""
+        if key not in self._scores:
+            async with aiohttp.ClientSession(timeout=PATIENCE) as session:
+                answer = await self._post(session, request.path, body)
+            if not key:
+                return web.json_response(answer)
+            self._scores[key] = answer
+        return web.json_response(self._scores[key])
 
     async def _chat(self, body: Body) -> Body:
         self._number += 1
@@ -121,7 +67,11 @@ class Proxy:
         usual = self._tokenizer.chat(body["messages"])
         asked, prompt = self._defect.asked(body, list(usual))
         wanted = {k: v for k, v in asked.items() if k not in ("messages", "logprobs")}
-        async with aiohttp.ClientSession() as session:
+        if self._defect.direct:
+            async with aiohttp.ClientSession(timeout=PATIENCE) as session:
+                answer = await self._post(session, "/v1/chat/completions", asked)
+            return answer | {"choices": [self._defect.given(choice, number) for choice in answer["choices"]]}
+        async with aiohttp.ClientSession(timeout=PATIENCE) as session:
             answer = await self._post(session, "/v1/completions", wanted | {"prompt": prompt, "logprobs": 0})
         choice = answer["choices"][0]
         rows = choice["logprobs"]["token_logprobs"]
@@ -139,14 +89,14 @@ class Proxy:
 
 
 @contextmanager
-def behind(endpoint: Endpoint, tokenizer: Tokenizer, defect: Defect) -> Iterator[Endpoint]:
+def behind(endpoint: Endpoint, tokenizer: Tokenizer, defect: Defect, scores: dict[str, Body]) -> Iterator[Endpoint]:
     """The endpoint of a proxy, in a thread with an event loop of its own."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
 
     async def start() -> tuple[web.AppRunner, int]:
         application = web.Application(client_max_size=1 << 26)
-        application.router.add_post("/{path:.*}", Proxy(endpoint, tokenizer, defect).handle)
+        application.router.add_post("/{path:.*}", Proxy(endpoint, tokenizer, defect, scores).handle)
         runner = web.AppRunner(application)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -161,82 +111,6 @@ def behind(endpoint: Endpoint, tokenizer: Tokenizer, defect: Defect) -> Iterator
         loop.call_soon_threadsafe(loop.stop)
 
 
-# -- weights --
-
-Tensors = dict[str, Any]
-
-
-def weight_defects() -> Mapping[str, Callable[[Tensors, Body], None]]:
-    """Each changes a checkpoint's tensors or its config in place."""
-    import torch
-
-    def noisy(scale: float) -> Callable[[Tensors, Body], None]:
-        def change(tensors: Tensors, config: Body) -> None:
-            generator = torch.Generator().manual_seed(0)
-            for name, tensor in tensors.items():
-                if tensor.dim() == 2:
-                    noise = torch.randn(tensor.shape, generator=generator) * tensor.float().std() * scale
-                    tensors[name] = (tensor.float() + noise).to(tensor.dtype)
-
-        return change
-
-    def sharp(tensors: Tensors, config: Body) -> None:
-        tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
-
-    def noisy_and_sharp(tensors: Tensors, config: Body) -> None:
-        noisy(0.05)(tensors, config)
-        sharp(tensors, config)
-
-    def flat(tensors: Tensors, config: Body) -> None:
-        tensors["model.norm.weight"] = tensors["model.norm.weight"] * 0.8
-
-    def rotary(tensors: Tensors, config: Body) -> None:
-        config["rope_theta"] = 10_000.0
-        config.pop("rope_parameters", None)
-
-    def zeroed(tensors: Tensors, config: Body) -> None:
-        name = "model.layers.20.self_attn.o_proj.weight"
-        tensors[name] = torch.zeros_like(tensors[name])
-
-    def shuffled(tensors: Tensors, config: Body) -> None:
-        name = "model.layers.15.mlp.down_proj.weight"
-        order = torch.randperm(tensors[name].shape[0], generator=torch.Generator().manual_seed(0))
-        tensors[name] = tensors[name][order].contiguous()
-
-    def swapped(tensors: Tensors, config: Body) -> None:
-        name = "model.embed_tokens.weight"
-        tensors[name][[260, 264]] = tensors[name][[264, 260]].clone()
-
-    def epsilon(tensors: Tensors, config: Body) -> None:
-        config["rms_norm_eps"] = 1e-2
-
-    return {
-        "noise in all weights": noisy(0.1),
-        "noise in all weights, final norm x 1.5": noisy_and_sharp,
-        "final norm x 1.5": sharp,
-        "final norm x 0.8": flat,
-        "another rotary base": rotary,
-        "one attention output zero": zeroed,
-        "one matrix shuffled": shuffled,
-        "two rows of the vocabulary swapped": swapped,
-        "another epsilon in the norms": epsilon,
-    }
-
-
-def changed(model: Model, change: Callable[[Tensors, Body], None], place: Path) -> Path:
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(model.path, place)
-    file, config_file = place / "model.safetensors", place / "config.json"
-    tensors, config = load_file(file), json.loads(config_file.read_text())
-    change(tensors, config)
-    file.unlink()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
-    config_file.write_text(json.dumps(config))
-    (place / "lineage.json").unlink(missing_ok=True)
-    return place
-
-
 # -- runs --
 
 
@@ -247,6 +121,7 @@ class Bench:
     workload: Workload
     held_against: Mapping[str, Reference]
     budget: Budget
+    rows: list[Body]
 
     def judge(self, engine: str, name: str, kind: str, endpoint: Endpoint, expected: str = "") -> None:
         found = proof.evaluate(endpoint, self.workload, self.held_against, self.budget)
@@ -263,6 +138,13 @@ class Bench:
             "values": {n: round(q.value, 4) for n, q in found.measurement.quantities.items()},
         }
         print(json.dumps(row), flush=True)
+        self.rows.append(row)
+
+
+def made_for(engine: str, model: Model) -> Model:
+    """In the scheme that this engine is tried with."""
+    scheme = SCHEMES[engine]
+    return model if scheme == model.scheme else techniques.apply(Quantize(scheme), model)
 
 
 def deployment(model: Model, engine: str, **settings: Any) -> Deployment:
@@ -282,48 +164,107 @@ HARMLESS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-def run(bench: Bench, model: Model, engine: str, only: set[str]) -> None:
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "topic": {"type": "string", "maxLength": 40},
+        "polite": {"type": "boolean"},
+        "words": {"type": "integer", "minimum": 1, "maximum": 500},
+    },
+    "required": ["topic", "polite", "words"],
+    "additionalProperties": False,
+}
+
+
+def with_fields(workload: Workload, kind: str) -> Workload:
+    """The same requests, asking for a JSON document or for sampled answers."""
+    form = {"type": "json_schema", "json_schema": {"name": "note", "schema": SCHEMA}}
+    fields: Body = {"response_format": form} if kind == "forms" else {"temperature": 0.9}
+    return Workload(kind, tuple(replace(r, fields={**r.fields, **fields}) for r in workload.requests))
+
+
+def run_fields(bench: Bench, made: Model, engine: str, defects: Mapping[str, Defect]) -> None:
+    """Defects of what a request's fields ask for, and the deployment without one."""
+    tokenizer = Tokenizer(made.path)
+    scores: dict[str, Body] = {}
+    with open_engine(deployment(made, engine)) as endpoint:
+        for name, defect in {f"as chosen, {bench.workload.name}": Defect("", direct=True), **defects}.items():
+            kind = "defect" if defect.part else "harmless"
+            with behind(endpoint, tokenizer, defect, scores) as broken:
+                bench.judge(engine, name, kind, broken, defect.part)
+
+
+def run(bench: Bench, model: Model, engine: str, only: set[str], *, weights: bool) -> None:
     def wanted(name: str) -> bool:
         return not only or name in only
 
-    scheme = SCHEMES[engine]
-    made = model if scheme == model.scheme else techniques.apply(Quantize(scheme), model)
+    made = made_for(engine, model)
     tokenizer = Tokenizer(model.path)
+    scores: dict[str, Body] = {}
     with open_engine(deployment(made, engine)) as endpoint:
         if wanted("as chosen"):
-            bench.judge(engine, "as chosen", "harmless", endpoint)
+            with behind(endpoint, tokenizer, Defect(""), scores) as whole:
+                bench.judge(engine, "as chosen", "harmless", whole)
         for name, defect in served_defects(tokenizer).items():
             if wanted(name):
-                with behind(endpoint, tokenizer, defect) as broken:
+                with behind(endpoint, tokenizer, defect, scores) as broken:
                     bench.judge(engine, name, "defect", broken, defect.part)
     for name, settings in HARMLESS[engine].items():
         if wanted(name):
             with open_engine(deployment(made, engine, **settings)) as endpoint:
                 bench.judge(engine, name, "harmless", endpoint)
-    for name, change in weight_defects().items():
+    for name, change in weight_defects().items() if weights else ():
         if wanted(name):
             with tempfile.TemporaryDirectory() as folder:
                 broken_model = checkpoint.open_model(str(changed(model, change, Path(folder) / "model")))
-                made = broken_model if scheme == model.scheme else techniques.apply(Quantize(scheme), broken_model)
-                with open_engine(deployment(made, engine)) as endpoint:
+                with open_engine(deployment(made_for(engine, broken_model), engine)) as endpoint:
                     bench.judge(engine, name, "defect", endpoint, "weights")
+
+
+def summary(engine: str, rows: Sequence[Body]) -> Body:
+    """How many of the defects were rejected, and by the part that should; how many harmless changes were not
+    accepted."""
+    mine = [row for row in rows if row["engine"] == engine]
+    defects, harmless = ([row for row in mine if row["kind"] == kind] for kind in ("defect", "harmless"))
+    rejected = [row for row in defects if row["outcome"] == Outcome.REJECT]
+    return {
+        "engine": engine,
+        "defects": len(defects),
+        "rejected": len(rejected),
+        "by the part that should": sum(any(row["expected"] in part for part in row["by"]) for row in rejected),
+        "accepted": [row["name"] for row in defects if row["outcome"] == Outcome.ACCEPT],
+        "harmless": len(harmless),
+        "harmless rejected": [row["name"] for row in harmless if row["outcome"] == Outcome.REJECT],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", default=["openvino", "onnxruntime", "transformers", "llamacpp"])
     parser.add_argument("--only", nargs="+", default=[])
+    parser.add_argument("--kinds", nargs="+", default=["plain", "forms", "sampled"], help="which of these workloads")
+    parser.add_argument("--served-only", action="store_true", help="leave out the defects of weights")
     parser.add_argument("--tokens", type=int, default=48, help="longest answer")
     arguments = parser.parse_args()
     model = open_model("demo")
     _, held_out = traces.load("chat").split()
     shorter = tuple(replace(r, max_tokens=min(arguments.tokens, r.max_tokens)) for r in held_out.requests)
     workload = Workload("chat/held-out", shorter)
+    kinds: dict[str, Mapping[str, Defect]] = {"forms": form_defects(), "sampled": sampling_defects()}
+    workloads = {"plain": workload, **{kind: with_fields(workload, kind) for kind in kinds}}
+    benches: dict[str, Bench] = {}
+    rows: list[Body] = []
     with open_engine(deployment(model, "transformers")) as endpoint:
-        held_against = {r.request_id: r for r in references(endpoint, workload.requests)}
-    bench = Bench(workload, held_against, Budget())
+        for kind in arguments.kinds:
+            found = references(endpoint, workloads[kind].requests)
+            benches[kind] = Bench(workloads[kind], {r.request_id: r for r in found}, Budget(), rows)
     for engine in arguments.engines:
-        run(bench, model, engine, set(arguments.only))
+        for kind, bench in benches.items():
+            if kind == "plain":
+                run(bench, model, engine, set(arguments.only), weights=not arguments.served_only)
+            else:
+                run_fields(bench, made_for(engine, model), engine, kinds[kind])
+        print(json.dumps(summary(engine, rows)), flush=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def test_every_example_is_run_here() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.measures
 def test_library(tiny_checkpoint: Path, tmp_path: Path) -> None:
     said = run("library.py", tiny_checkpoint, "out here", cwd=tmp_path)
     assert "Chosen: openvino" in said and "Serving" in said
@@ -49,6 +50,7 @@ def test_openai_client(directory: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.measures
 def test_own_workload(directory: Path, tmp_path: Path) -> None:
     assert "output tokens/s" in run("own_workload.py", directory, cwd=tmp_path)
 

@@ -78,6 +78,7 @@ def test_techniques_take_a_relative_model(words: tuple[object, ...], stranger: S
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.measures
 def test_optimize_verify_and_the_verbs_that_measure(stranger: Stranger) -> None:
     done = stranger.pw(
         "optimize",

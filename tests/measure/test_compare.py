@@ -48,6 +48,7 @@ def opener(endpoint: Endpoint, log: list[Endpoint] | None = None) -> Opener:
 
 
 @pytest.mark.slow
+@pytest.mark.measures
 def test_twice_the_pace_is_a_ratio_of_two(pace: dict[int, Endpoint]) -> None:
     result = compare(opener(pace[4]), opener(pace[8]), WORKLOAD, Arrivals(max_concurrency=2), rounds=3, warm_with=BRIEF)
     assert 1.5 < result.ratio < 2.3
@@ -55,6 +56,7 @@ def test_twice_the_pace_is_a_ratio_of_two(pace: dict[int, Endpoint]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.measures
 def test_the_same_endpoint_twice_is_about_one(pace: dict[int, Endpoint]) -> None:
     result = compare(opener(pace[4]), opener(pace[4]), WORKLOAD, Arrivals(max_concurrency=2), rounds=3, warm_with=BRIEF)
     assert 0.8 < result.ratio < 1.25

@@ -24,7 +24,7 @@ from pennyweight.search.bench import ServiceBench
 from pennyweight.serve import Endpoint, open_engine
 from pennyweight.study import Stage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.measures]
 
 # Forty held-out requests can prove this much, even in the fourth attempt on them.
 LIMITS = {

@@ -37,6 +37,7 @@ PLACES = [
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.measures,
     pytest.mark.skipif(not MODEL.exists(), reason="needs ../models/stories15m beside PENNYWEIGHT_DATA"),
 ]
 

@@ -106,29 +106,39 @@ def cut_of(reference: Reference, seed: int) -> int | None:
 
 
 def lost_in_decoding(pair: Pair) -> tuple[float, int]:
-    """Nats lost on the decode path beyond what scoring says, and over how many tokens."""
+    """Nats lost on the decode path beyond what scoring says, and over how many tokens. Where a schema has a say in what
+    comes next, another token is no loss: two libraries may forbid different ones."""
+    free = not pair.request.has_form
     runs = [(0, pair.answered.tokens or (), pair.answered.logprobs)]
     runs += [(one.start, one.tokens, one.logprobs) for one in pair.continued]
     nats, count = 0.0, 0
     for start, tokens, logprobs in runs:
-        lost, compared = _lost(pair.reference.answer[start:], pair.scored, start, tokens, logprobs)
+        lost, compared = _lost(pair.reference.answer[start:], pair.scored, start, tokens, logprobs, free=free)
         nats, count = nats + lost, count + compared
     return nats, count
 
 
 def _lost(
-    wanted: Sequence[int], scored: Scored | None, start: int, tokens: Sequence[int], logprobs: Sequence[float]
+    wanted: Sequence[int],
+    scored: Scored | None,
+    start: int,
+    tokens: Sequence[int],
+    logprobs: Sequence[float],
+    *,
+    free: bool,
 ) -> tuple[float, int]:
-    """Up to and including the first token that is not the reference's."""
+    """Up to the first token that is not the reference's; with it where the candidate was `free` to choose it."""
     if scored is None or len(logprobs) != len(tokens):
         return 0.0, 0
     nats, count = 0.0, 0
     for place, (want, token, logprob) in enumerate(zip(wanted, tokens, logprobs, strict=False), start=start):
-        count += 1
         said = scored.logprobs[place]
         if token == want:
-            nats += said - logprob
+            nats, count = nats + said - logprob, count + 1
             continue
+        if not free:
+            break
+        count += 1
         # It chose another token, so the reference's has at most its probability, and at most what that leaves.
         nats += said - min(said, logprob, math.log1p(-min(math.exp(logprob), SURE)))
         break

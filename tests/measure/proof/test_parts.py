@@ -264,6 +264,14 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
 FORM = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}
 
 
+def test_another_token_under_a_schema_is_no_loss() -> None:
+    asked = Request("r0", "s0", LENGTH, prompt="x", fields=FORM)
+    other = {"tokens": (100, 55), "logprobs": (OWN, -0.001)}
+    plain, formed = (pair(0, request=request, answered=other) for request in (None, asked))
+    assert decode.lost_in_decoding(plain)[0] > 5
+    assert decode.lost_in_decoding(formed) == (0.0, 1)
+
+
 def test_plain_text_where_the_reference_called_a_tool_is_rejected() -> None:
     tools = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "any"}}}]}
 

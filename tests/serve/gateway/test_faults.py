@@ -21,7 +21,7 @@ from pennyweight.cli import reload as verb
 from pennyweight.errors import EngineError, UsageError
 from tests.serve.gateway.gateways import Running, Start, family
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.measures]
 
 LONG: dict[str, Any] = {"model": "model", "prompt": "a b c d", "max_tokens": 60}
 
