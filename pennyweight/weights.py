@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyweight import checkpoint
+from pennyweight.checks.safetensors_files import INDEX, read_header, weight_files
 from pennyweight.errors import ModelError
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Weights:
         self.directory = directory
         self._files: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for file in checkpoint.weight_files(directory):
-            for name, (_, shape) in checkpoint.read_safetensors_header(file).items():
+        for file in weight_files(directory):
+            for name, (_, shape) in read_header(file).items():
                 self._files[name] = file
                 self.shapes[name] = tuple(shape)
 
@@ -91,4 +92,4 @@ def write(target: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes
         (target / f"shard-{number}.safetensors").rename(target / file)
         weight_map.update(dict.fromkeys(names, file))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (target / checkpoint.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from pennyweight import checkpoint, paths
 from pennyweight.checkpoint import build, copy_tokenizer, open_model, read_artifact
+from pennyweight.checks.safetensors_files import weight_files
 from pennyweight.errors import EngineError, ModelError, StorageError
 from pennyweight.model import LINEAGE_FILE, Lineage, Model, Step
 
@@ -159,7 +160,7 @@ def test_a_whole_checkpoint_opens_and_knows_its_files(directory: Path) -> None:
 
 def test_shards_are_found_by_their_index(directory: Path) -> None:
     shard(directory)
-    assert [f.name for f in checkpoint.weight_files(directory)] == ["model-1.safetensors", "model-2.safetensors"]
+    assert [f.name for f in weight_files(directory)] == ["model-1.safetensors", "model-2.safetensors"]
     assert open_model(str(directory)).scheme == "F32"
 
 

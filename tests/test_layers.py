@@ -34,6 +34,7 @@ LAYERS = [
     {"paths"},
     VALUES,
     {"busy", "codec", "processes", "tokenizer"},
+    {"checks"},
     {"checkpoint", "legacy", "traces"},
     {"formats", "weights", "install", "openai_api", "artifact_cache"},
     {"engines", "techniques", "export", "plan", "report", "journal"},

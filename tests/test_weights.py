@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pennyweight import checkpoint, weights
+from pennyweight.checks.safetensors_files import weight_files
 from pennyweight.errors import ModelError
 from pennyweight.model import Model
 from pennyweight.weights import Weights, rewrite
@@ -22,7 +23,7 @@ def test_any_shard_size_holds_the_same_tensors(shard_bytes: int, tiny_checkpoint
     before, after = Weights(tiny_checkpoint), Weights(tmp_path)
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    files = checkpoint.weight_files(tmp_path)
+    files = weight_files(tmp_path)
     assert (len(files) == 1) is (shard_bytes > 1e6)
     assert all(file.stat().st_size < shard_bytes + 150_000 for file in files)
     assert checkpoint.open_model(str(tmp_path)).scheme == "F32"

@@ -12,7 +12,7 @@ from pennyweight.errors import StorageError, UsageError
 from pennyweight.paths import absolute
 
 NOT_OPTIONS = ("config", "write_config", "help", "as_json", "dry_run", "resume")
-PATHS = ("model", "workload", "output")  # relative to the file
+PATHS = ("model", "workload", "output", "adapter")  # relative to the file
 
 
 def read_config(context: typer.Context, file: Path | None) -> Path | None:

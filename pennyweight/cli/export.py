@@ -16,6 +16,7 @@ def export(
     engine: Annotated[str, typer.Option(help="sglang, tensorrt-llm or litert.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to create.")],
     port: Annotated[int, typer.Option(help="Port in the serving command.")] = 8000,
+    adapter: options.Adapter = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a checkpoint and a command for another engine.
@@ -28,7 +29,7 @@ def export(
     artifacts.refuse_output(output)
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = open_model(model, live.progress)
+        opened = open_model(model, live.progress, adapter=adapter)
         live.stage(f"Writing for {engine}")
         made = catalogue.export(opened, engine, output, port)
     typer.echo(f"{made.path}: {made.state}.")

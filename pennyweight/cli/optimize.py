@@ -72,6 +72,7 @@ def optimize(
     resume: Annotated[bool, typer.Option(help="Continue the search in the output directory.")] = False,
     start_timeout: Annotated[float, typer.Option(help="Seconds that an engine may take to get ready.")] = 300.0,
     write_config: Annotated[Path | None, typer.Option(help="Write these options as YAML and exit.")] = None,
+    adapter: options.Adapter = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Find the cheapest deployment proven to meet a budget."""
@@ -117,7 +118,7 @@ def optimize(
     amounts, place = recipes.parse(techniques), absolute(output)
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = open_model(model, live.progress)
+        opened = open_model(model, live.progress, adapter=adapter)
         requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=opened.path)
         question = Question(
             opened,

@@ -23,6 +23,7 @@ CONCURRENCY = 32
 WorkloadName = Annotated[
     str, typer.Option("--workload", "-w", help="chat, extract, tasks, or a workload or trace file.")
 ]
+Adapter = Annotated[Path | None, typer.Option(help="A LoRA adapter (PEFT) to merge into the model first.")]
 NumPrompts = Annotated[int | None, typer.Option(help="Use only this many requests of the workload.")]
 Seed = Annotated[int, typer.Option(help="Random seed of the split, the order and the arrivals.")]
 MaxConcurrency = Annotated[int, typer.Option(help="Concurrent requests (closed loop).")]

@@ -31,6 +31,7 @@ def prune(
     output: artifacts.Output = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
+    adapter: options.Adapter = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Remove blocks, channels or single weights from MODEL.
@@ -52,7 +53,7 @@ def prune(
         raise UsageError("--target-params contradicts --layers and --intermediate-size: use one of them.")
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = open_model(model, live.progress)
+        opened = open_model(model, live.progress, adapter=adapter)
         texts = artifacts.tuning_texts(opened, workload, trace_format, seed)
         shape = changeable(opened.config)
         if target and target >= shape.parameters:

@@ -25,6 +25,7 @@ def quantize(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Copy the artifact here as well.")] = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
+    adapter: options.Adapter = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Quantize MODEL, calibrated on the workload's tuning half."""
@@ -42,7 +43,7 @@ def quantize(
     Quantize(scheme, iterations, (), rounding)  # refuse a wrong scheme before the model is opened
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = open_model(model, live.progress)
+        opened = open_model(model, live.progress, adapter=adapter)
         calibration: tuple[str, ...] = ()
         if scheme_of(scheme).calibrated:
             tuning, _ = read_workload(workload, trace_format, seed=seed, tokenizer=opened.path).split(seed)

@@ -13,6 +13,7 @@ def share_kv_heads(
     model: artifacts.ModelArgument,
     heads: Annotated[int, typer.Option(help="Key-value heads to keep; must divide the model's number.")],
     output: artifacts.Output = None,
+    adapter: options.Adapter = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Average neighbouring key-value heads of MODEL into one.
@@ -27,7 +28,7 @@ def share_kv_heads(
     artifacts.refuse_output(output)
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = open_model(model, live.progress)
+        opened = open_model(model, live.progress, adapter=adapter)
         live.stage(f"Sharing the key-value heads of {opened.name}")
         made = techniques.apply(KeyValueHeads(heads), opened, live.progress)
     before = ModelShape.of(opened.config).num_key_value_heads

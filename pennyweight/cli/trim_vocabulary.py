@@ -19,6 +19,7 @@ def trim_vocabulary(
     output: artifacts.Output = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
+    adapter: options.Adapter = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Remove tokens that the workload does not use.
@@ -40,7 +41,7 @@ def trim_vocabulary(
             raise UsageError(f"--corpus {file} cannot be read ({error}): give a UTF-8 text file.") from None
     with Live() as live:
         live.stage(f"Opening {model}")
-        opened = open_model(model, live.progress)
+        opened = open_model(model, live.progress, adapter=adapter)
         texts = (*artifacts.tuning_texts(opened, workload, trace_format, seed), *read)
         live.stage(f"Trimming the vocabulary of {opened.name}")
         made = techniques.apply(Vocabulary(tokens, texts), opened, live.progress)

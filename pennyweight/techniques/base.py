@@ -19,12 +19,14 @@ from pennyweight.model import Model, Step
 from pennyweight.shape import ModelShape
 
 TECHNIQUES = {
+    "adapter": "pennyweight.techniques.adapter:MergeAdapter",
     "depth": "pennyweight.techniques.depth:Depth",
     "dequantize": "pennyweight.techniques.dequantize:Dequantize",
     "distill": "pennyweight.techniques.distill:Distill",
     "key_value_heads": "pennyweight.techniques.key_value_heads:KeyValueHeads",
     "quantize": "pennyweight.techniques.quantize:Quantize",
     "sparsity": "pennyweight.techniques.sparsity:Sparsity",
+    "unwrap": "pennyweight.techniques.unwrap:Unwrap",
     "vocabulary": "pennyweight.techniques.vocabulary:Vocabulary",
     "width": "pennyweight.techniques.width:Width",
 }
