@@ -87,7 +87,7 @@ def fitted(workload: Workload, directory: Path | None, *, how: str, say: Callabl
     if directory is None or config_file is None or not config_file.exists():
         return workload
     tokenizer = Tokenizer(directory)
-    if not tokenizer.template and any(request.messages for request in workload.requests):
+    if not tokenizer.has_template and any(request.messages for request in workload.requests):
         say("The model has no chat template: messages are sent as plain paragraphs.")
     context = int(json.loads(config_file.read_text()).get("max_position_embeddings") or 0)
     lengths = {request.id: len(tokenizer.request_tokens(request)) for request in workload.requests}

@@ -1,7 +1,6 @@
 """A checkpoint's tokenizer and chat template, without importing transformers (which costs seconds and 200 MB).
 
-`tokenizers` does the tokens; Jinja in its sandbox does the template, with the settings and functions that templates
-on the hub rely on (transformers, `utils/chat_template_utils.py`, documents them).
+`tokenizers` does the tokens, chat_template.py the template.
 """
 
 from __future__ import annotations
@@ -9,18 +8,51 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from pennyweight.chat_template import ChatTemplate, templates_of
 from pennyweight.errors import ModelError
 from pennyweight.workload import Request
 
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+# Tokens that a class of transformers is made with where no file names them: the classes that decoders have.
+_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+_GPT2 = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+_QWEN2 = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+_GEMMA = {
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+_COHERE = {
+    "bos_token": "<BOS_TOKEN>",
+    "eos_token": "<|END_OF_TURN_TOKEN|>",
+    "unk_token": "<UNK>",
+    "pad_token": "<PAD>",
+    "cls_token": "<CLS>",
+    "sep_token": "<SEP>",
+    "mask_token": "<MASK_TOKEN>",
+}
+CLASS_TOKENS: Mapping[str, Mapping[str, str]] = {
+    name + ending: tokens
+    for name, tokens in {
+        "LlamaTokenizer": _LLAMA,
+        "CodeLlamaTokenizer": _LLAMA,
+        "GemmaTokenizer": _GEMMA,
+        "CohereTokenizer": _COHERE,
+        "GPT2Tokenizer": _GPT2,
+        "GPTNeoXTokenizer": {**_GPT2, "pad_token": "<|padding|>"},
+        "Qwen2Tokenizer": _QWEN2,
+    }.items()
+    for ending in ("", "Fast")
+}
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
@@ -36,8 +68,9 @@ class Tokenizer:
             raise ModelError(f"{file} is damaged ({error}): copy it again from the source.") from None
         self._directory = directory
         config = _json(directory / "tokenizer_config.json")
-        self.special = {n: _token_text(config.get(n)) for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        self.template = _template(directory, config)
+        self.special = _special_tokens(directory, config)
+        self._templates = templates_of(directory, config)
+        self._compiled: dict[str, ChatTemplate] = {}
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
@@ -52,6 +85,11 @@ class Tokenizer:
     @property
     def vocabulary_size(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def has_template(self) -> bool:
+        """Without one (a base model), messages become plain paragraphs."""
+        return bool(self._templates)
 
     @cached_property
     def byte_pieces(self) -> dict[int, bytes]:
@@ -69,17 +107,24 @@ class Tokenizer:
         for name in ("generation_config.json", "config.json"):
             value = _json(self._directory / name).get("eos_token_id")
             found.update([value] if isinstance(value, int) else value or [])
-        if not found and self.special["eos_token"]:
+        if not found and self.special.get("eos_token"):
             token = self.backend.token_to_id(self.special["eos_token"])
             found.update([] if token is None else [token])
         return tuple(sorted(found))
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
         """Tokens of a chat prompt that asks for the next answer.
 
         A checkpoint without a template (a base model) gets the messages as plain paragraphs.
         """
-        return self.encode(self.chat_text(messages), add_special_tokens=not self.template)
+        text = self.chat_text(messages, tools=tools, documents=documents)
+        return self.encode(text, add_special_tokens=not self.has_template)
 
     def prompt_text(self, request: Request) -> str:
         """What the model reads of a request, as text."""
@@ -93,37 +138,29 @@ class Tokenizer:
             return self.chat(request.messages)
         return request.prompt_tokens or self.encode(request.prompt)
 
-    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def chat_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The same prompt before it is cut into tokens."""
-        try:
-            if self._compiled is None:
-                return "\n\n".join(m["content"] for m in messages)
-            return str(self._compiled.render(messages=messages, add_generation_prompt=True, tools=None, **self.special))
-        except ModelError:
-            raise
-        except Exception as error:  # a template is third-party code: any error is about these messages
+        if not self.has_template:
+            return "\n\n".join(message["content"] for message in messages)
+        return self._template("tool_use" if tools and "tool_use" in self._templates else "default").render(
+            messages, tools=tools, documents=documents
+        )
+
+    def _template(self, name: str) -> ChatTemplate:
+        if name not in self._templates:
+            known = ", ".join(sorted(self._templates))
             raise ModelError(
-                f"The model's chat template refuses these messages ({error}): change their order."
-            ) from None
-
-    @cached_property
-    def _compiled(self) -> Any:
-        if not self.template:
-            return None
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        # `generation` blocks mark the assistant's words for training; for a prompt they are transparent.
-        template = GENERATION_TAG.sub("", self.template)
-
-        def refuse(message: str) -> None:
-            raise ModelError(f"The model's chat template refuses these messages: {message}.")
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-        environment.globals["raise_exception"] = refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        return environment.from_string(template)
+                f"{self._directory} has several chat templates ({known}) and none called default: add one."
+            )
+        if name not in self._compiled:
+            self._compiled[name] = ChatTemplate(self._templates[name], self.special)
+        return self._compiled[name]
 
 
 class Translation:
@@ -170,14 +207,18 @@ def _piece_bytes(piece: str) -> bytes:
     return bytes([int(matched[1], 16)]) if matched else piece.replace("▁", " ").encode()
 
 
-def _template(directory: Path, config: Mapping[str, Any]) -> str:
-    file = directory / "chat_template.jinja"
-    if file.exists():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template") or ""
-    if isinstance(template, list):  # several named templates
-        template = next((t["template"] for t in template if t.get("name") == "default"), "")
-    return str(template)
+def _special_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> text of the tokens that a template may name, as transformers finds them: in tokenizer_config.json, in the
+    older special_tokens_map.json where the former lists no added tokens, else what the tokenizer's class is made
+    with."""
+    known = dict(CLASS_TOKENS.get(str(config.get("tokenizer_class") or ""), {}))
+    sources = [config] if "added_tokens_decoder" in config else [config, _json(directory / "special_tokens_map.json")]
+    for source in sources:
+        extra = source.get("extra_special_tokens")
+        named = {**source, **(extra if isinstance(extra, dict) else {})}
+        wanted = (*NAMED, *(extra if isinstance(extra, dict) else ()))
+        known.update({name: _token_text(named[name]) for name in wanted if name in named})
+    return {name: text for name, text in known.items() if text}
 
 
 def _token_text(value: Any) -> str:

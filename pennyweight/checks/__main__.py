@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pennyweight.checks.probes import PROBES
+
 SHOWN = 20  # of each kind
 
 
@@ -23,6 +25,7 @@ def report(directory: Path) -> dict[str, Any]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return {"error": f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"}
     return {
+        "prompts": prompts(directory),
         "class": type(model).__name__,
         "tied": bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False)),
         "embedding_rows": int(model.get_input_embeddings().weight.shape[0]),
@@ -32,6 +35,24 @@ def report(directory: Path) -> dict[str, Any]:
             :SHOWN
         ],
     }
+
+
+def prompts(directory: Path) -> list[list[int] | None]:
+    """The token ids that transformers makes of each of `PROBES`; None for what its template does not take."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    found: list[list[int] | None] = []
+    for probe in PROBES:
+        try:
+            if isinstance(probe, str):
+                found.append(list(tokenizer(probe)["input_ids"]))
+            else:
+                made = tokenizer.apply_chat_template(probe, add_generation_prompt=True, return_dict=True)
+                found.append(list(made["input_ids"]))
+        except Exception:  # no template, or one that refuses these roles
+            found.append(None)
+    return found
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pennyweight.chat_template import FILE, MORE, OLD_FILE
+from pennyweight.checks.probes import PROBES
 from pennyweight.checks.safetensors_files import read_header, read_places, weight_files
 from pennyweight.errors import ModelError
 from pennyweight.model import canonical_hash
@@ -20,6 +22,8 @@ from pennyweight.tokenizer import Tokenizer
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 PATIENCE_SECONDS = 300
+REVISION = 1  # of what is asked
+TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", FILE, OLD_FILE)
 WRAPPERS = ("_orig_mod.", "base_model.model.", "module.", "_fsdp_wrapped_module.")
 NAMED = 3
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -49,11 +53,29 @@ def check_architecture(directory: Path) -> None:
             f"{directory}: tokenizer.json has a token {highest} and the embedding {found['embedding_rows']} rows: a "
             "request with it would end the engine, so take the tokenizer that belongs to the model."
         )
+    check_prompts(directory, found["prompts"])
     if found["tied"] and {HEAD, EMBEDDING} <= shapes.keys() and not _same(directory, HEAD, EMBEDDING):
         raise ModelError(
             f"{directory}: config.json says that the head is the embedding (tie_word_embeddings), and the weights hold "
             f"another {HEAD}: set tie_word_embeddings to false, or remove the tensor."
         )
+
+
+def check_prompts(directory: Path, theirs: Sequence[Sequence[int] | None]) -> None:
+    """Raise `ModelError` where our tokenizer and template make other tokens of a probe than transformers' do
+    (`theirs`): every answer would be to another prompt."""
+    tokenizer = Tokenizer(directory)
+    for probe, wanted in zip(PROBES, theirs, strict=True):
+        if wanted is None or not (isinstance(probe, str) or tokenizer.has_template):
+            continue
+        ours = tokenizer.encode(probe) if isinstance(probe, str) else tokenizer.chat(probe)
+        if ours != list(wanted):
+            place = next((n for n, pair in enumerate(zip(ours, wanted, strict=False)) if pair[0] != pair[1]), len(ours))
+            raise ModelError(
+                f"{directory}: transformers reads {probe!r} as other tokens than we do, from place {place} on "
+                f"({list(wanted[place : place + 4])} and {ours[place : place + 4]}). Save the tokenizer again with "
+                "transformers (AutoTokenizer.from_pretrained, save_pretrained), and tell us if that does not mend it."
+            )
 
 
 def wrapper_of(names: Sequence[str]) -> str:
@@ -69,7 +91,9 @@ def wrapper_of(names: Sequence[str]) -> str:
 
 def _report(directory: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     config = (directory / "config.json").read_text(encoding="utf-8")
-    key = canonical_hash([config, sorted(shapes.items()), metadata.version("transformers")])
+    files = [file for name in (*TOKENIZER_FILES, f"{MORE}/*.jinja") for file in sorted(directory.glob(name))]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    key = canonical_hash([REVISION, config, texts, sorted(shapes.items()), metadata.version("transformers")])
     kept = cache_directory() / "architectures" / f"{key}.json"
     try:
         return dict(json.loads(kept.read_text(encoding="utf-8")))

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pennyweight import cli, formats
@@ -190,20 +189,12 @@ def test_an_output_directory_that_is_there_is_not_overwritten(pw: Pw, tmp_path: 
 
 
 @pytest.fixture
-def model(tmp_path: Path, tokenizer_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model directory that passes for one, on a machine that nobody has to measure."""
-    from safetensors.numpy import save_file
-
+def model(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model directory on a machine that nobody has to measure."""
     from pennyweight.plan import machine
 
     monkeypatch.setattr(machine, "measured_hardware", lambda **_: Hardware("cpu", 2, 2**33, (), 1e10, {"fp32": 1e11}))
-    directory = tmp_path / "model"
-    shutil.copytree(tokenizer_directory, directory)
-    save_file({"model.embed_tokens.weight": np.zeros((512, 8), np.float32)}, directory / "model.safetensors")
-    config = json.loads((directory / "config.json").read_text())
-    config |= {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
 
 
 def test_a_search_is_not_resumed_where_there_is_none(pw: Pw, model: Path, workload: Path, tmp_path: Path) -> None:
