@@ -9,6 +9,13 @@ from typing import Any
 from pennyweight.errors import ModelError
 
 TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3_text")
+OLDER_NAMES = {  # as GPT-2 and its kin have them
+    "num_attention_heads": "n_head",
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+}
 GEMMA_PATTERN = 6  # older Gemma-3 configs name only the pattern's length, or not even that
 
 
@@ -35,6 +42,9 @@ class ModelShape:
     def of(config: Mapping[str, Any]) -> ModelShape:
         """Names as transformers has them. Raises `ModelError` for a config that lacks one of the sizes."""
         model_type = str(config.get("model_type") or "")
+        config = {**{name: config[old] for name, old in OLDER_NAMES.items() if config.get(old)}, **config}
+        if "n_inner" in config:
+            config = {"intermediate_size": 4 * int(config.get("hidden_size") or 0), **config}
         try:
             heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
             layers, vocabulary = int(config["num_hidden_layers"]), int(config["vocab_size"])

@@ -19,6 +19,7 @@ VALUES = {
     "budget",
     "deployment",
     "evidence",
+    "features",
     "generation",
     "hardware",
     "measurement",
@@ -43,6 +44,7 @@ LAYERS = [
     {"serve"},
     {"measure"},
     {"search"},
+    {"conform"},
     {"inputs"},
     {"verbs"},
     {"cli"},
@@ -63,7 +65,11 @@ HEAVY = {
     "onnx",
     "safetensors",
 }
-MAY_IMPORT_HEAVY = {"pennyweight.engines.transformers.runtime"}  # only a driver process imports it
+MAY_IMPORT_HEAVY = {  # only a driver process imports these
+    "pennyweight.engines.transformers.loading",
+    "pennyweight.engines.transformers.own_caches",
+    "pennyweight.engines.transformers.runtime",
+}
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 LONGEST_FILE = 400
 LONGEST_FACADE = 15  # lines of a package's __init__.py

@@ -17,6 +17,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pennyweight.engines import conformance
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.generation import Event, Generation, Score
 from pennyweight.hardware import UNKNOWN_EFFICIENCY, Efficiency, Hardware
@@ -82,7 +83,9 @@ class Engine:
     packages: ClassVar[tuple[str, ...]]
     model_format: ClassVar[str]
     schemes: ClassVar[tuple[str, ...]]
-    architectures: ClassVar[tuple[str, ...]]  # `model_type` values; empty means all that transformers knows
+    # `model_type` values; empty: all that transformers knows, or all that conformance shows where it `conforms`
+    architectures: ClassVar[tuple[str, ...]] = ()
+    conforms: ClassVar[bool] = False  # a model is admitted by what was seen of its kind: conformance.py
     max_top_logprobs: ClassVar[int] = 1
     tested: ClassVar[tuple[str, str]] = ("0", "")  # versions: first inclusive, second exclusive
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # setting -> its allowed values
@@ -114,14 +117,14 @@ class Engine:
         """Load the model in this directory. Called in the driver process only."""
         if not self.runtime:
             raise EngineRefused(f"{self.name} is a server: it is started for {directory}, not loaded.")
-        loaded: Runtime = _named(self.runtime)(directory, self)
+        loaded: Runtime = named(self.runtime)(directory, self)
         return loaded
 
     def backend(self, directory: Path) -> Backend | None:
         """The backend that our worker uses instead of a driver process, if this engine has one; else None."""
         if not self.server:
             return None
-        made: Backend = _named(self.server)(directory, self)
+        made: Backend = named(self.server)(directory, self)
         return made
 
     def launch(self, directory: Path, host: str, port: int, names: Sequence[str]) -> Launch | None:
@@ -180,6 +183,9 @@ class Engine:
         if cls.architectures and model_type not in cls.architectures:
             known = ", ".join(cls.architectures)
             raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {known}.")
+        reason = conformance.refusal(cls.name, config) if cls.conforms else None
+        if reason:
+            raise EngineRefused(f"{reason} Use another engine.")
 
     @classmethod
     def unheeded(cls, fields: Iterable[str]) -> list[str]:
@@ -200,11 +206,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 def engine_class(name: str) -> type[Engine]:
     if name not in ENGINES:
         raise UsageError(f"Engine {name!r} is unknown: use one of {', '.join(ENGINES)}.")
-    found: type[Engine] = _named(ENGINES[name])
+    found: type[Engine] = named(ENGINES[name])
     return found
 
 
-def _named(place: str) -> Any:
+def named(place: str) -> Any:
     module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)
 

@@ -48,7 +48,7 @@ class ONNXRuntime(RowEngine):
     }
     colour: ClassVar[str] = "#eb6834"
     schemes: ClassVar[tuple[str, ...]] = ("FP32", "INT8", "INT8_STATIC", "INT4")
-    architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2")
+    conforms: ClassVar[bool] = True
     max_top_logprobs: ClassVar[int] = 20
     draft_file: ClassVar[str] = "genai_config.json"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

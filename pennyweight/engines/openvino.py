@@ -46,7 +46,7 @@ class OpenVINO(Speculating):
     }
     colour: ClassVar[str] = "#2a78d6"
     schemes: ClassVar[tuple[str, ...]] = ("F16", "Q8_0", "Q4_K_M", "Q4_0")
-    architectures: ClassVar[tuple[str, ...]] = ("llama", "qwen2", "qwen3")
+    conforms: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "bf16 cache": {"kv_cache_dtype": "bf16"},

@@ -24,7 +24,6 @@ class Remote(Engine):
     packages: ClassVar[tuple[str, ...]] = ()
     model_format: ClassVar[str] = "served elsewhere"
     schemes: ClassVar[tuple[str, ...]] = (SCHEME,)
-    architectures: ClassVar[tuple[str, ...]] = ()
     answer_fields: ClassVar[tuple[str, ...]] = ANSWER_FIELDS
 
     def __post_init__(self) -> None:

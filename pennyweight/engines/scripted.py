@@ -39,7 +39,6 @@ class Scripted(Engine):
     packages: ClassVar[tuple[str, ...]] = ()
     model_format: ClassVar[str] = "huggingface"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16")
-    architectures: ClassVar[tuple[str, ...]] = ()
     max_top_logprobs: ClassVar[int] = 20
 
     def load(self, directory: Path) -> Runtime:

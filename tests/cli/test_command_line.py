@@ -390,7 +390,7 @@ def test_engines_are_listed_with_what_they_take_and_how_they_come(pw: Pw) -> Non
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("polish",), "list, install NAME or remove NAME"),
+        (("polish",), "list, install NAME, remove NAME or conform"),
         (("install",), "needs the name"),
         (("install", "abacus"), "abacus"),
         (("install", "openvino"), "pip install"),

@@ -112,7 +112,7 @@ class LlamaCpp(Speculating):
     }
     colour: ClassVar[str] = "#c2418c"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F16", "Q8_0", "Q4_K_M", "Q4_0")
-    architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+    conforms: ClassVar[bool] = True
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "kv_cache_dtype": ("auto", *KV_BYTES),
         "flash_attention": ("auto", "on", "off"),

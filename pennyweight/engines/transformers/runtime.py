@@ -1,4 +1,4 @@
-"""Any transformers decoder with full attention, on the row loop. (`generate` only has static batching.)"""
+"""transformers decoders with full attention, on the row loop. (`generate` only has static batching.)"""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.grammar import Grammars
 from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
+from pennyweight.engines.transformers.loading import kernels, loaded
 from pennyweight.engines.transformers.settings import Transformers
-from pennyweight.hardware import available_cores, detect
 
 GROWTH = 128  # positions by which the store grows
 
@@ -91,26 +90,13 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
-def computes_in_half_precision() -> bool:
-    """Has this CPU instructions for 16-bit floats? Without them PyTorch emulates these, several times slower than
-    32-bit ones (docs/decisions/0018-reference-precision.md)."""
-    return any(flag in detect().flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
 class TransformersRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
         draft = settings.draft_directory(directory)
         super().__init__(
             settings, TransformersRuntime(draft, settings.draft_settings()) if draft else None, Grammars(directory)
         )
-        torch.set_num_threads(settings.num_threads or available_cores())
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = torch.device(found if settings.device == "auto" else settings.device)
-        dtype: str | torch.dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        if dtype == "auto" and self._device.type == "cpu" and not computes_in_half_precision():
-            dtype = torch.float32  # holds each 16-bit value exactly, and is many times faster than emulating it
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
-        self._model = model.to(self._device)
+        self._model, self._device = loaded(directory, settings)
         stored = None if settings.kv_cache_dtype == "auto" else getattr(torch, settings.kv_cache_dtype)
         self._layers = [RowLayer(settings.slots, stored) for _ in range(self._model.config.num_hidden_layers)]
         self._store = Cache(layers=self._layers)
@@ -153,10 +139,7 @@ class TransformersRuntime(RowRuntime):
         return _numpy(self._model(self._ids([list(tokens)]), use_cache=False).logits[0])
 
     def kernels(self) -> list[str]:
-        dtype = str(self._model.dtype).removeprefix("torch.")
-        if self._device.type == "cuda":
-            return [f"{dtype} on {torch.cuda.get_device_name(self._device)}"]
-        return [f"{dtype} by oneDNN and MKL for {torch.backends.cpu.get_cpu_capability()}"]
+        return kernels(self._model)
 
     def _ids(self, tokens: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(tokens, device=self._device)

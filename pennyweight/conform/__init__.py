@@ -1,0 +1,1 @@
+"""Which engine serves which architecture right: tried on tiny random models against stock transformers."""

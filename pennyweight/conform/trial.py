@@ -1,0 +1,155 @@
+"""One engine, one tiny model: is what it scores and generates what stock transformers says?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pennyweight.conform.tiny import TOKENS, Truth
+from pennyweight.engines.base import Backend, Engine, Runtime
+from pennyweight.errors import PennyweightError
+from pennyweight.generation import Event, Generation, Score
+
+Result = Literal["right", "wrong", "refused"]
+MOST_SCORED = 0.05  # nats: what 16-bit weights change of a log-probability here
+NEAR_TIE = 0.1  # nats: another token that the reference holds for almost as likely is no fault
+
+
+@dataclass(frozen=True)
+class Outcome:
+    result: Result
+    evidence: str
+
+
+def tried(engine: Engine, directory: Path, truths: Sequence[Truth]) -> Outcome:
+    """Load the model in this process and ask it: each prompt scored and generated alone, then all together."""
+    try:
+        backend = engine.backend(directory)
+        subject: Subject = _Server(backend) if backend is not None else _Library(engine.load(directory))
+    except Exception as error:  # whatever an engine raises, it did not load this model
+        return Outcome("refused", _line(error))
+    try:
+        return _compared(subject, truths)
+    except PennyweightError as error:
+        return Outcome("refused", _line(error))
+    except Exception as error:  # it loaded and then failed
+        return Outcome("wrong", _line(error))
+    finally:
+        subject.close()
+
+
+def _compared(subject: Subject, truths: Sequence[Truth]) -> Outcome:
+    worst = 0.0
+    for truth in truths:
+        score = subject.score([*truth.prompt, *truth.answer], len(truth.prompt))
+        own = [row[token] for row, token in zip(truth.logprobs, truth.answer, strict=True)]
+        worst = max(worst, *(abs(a - b) for a, b in zip(score.logprobs, own, strict=True)))
+    if not worst <= MOST_SCORED:
+        return Outcome("wrong", f"scores differ by up to {worst:.2f} nats")
+    alone = [subject.generate([truth])[0] for truth in truths]
+    beside = subject.generate(truths)
+    for how, answers in (("alone", alone), ("beside others", beside)):
+        for truth, answer in zip(truths, answers, strict=True):
+            same = agreed(truth, answer)
+            if same < TOKENS:
+                return Outcome("wrong", f"{same} of {TOKENS} greedy tokens {how}, prompt of {len(truth.prompt)}")
+    return Outcome("right", f"scores within {worst:.4f} nats")
+
+
+def agreed(truth: Truth, answer: Sequence[int]) -> int:
+    """Leading tokens that are the reference's; all of them where the first other one is a near tie."""
+    for place, want in enumerate(truth.answer):
+        if place >= len(answer):
+            return place
+        if answer[place] != want:
+            row = truth.logprobs[place]
+            return TOKENS if row[want] - row[answer[place]] < NEAR_TIE else place
+    return TOKENS
+
+
+class Subject:
+    """Something that scores and generates."""
+
+    def score(self, tokens: list[int], start: int) -> Score:
+        raise NotImplementedError
+
+    def generate(self, truths: Sequence[Truth]) -> list[list[int]]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def _asked(truths: Sequence[Truth]) -> list[Generation]:
+    return [Generation(f"{n}-{len(truths)}", truth.prompt, TOKENS) for n, truth in enumerate(truths)]
+
+
+class _Library(Subject):
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def score(self, tokens: list[int], start: int) -> Score:
+        return self._runtime.score(tokens, start)
+
+    def generate(self, truths: Sequence[Truth]) -> list[list[int]]:
+        asked = _asked(truths)
+        for generation in asked:
+            self._runtime.submit(generation)
+        found: dict[str, list[int]] = {generation.id: [] for generation in asked}
+        left = set(found)
+        while left:
+            for event in self._runtime.step():
+                found[event.id].extend(event.tokens)
+                if event.finish in ("error", "refused"):
+                    raise RuntimeError(event.error or event.finish)
+                if event.finish:
+                    left.discard(event.id)
+        return list(found.values())
+
+    def close(self) -> None:
+        self._runtime.close()
+
+
+class _Server(Subject):
+    """A backend that lives in another process."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._loop = asyncio.new_event_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._loop.run_until_complete(backend.start(self._events.put_nowait, self._ended))
+
+    def _ended(self, message: str) -> None:
+        self._events.put_nowait(Event("", finish="error", error=message))
+
+    def score(self, tokens: list[int], start: int) -> Score:
+        return self._loop.run_until_complete(self._backend.score(tokens, start))
+
+    def generate(self, truths: Sequence[Truth]) -> list[list[int]]:
+        return self._loop.run_until_complete(self._generated(_asked(truths)))
+
+    async def _generated(self, asked: Sequence[Generation]) -> list[list[int]]:
+        for generation in asked:
+            self._backend.submit(generation)
+        found: dict[str, list[int]] = {generation.id: [] for generation in asked}
+        left = set(found)
+        while left:
+            event = await asyncio.wait_for(self._events.get(), 60)
+            if event.finish in ("error", "refused"):
+                raise RuntimeError(event.error or event.finish)
+            found[event.id].extend(event.tokens)
+            if event.finish:
+                left.discard(event.id)
+        return list(found.values())
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._backend.close())
+        self._loop.close()
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"[:300]

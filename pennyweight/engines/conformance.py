@@ -1,0 +1,59 @@
+"""What was seen when engines were tried on tiny models (conformance.json), and whether it admits a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pennyweight.features import features
+
+# Seen right with one architecture, these are right with every other: nothing about them is the architecture's own.
+COMMON = {"grouped heads", "one key-value head", "tied head"}
+FILE = Path(__file__).with_name("conformance.json")
+
+
+def read_table() -> dict[str, Any]:
+    """{"cases": name -> {model_type, shows, features}, "engines": name -> {version, made, cases: name -> {result,
+    evidence}}}; empty where nothing was tried yet."""
+    try:
+        return dict(json.loads(FILE.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+
+
+@cache
+def _kept() -> dict[str, Any]:
+    return read_table()
+
+
+def refusal(engine: str, config: Mapping[str, Any]) -> str | None:
+    """Why this engine does not serve a model with this config.json, or None where it was seen to.
+
+    Its `model_type` must have been right in a case, and each of its features in a case of that type (those in `COMMON`,
+    of any type); and where a case was wrong, the model must not ask for all that this case asked for."""
+    table = _kept()
+    tried = (table.get("engines") or {}).get(engine)
+    if tried is None:
+        return None  # nothing is known: the engine's own refusals are all there is
+    model_type, asked = str(config.get("model_type") or ""), features(config)
+    cases = [(name, case) for name, case in table["cases"].items() if case["model_type"] == model_type]
+    results = {name: tried["cases"].get(name, {}) for name, _ in cases}
+    right = [set(case["features"]) for name, case in cases if results[name].get("result") == "right"]
+    anywhere = {
+        feature
+        for name, case in table["cases"].items()
+        if tried["cases"].get(name, {}).get("result") == "right"
+        for feature in COMMON & set(case["features"])
+    }
+    for name, case in cases:
+        if results[name].get("result") in ("wrong", "refused") and set(case["features"]) <= asked:
+            return f"{engine} was tried on {name} and is not right there ({results[name]['evidence']})."
+    if not right:
+        return f"{engine} was never seen to serve {model_type} models right (docs/conformance.md)."
+    unseen = ", ".join(sorted(asked - anywhere.union(*right)))
+    if unseen:
+        return f"{engine} was never seen to serve {model_type} models with {unseen} right (docs/conformance.md)."
+    return None

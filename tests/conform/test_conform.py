@@ -1,0 +1,163 @@
+"""Conformance: a model is admitted by what was seen of its kind, and what was seen is held against the truth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pennyweight import engines
+from pennyweight.conform.cases import CASES, Case
+from pennyweight.conform.table import page
+from pennyweight.conform.tiny import TOKENS, Truth, make, tokenizer
+from pennyweight.conform.trial import agreed, tried
+from pennyweight.engines import conformance
+from pennyweight.engines.conformance import read_table, refusal
+from pennyweight.engines.transformers.settings import BATCHED, shares_a_batch
+from pennyweight.errors import EngineRefused
+from pennyweight.features import features
+
+SMOLLM2 = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+    "rope_theta": 100000,
+}
+LLAMA3 = SMOLLM2 | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+WINDOWED = {**SMOLLM2, "model_type": "mistral", "sliding_window": 4096}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_no_case_that_was_wrong_is_admitted(case: Case) -> None:
+    config = {**case.whole_config, "model_type": case.model_type}
+    for engine, column in read_table()["engines"].items():
+        result = column["cases"][case.name]["result"]
+        assert (refusal(engine, config) is None) == (result == "right"), (engine, result)
+
+
+def test_every_case_was_tried_on_every_engine() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) >= 40 and all(
+        list(column["cases"]) == names or set(column["cases"]) == set(names)
+        for column in read_table()["engines"].values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "config", "admitted"),
+    [
+        ("openvino", SMOLLM2, True),
+        ("openvino", LLAMA3, False),
+        ("llamacpp", LLAMA3, True),
+        ("onnxruntime", LLAMA3, True),
+        ("llamacpp", WINDOWED, False),
+        ("llamacpp", {**WINDOWED, "sliding_window": None}, True),
+        ("openvino", SMOLLM2 | {"attention_bias": True}, False),
+        ("openvino", SMOLLM2 | {"model_type": "nobody"}, False),
+        ("openvino", SMOLLM2 | {"hidden_act": "gelu_new"}, False),
+        ("a stranger", LLAMA3, True),
+    ],
+)
+def test_models_are_admitted_by_what_was_seen(engine: str, config: dict[str, Any], admitted: bool) -> None:
+    assert (refusal(engine, config) is None) == admitted
+
+
+def test_the_refusal_of_an_engine_gives_the_evidence() -> None:
+    with pytest.raises(EngineRefused, match=r"Llama 3\.1.*nats"):
+        engines.engine_class("openvino").refuse_early(LLAMA3, "Q8_0")
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({}, {"grouped heads", "tied head"}),
+        ({"num_key_value_heads": 1}, {"one key-value head", "tied head"}),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, {"grouped heads", "tied head", "linear rope"}),
+        (
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "yarn"},
+                    "sliding_attention": {"rope_type": "default"},
+                }
+            },
+            {"grouped heads", "tied head", "yarn rope"},
+        ),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, {"grouped heads", "tied head", "window"}),
+        ({"sliding_window": 4, "use_sliding_window": False}, {"grouped heads", "tied head"}),
+        ({"head_dim": 128}, {"grouped heads", "tied head", "heads wider than the hidden size"}),
+        ({"head_dim": 40}, {"grouped heads", "tied head", "odd head width"}),
+        ({"partial_rotary_factor": 0.5}, {"grouped heads", "tied head", "partial rotary"}),
+        ({"hidden_act": "gelu"}, {"grouped heads", "tied head", "activation gelu"}),
+    ],
+)
+def test_features_are_what_a_config_asks_for(more: dict[str, Any], found: set[str]) -> None:
+    assert features(SMOLLM2 | more) == found
+
+
+def test_the_page_names_every_case_and_its_evidence() -> None:
+    text = page(read_table(), "5")
+    assert all(f"| {case.name} | {case.model_type} |" in text for case in CASES)
+    assert "* Llama 3.1, openvino: scores differ" in text
+
+
+def test_another_token_is_a_fault_unless_it_is_nearly_as_likely() -> None:
+    rows = tuple((-1.0, -1.05, -4.0) for _ in range(TOKENS))
+    truth = Truth((0,), (0,) * TOKENS, rows)
+    assert agreed(truth, [0] * TOKENS) == TOKENS
+    assert agreed(truth, [0, 1, 2, 2]) == TOKENS
+    assert agreed(truth, [0, 0, 2]) == 2
+    assert agreed(truth, [0, 0]) == 2
+
+
+ALONE = ("Llama 3.1", "Mistral, window", "Gemma 3", "GPT-OSS", "Falcon-H1", "Phi-3, longrope", "Mixtral")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALONE)
+def test_the_reference_engine_is_right(name: str, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == name)
+    truths = make(case, tmp_path / "model", tokenizer(tmp_path / "tokenizer"))
+    engine = engines.make("transformers", {"max_num_seqs": 4, "num_threads": 1})
+    assert tried(engine, tmp_path / "model", truths).result == "right"
+
+
+@pytest.mark.slow
+def test_a_wrong_model_is_seen(tmp_path: Path) -> None:
+    """The trial itself can fail: weights of another seed, another base of the rope, a forgotten scaling."""
+    case = next(case for case in CASES if case.name == "Llama 3.1")
+    truths = make(case, tmp_path / "model", tokenizer(tmp_path / "tokenizer"))
+    engine = engines.make("transformers", {"max_num_seqs": 4, "num_threads": 1})
+    for change in ({"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, {"rms_norm_eps": 0.1}):
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        shutil.copytree(tmp_path / "model", tmp_path / "other")
+        file = tmp_path / "other" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        assert tried(engine, tmp_path / "other", truths).result == "wrong"
+    assert tried(engine, tmp_path / "nothing", truths).result == "refused"
+    other = [replace(truth, answer=truth.answer[::-1]) for truth in truths]
+    assert tried(engine, tmp_path / "model", other).result == "wrong"
+
+
+def test_layers_that_keep_something_else_share_no_batch() -> None:
+    assert shares_a_batch(LLAMA3) and shares_a_batch(SMOLLM2)
+    for config in (
+        WINDOWED,
+        SMOLLM2 | {"rope_scaling": {"rope_type": "longrope"}},
+        SMOLLM2 | {"layer_types": ["linear_attention"]},
+        SMOLLM2 | {"model_type": "nobody"},
+    ):
+        assert not shares_a_batch(config)
+    shown = {case.model_type for case in CASES}
+    assert set(BATCHED) <= shown, "each was seen on the row loop"
+
+
+def test_nothing_is_known_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "_kept", dict)
+    assert refusal("openvino", LLAMA3) is None
