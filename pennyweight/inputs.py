@@ -16,7 +16,7 @@ from pennyweight import checkpoint, formats, techniques, traces
 from pennyweight.checks.architecture import check_architecture, wrapper_of
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, EngineRefused, UsageError, WorkloadError
-from pennyweight.model import Model
+from pennyweight.model import LINEAGE_FILE, Model
 from pennyweight.paths import absolute
 from pennyweight.search import compatibility
 from pennyweight.serve import Endpoint, catalogue, open_engine, open_service
@@ -188,8 +188,18 @@ def read_target(
     return Target(text, Service.of(deployment, names))
 
 
+def read_whole_service(place: str | Path) -> Service:
+    """The service described there, with every artifact of its members held against its checksums. Large files are read
+    once, until they change (checks/remembered.py)."""
+    service = formats.read_service(absolute(place))
+    for member in service.members.values():
+        if member.model_path and (Path(member.model_path) / LINEAGE_FILE).exists():
+            checkpoint.read_artifact(Path(member.model_path))
+    return service
+
+
 def _described(text: str, settings: Mapping[str, Any], names: Sequence[str]) -> Service:
-    service = formats.read_service(absolute(text))
+    service = read_whole_service(text)
     if names:
         if service.only is None:
             raise UsageError("--served-model-name renames a service with one member: edit its routes instead.")

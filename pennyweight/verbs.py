@@ -85,12 +85,12 @@ def apply(technique: Technique, model: str | Path | Model, *, listener: Listener
 def open_service(service: str | Path | Deployment | Service) -> AbstractContextManager[Endpoint]:
     """The endpoint (`base_url`, `model`) of a running service, engines and gateway, for as long as the context
     lasts."""
-    from pennyweight import formats
+    from pennyweight.inputs import read_whole_service
     from pennyweight.serve import open_service as opened
 
     if isinstance(service, Deployment):
         service = Service.of(service)
-    return opened(service if isinstance(service, Service) else formats.read_service(absolute(service)))
+    return opened(service if isinstance(service, Service) else read_whole_service(service))
 
 
 def bench(

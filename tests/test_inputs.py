@@ -1,4 +1,5 @@
-"""Requests that do not fit a model's context: refused with their count, dropped or truncated, as the user says."""
+"""What a user names: requests that do not fit a model's context, and artifacts that were changed since they were
+made."""
 
 from __future__ import annotations
 
@@ -8,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pennyweight.errors import UsageError, WorkloadError
-from pennyweight.inputs import fitted
+from pennyweight import formats
+from pennyweight.checkpoint import build
+from pennyweight.deployment import Deployment
+from pennyweight.errors import StorageError, UsageError, WorkloadError
+from pennyweight.inputs import fitted, read_target
+from pennyweight.model import Lineage
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Request, Workload
 
@@ -71,3 +76,17 @@ def test_a_chat_without_a_template_is_warned_of(model: Path) -> None:
     chat = Workload("w", (Request("a", "a", 4, messages=({"role": "user", "content": "hi"},)),))
     fitted(chat, model, how="refuse", say=said.append)
     assert any("no chat template" in sentence for sentence in said)
+
+
+def test_an_artifact_with_a_flipped_byte_is_not_served(tmp_path: Path) -> None:
+    lineage = Lineage("tiny", {"a": "1"})
+
+    def make(place: Path) -> None:
+        (place / "model.gguf").write_bytes(b"weights")
+
+    made = build(lineage, "gguf", "F16", make, tmp_path)
+    formats.write_deployment(tmp_path, Deployment("scripted", str(made.path), made.id, "F16", {}))
+    assert read_target(str(tmp_path)).service is not None
+    (made.path / "model.gguf").write_bytes(b"weighty")
+    with pytest.raises(StorageError, match=r"model\.gguf"):
+        read_target(str(tmp_path))

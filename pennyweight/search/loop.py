@@ -164,6 +164,7 @@ class Search:
             self.trials.correct(candidate, speed)
             references = self.translation.translated(self.answers.of("tuning"), deployment)
             look = self.bench.quality(running, self.tuning.take(SCREEN_LOOK, self.question.seed), references)
+            screening.refuse_broken(candidate, look.measurement)
             return speed.joined(look.measurement)
 
         self._attempt(Stage.SCREEN, candidate, measure)

@@ -7,6 +7,8 @@ from typing import Any
 
 from pennyweight.budget import Outcome
 from pennyweight.deployment import Group
+from pennyweight.errors import EngineError
+from pennyweight.measurement import Measurement
 from pennyweight.search.candidates import Candidate, finer_than, unmodified
 from pennyweight.search.trials import Trials
 from pennyweight.serve import catalogue
@@ -19,6 +21,8 @@ MIN_PREDICTED_SHARE_UNMEASURED = 0.40
 # What a coarser scheme must be predicted to reach of a finer one's score to be built.
 MIN_QUANTIZED_SHARE = 0.97
 MIN_LOSSY_SHARE = 1.03
+BROKEN_HERE = "is broken here"
+MOST_IN_FULL_PRECISION = 0.02  # nats per token of divergence; honest engines show 0.0001 or less (docs/log/proof.md)
 TIE = 0.97  # within this share of the best mean: the smaller weights win, then the default settings
 
 
@@ -40,10 +44,27 @@ def ordered_groups(trials: Trials) -> list[Group]:
     return sorted(promise, key=order)
 
 
+def refuse_broken(candidate: Candidate, look: Measurement) -> None:
+    """Raise where an engine answers otherwise than the reference in full precision. That is no loss to be weighed: it
+    serves another model, and every scheme on it would."""
+    if not unmodified(candidate.scheme) or candidate.recipe.steps or candidate.engine == catalogue.REMOTE:
+        return
+    found = look.quantities.get("divergence")
+    if found is not None and found.value > MOST_IN_FULL_PRECISION:
+        raise EngineError(
+            f"{candidate.engine} {BROKEN_HERE}: in full precision ({candidate.scheme}) it is {found.value:.3f} nats a "
+            f"token away from the reference on {look.conditions.get('requests', 'some')} of your requests, where "
+            f"rounding explains {MOST_IN_FULL_PRECISION}."
+        )
+
+
 def reason_to_skip(trials: Trials, candidate: Candidate) -> str | None:
     """Why this group is not worth building; None where it is."""
     if candidate.engine == catalogue.REMOTE:
         return None  # nothing is built, and predictions for this machine do not apply to it
+    for trial in trials.study.of_stage(Stage.SCREEN):
+        if trial.deployment.engine == candidate.engine and BROKEN_HERE in (trial.failure or ""):
+            return trial.failure
     return _lost_too_much(trials, candidate) or _too_slow(trials, candidate)
 
 

@@ -47,6 +47,7 @@ class FakeBench:
     speed_of: Speeds
     nats: Mapping[str, float] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, float] = field(default_factory=dict)  # engine -> its divergence, in whatever scheme
     budget: Budget = field(default_factory=Budget)
     ttft_ms: float = 100.0
     interrupt_after: int | None = None  # answers of the baseline
@@ -104,10 +105,13 @@ class FakeBench:
         values = [
             Quantity("added_nats", added, "nats/token", "lower", interval=(added - 0.001, added + 0.001)),
             Quantity("agreement", 1.0, "1", "higher"),
-            *(Quantity(name, 0.0, "1", "lower") for name in HARMLESS),
+            *(Quantity(name, self.diverged(running, name), "1", "lower") for name in HARMLESS),
         ]
         measurement = collect(running.label, values, {"requests": len(half.requests)})
         return Evaluation(measurement, proof.judge(self.budget, measurement))
+
+    def diverged(self, running: Deployment, quantity: str) -> float:
+        return self.elsewhere.get(running.engine, 0.0) if quantity == "divergence" else 0.0
 
     def kernels(self, running: Deployment) -> Sequence[str]:
         return ["of a fake"]

@@ -50,6 +50,18 @@ def test_what_a_finer_scheme_loses_is_not_built_coarser(tmp_path: Path) -> None:
     assert "loses too much already" in (skipped.failure or "")
 
 
+def test_an_engine_that_serves_another_model_in_full_precision_ends_there(tmp_path: Path) -> None:
+    """However fast it is, and whatever its other schemes would show."""
+    bench = FakeBench(lambda one, _: 900.0 if one.engine == "openvino" else 100.0, elsewhere={"openvino": 0.3})
+    space = candidates(*GGUF, ("onnxruntime", "FP32"))
+    run = search(bench, space, tmp_path, exhaustive=False)
+    answer = run.run()
+    assert answer.chosen is not None and answer.chosen.engine == "onnxruntime"
+    assert not any("openvino Q8_0" in label or "openvino Q4_0" in label for label in bench.opened)
+    (failed,) = (t for t in run.trials.study.of_stage(Stage.SCREEN) if t.failure)
+    assert "broken here" in (failed.failure or "") and "0.300 nats" in (failed.failure or "")
+
+
 def test_a_slow_prediction_is_skipped_only_once_the_engine_was_measured(tmp_path: Path) -> None:
     run = search(FakeBench(by_scheme), candidates(*GGUF, ("onnxruntime", "FP32")), tmp_path)
     trials = run.trials
