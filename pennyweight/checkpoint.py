@@ -215,6 +215,10 @@ def _seal(directory: Path, lineage: Lineage, model_format: str, scheme: str) -> 
         json.dump(value, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
+    usual = path.stat().st_mode & 0o666  # as the user's umask has it; builders leave some for their own eyes only
+    for made in directory.iterdir():
+        made.chmod(usual if made.is_file() else usual | usual >> 2 & 0o111)
+    directory.chmod(usual | usual >> 2 & 0o111)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

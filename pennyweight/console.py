@@ -43,6 +43,7 @@ class Live:
         )
         self._task: TaskID | None = None
         self._text, self._state = "", ""
+        self._at: tuple[int, int, str] | None = None  # the last progress
         self._began, self._spoke = 0.0, 0.0
         self._first: tuple[float, int] | None = None  # when the first step was done, and how many were
         self._ended = threading.Event()
@@ -60,7 +61,7 @@ class Live:
         self._progress.stop()
 
     def stage(self, text: str) -> None:
-        self._text, self._state, self._first = text, "", None
+        self._text, self._state, self._first, self._at = text, "", None, None
         self._began = self._spoke = time.monotonic()
         if self.console.is_terminal:
             if self._task is not None:
@@ -70,6 +71,7 @@ class Live:
             print(text, file=sys.stderr, flush=True)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
+        self._at = (done, total, note)
         self._state = self._said(done, total, note)
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=total, state=self._state)
@@ -88,13 +90,16 @@ class Live:
         if self._first is not None and done - self._first[1] >= MIN_DONE and done < total:
             left = (now - self._first[0]) / (done - self._first[1]) * (total - done)
             said += f", about {duration(left)} left"
+        elif now - self._began > QUIET_SECONDS:  # before the first step is done there is nothing to judge the rest by
+            said += f", {duration(now - self._began)} so far"
         return said
 
     def _speak(self) -> None:
         while not self._ended.wait(0.5):
             if self._text and time.monotonic() - self._spoke > QUIET_SECONDS:
                 passed = duration(time.monotonic() - self._began)
-                print(f"  {self._text}: {self._state or f'{passed} so far'}", file=sys.stderr, flush=True)
+                state = self._said(*self._at) if self._at else f"{passed} so far"
+                print(f"  {self._text}: {state}", file=sys.stderr, flush=True)
                 self._spoke = time.monotonic()
 
 

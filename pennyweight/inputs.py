@@ -19,6 +19,7 @@ from pennyweight.errors import EndpointError, EngineRefused, UsageError, Workloa
 from pennyweight.model import LINEAGE_FILE, Model
 from pennyweight.paths import absolute
 from pennyweight.search import compatibility
+from pennyweight.search.question import REFERENCE_ENGINE
 from pennyweight.serve import Endpoint, catalogue, open_engine, open_service
 from pennyweight.service import Service
 from pennyweight.techniques.adapter import MergeAdapter
@@ -186,6 +187,19 @@ def read_target(
     checked = _checked(engine, settings or {})
     deployment = Deployment(engine, str(model.path), model.id, model.scheme, checked, model_name=model.name)
     return Target(text, Service.of(deployment, names))
+
+
+def usual_engine(text: str) -> str | None:
+    """The engine for a model's directory, by its format; None for what is no model's directory."""
+    place = absolute(text)
+    described = any((place / name).exists() for name in (formats.SERVICE_FILE, formats.DEPLOYMENT_FILE))
+    if described or not (place / "config.json").exists():
+        return None
+    wanted = checkpoint.open_model(str(place)).format
+    if wanted == "huggingface":
+        return REFERENCE_ENGINE
+    known = [name for name in catalogue.names() if catalogue.offer(name).model_format == wanted]
+    return next((name for name in known if not catalogue.offer(name).missing), None)
 
 
 def read_whole_service(place: str | Path) -> Service:

@@ -305,6 +305,20 @@ def test_an_artifact_is_read_as_it_was_built(tmp_path: Path) -> None:
     assert (built.format, built.scheme, built.lineage, built.path.name) == ("gguf", "Q4_0", LINEAGE, LINEAGE.id)
 
 
+def test_whoever_may_read_the_lineage_may_read_the_rest(tmp_path: Path) -> None:
+    """Some builders write for their owner's eyes only; a service that runs as somebody else would not start."""
+
+    def secretive(directory: Path) -> None:
+        (directory / "weights").write_bytes(b"x")
+        (directory / "weights").chmod(0o600)
+        directory.chmod(0o700)
+
+    built = build(LINEAGE, "gguf", "Q4_0", secretive, tmp_path)
+    modes = {file.stat().st_mode & 0o777 for file in built.path.iterdir()}
+    assert len(modes) == 1
+    assert built.path.stat().st_mode & 0o444 == modes.pop() & 0o444
+
+
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENNYWEIGHT_CACHE", str(tmp_path / "mine"))
     assert build(LINEAGE, "gguf", "Q4_0", Maker()).path.is_relative_to(tmp_path / "mine")

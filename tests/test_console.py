@@ -23,11 +23,12 @@ def test_no_time_left_from_the_start_up_alone(monkeypatch: pytest.MonkeyPatch) -
     live = Live(Console(file=None, force_terminal=False))
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
+    live._began = now
     assert live._said(0, 10, "") == "0/10"
     now += 60  # start-up
-    assert live._said(1, 10, "") == "1/10"
+    assert live._said(1, 10, "") == "1/10, 1 min so far"
     now += 2
-    assert live._said(2, 10, "") == "2/10"
+    assert live._said(2, 10, "") == "2/10, 1 min 2 s so far"
     now += 2
     assert live._said(3, 10, "loss 2.1") == "3/10, loss 2.1, about 14 s left"
 

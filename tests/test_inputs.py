@@ -13,7 +13,7 @@ from pennyweight import formats
 from pennyweight.checkpoint import build
 from pennyweight.deployment import Deployment
 from pennyweight.errors import StorageError, UsageError, WorkloadError
-from pennyweight.inputs import fitted, read_target
+from pennyweight.inputs import fitted, read_target, usual_engine
 from pennyweight.model import Lineage
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Request, Workload
@@ -90,3 +90,10 @@ def test_an_artifact_with_a_flipped_byte_is_not_served(tmp_path: Path) -> None:
     (made.path / "model.gguf").write_bytes(b"weighty")
     with pytest.raises(StorageError, match=r"model\.gguf"):
         read_target(str(tmp_path))
+
+
+def test_a_model_without_an_engine_is_served_by_its_formats_usual_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert usual_engine(str(tiny_checkpoint)) == "transformers"
+    formats.write_deployment(tmp_path, Deployment("scripted", str(tiny_checkpoint), "1", "F16", {}))
+    assert usual_engine(str(tmp_path)) is None  # its own is named
+    assert usual_engine("http://127.0.0.1:8000") is None

@@ -105,14 +105,14 @@ def _check_whole(file: Path, header: Header) -> None:
     import gguf
 
     sizes = {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()}
-    length = file.stat().st_size
+    length, end = file.stat().st_size, 0
     for name, tensor in header.tensors.items():
         if tensor.kind not in sizes:
             raise ModelError(f"{file}: the tensor {name} is of type {tensor.kind}, which is unknown here: convert it.")
         block, size = sizes[tensor.kind]
-        end = tensor.offset + math.prod(tensor.shape) // block * size
-        if end > length:
-            raise ModelError(f"{file} is cut short ({length} of {end} bytes): copy it again.")
+        end = max(end, tensor.offset + math.prod(tensor.shape) // block * size)
+    if end > length:
+        raise ModelError(f"{file} is cut short ({length} of {end} bytes): copy it again.")
 
 
 def _tensor(stream: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:

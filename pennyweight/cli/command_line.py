@@ -25,7 +25,7 @@ VERBS = sorted(
 NAMES = "--served-model-name"
 PAIR = re.compile(r"^[a-z0-9]+:[0-9.]+$")
 INTERRUPTED = 130
-STOPPED = "Interrupted. What a search has measured is kept: `pw optimize … --resume` goes on from there."
+STOPPED = "Interrupted. A search goes on with `pw optimize … --resume`; whatever else was whole is kept."
 
 app = typer.Typer(
     name="pw",
@@ -79,12 +79,7 @@ def main() -> None:
         _fail(sentence, 1, "StorageError", as_json=as_json)
     except Exception as error:
         if hasattr(error, "format_message"):  # the argument parser's own: unknown option, missing argument
-            _fail(
-                f"{error.format_message().rstrip('.').removesuffix('?.')}. See `pw --help`.",
-                2,
-                "UsageError",
-                as_json=as_json,
-            )
+            _fail(f"{_ended(error.format_message())} See `pw --help`.", 2, "UsageError", as_json=as_json)
         if os.environ.get("PENNYWEIGHT_DEBUG"):
             raise
         sentence = (
@@ -94,6 +89,10 @@ def main() -> None:
     if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
         _fail(STOPPED, INTERRUPTED, "Interrupted", as_json=as_json)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
 
 
 def spread_pairs(arguments: list[str]) -> list[str]:

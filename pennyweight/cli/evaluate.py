@@ -29,6 +29,10 @@ def evaluate(
     max_ending_shift: options.MaxEndingShift = Budget.max_ending_shift,
     max_length_shift: options.MaxLengthShift = Budget.max_length_shift,
     confidence: Annotated[float, typer.Option(help="Confidence level of the gates.")] = 0.95,
+    engine: Annotated[str | None, typer.Option(help="Engine of CANDIDATE, where it is a model's directory.")] = None,
+    against_engine: Annotated[
+        str | None, typer.Option(help="Engine of --against, where it is a model's directory. [default: by its format]")
+    ] = None,
     held_out: Annotated[bool, typer.Option(help="Use the held-out half only, as a search's proof does.")] = True,
     num_prompts: options.NumPrompts = None,
     seed: options.Seed = 0,
@@ -40,7 +44,7 @@ def evaluate(
     The verdict is ACCEPT, REJECT or INCONCLUSIVE."""
     from pennyweight import codec, verbs
     from pennyweight.console import Live, figures
-    from pennyweight.inputs import read_target, read_workload
+    from pennyweight.inputs import read_target, read_workload, usual_engine
 
     budget = Budget(
         max_added_nats=max_added_nats or None,
@@ -53,13 +57,15 @@ def evaluate(
         max_length_shift=max_length_shift,
         confidence=confidence,
     )
-    a, b = read_target(candidate), read_target(against)
+    a = read_target(candidate, engine=engine or usual_engine(candidate))
+    b = read_target(against, engine=against_engine or usual_engine(against))
     tokenizer = a.tokenizer or b.tokenizer
     requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer)
     if budget.max_degradation is not None and not requests.labelled:
         raise UsageError(f"--max-degradation needs labelled requests and {requests.name!r} has none.")
     with Live() as live:
-        result = verbs.evaluate(candidate, against, requests, budget, seed=seed, held_out=held_out, listener=live)
+        sides = (a.service or candidate, b.service or against)
+        result = verbs.evaluate(*sides, requests, budget, seed=seed, held_out=held_out, listener=live)
     looked_at = result.measurement.conditions["requests"]
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}, {looked_at} requests")
     for limit in result.verdict.limits:

@@ -189,7 +189,8 @@ def _show(evidence: Evidence, output: Path, *, as_json: bool) -> None:
             typer.echo(sentence)
     typer.echo(f"Report: {report}")
     if evidence.chosen is not None and evidence.chosen.engine != catalogue.REMOTE:
-        typer.echo(f"Serve it: pw serve {output}    Verify it: pw verify {output}")
+        named = shlex.quote(str(output))
+        typer.echo(f"Serve it: pw serve {named}    Verify it: pw verify {named}")
     error: PennyweightError | None = None
     if evidence.outcome is SearchOutcome.ERROR:
         error = EngineError(f"No candidate could be measured. {failure_sentence(evidence)}")
