@@ -31,6 +31,7 @@ ONNX = {"FP32": "fp32", "INT8": "int8", "INT4": "int4", "INT8_STATIC": "fp32"}  
 PACKED = {"W8A8": ("INT8", "llm_compressor"), "W4A16": ("W4A16", "auto_gptq")}
 SCHEMES = (*CONVERSIONS, *TUNED, *ONNX, *PACKED)
 
+LARGEST_F16 = 65504.0
 WINDOW = 256  # tokens of one calibration sample
 MAX_WINDOWS = 32
 BATCH = 4
@@ -86,6 +87,8 @@ class Quantize(Technique):
         return "gguf" if self.scheme in CONVERSIONS else schemes.TABLE[self.scheme].format
 
     def build(self, source: Path, target: Path) -> None:
+        if self.scheme == "F16":
+            check_range(source)
         if self.scheme in CONVERSIONS:
             convert_to_gguf(source, target / "model.gguf", CONVERSIONS[self.scheme])
         elif self.rounding == "nearest":
@@ -184,6 +187,19 @@ class Quantize(Technique):
             )
         rows = torch.tensor(stream[: count * length]).reshape(count, length)
         return [rows[start : start + BATCH] for start in range(0, count, BATCH)], length
+
+
+def check_range(source: Path) -> None:
+    """Raise `ModelError` for a weight that becomes infinite in 16-bit floats, and the answers with it."""
+    from pennyweight.weights import Weights
+
+    weights = Weights(source)
+    for name in weights:
+        largest = float(weights[name].abs().max()) if weights[name].numel() else 0.0
+        if largest > LARGEST_F16:
+            raise ModelError(
+                f"The tensor {name} reaches {largest:.4g}, and F16 holds up to {LARGEST_F16:.0f}: use BF16 or Q8_0."
+            )
 
 
 def convert_to_gguf(source: Path, target: Path, file_type: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pennyweight import checkpoint
@@ -20,7 +20,7 @@ from pennyweight.errors import ModelError
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.gguf_config import LLAMA3, llama3_factors
 from pennyweight.techniques.gguf_tokenizer import merges_of, sentencepiece
-from pennyweight.techniques.quantize import convert_to_gguf
+from pennyweight.techniques.quantize import Quantize, convert_to_gguf
 from tests.families import llama2
 
 
@@ -164,6 +164,15 @@ def test_a_tensor_that_is_missing_is_named(whole: Path, tmp_path: Path) -> None:
     target.mkdir()
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj"):
         Dequantize().build(file, target)
+
+
+def test_a_weight_that_16_bit_floats_cannot_hold_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = 1e5
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"up_proj.*1e\+05"):
+        Quantize("F16").build(model, tmp_path)
 
 
 @pytest.mark.parametrize(("place", "value", "says"), [(4, 4, "version 4"), (4, 1, "version 1")])
