@@ -19,7 +19,11 @@ def report(directory: Path) -> dict[str, Any]:
 
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            directory, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
+            directory,
+            device_map={"": "meta"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,  # a checkpoint's own code is never run
         )
     except Exception as error:  # a config can be wrong in as many ways as there are classes
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -41,7 +45,7 @@ def prompts(directory: Path) -> list[list[int] | None]:
     """The token ids that transformers makes of each of `PROBES`; None for what its template does not take."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     found: list[list[int] | None] = []
     for probe in PROBES:
         try:
@@ -56,4 +60,4 @@ def prompts(directory: Path) -> list[list[int] | None]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(report(Path(sys.argv[1]))), flush=True)
+    print(f"\n{json.dumps(report(Path(sys.argv[1])))}", flush=True)

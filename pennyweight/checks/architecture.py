@@ -113,6 +113,7 @@ def _ask(directory: Path) -> dict[str, Any]:
     try:
         ran = subprocess.run(
             [sys.executable, "-m", "pennyweight.checks", str(directory)],
+            stdin=subprocess.DEVNULL,  # transformers asks whether it may run a checkpoint's own code: never
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,

@@ -168,6 +168,7 @@ class Quantize(Technique):
                 enable_torch_compile=False,
                 device_map="cpu",
                 low_cpu_mem_usage=False,
+                trust_remote_code=False,  # a checkpoint's own code is never run; its default is to run it
                 **more,
             ).quantize_and_save(str(target), format=output_format)
 

@@ -122,3 +122,11 @@ def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "owner/base"}')
     with pytest.raises(ModelError, match="owner/base, with --adapter"):
         inputs.open_model(str(tmp_path))
+
+
+def test_code_that_lies_in_a_checkpoint_is_not_run(model: Path) -> None:
+    change(model, model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})
+    (model / "own.py").write_text(f"import pathlib; pathlib.Path({str(model / 'ran')!r}).touch()")
+    with pytest.raises(ModelError, match="custom code"):
+        check_architecture(model)
+    assert not (model / "ran").exists()

@@ -20,7 +20,8 @@ def loaded(directory: Path, settings: Transformers) -> tuple[Any, torch.device]:
     dtype: str | torch.dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
     if dtype == "auto" and device.type == "cpu" and not computes_in_half_precision():
         dtype = torch.float32  # holds each 16-bit value exactly, and is many times faster than emulating it
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval().to(device), device
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, trust_remote_code=False)
+    return model.eval().to(device), device
 
 
 def computes_in_half_precision() -> bool:
