@@ -156,7 +156,7 @@ HARMLESS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "openvino": {
         "prefix caching": {"enable_prefix_caching": True},
         "smaller prompt pieces": {"max_num_batched_tokens": 64},
-        "16-bit cache": {"kv_cache_dtype": "bf16"},
+        "32-bit cache": {"kv_cache_dtype": "f32"},
     },
     "onnxruntime": {"prefix caching": {"enable_prefix_caching": True}},
     "transformers": {"prefix caching": {"enable_prefix_caching": True}, "one thread": {"num_threads": 1}},

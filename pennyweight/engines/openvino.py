@@ -96,11 +96,11 @@ class OpenVINO(Speculating):
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
         del longest
+        has_bfloat16 = "avx512_bf16" in hardware.flags or "amx_bf16" in hardware.flags
         choices: dict[str, tuple[Any, ...]] = {
-            "kv_cache_dtype": ("auto", "bf16"),
+            "kv_cache_dtype": ("auto", "bf16") if has_bfloat16 else ("auto",),  # elsewhere it does not load
             "enable_prefix_caching": (False, True),
         }
-        has_bfloat16 = "avx512_bf16" in hardware.flags or "amx_bf16" in hardware.flags
         if has_bfloat16 and streams <= FEW_STREAMS:
             choices["inference_precision"] = ("auto", "f32")  # auto is bf16 there
         return choices

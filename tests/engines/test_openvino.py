@@ -9,7 +9,14 @@ import pytest
 from pennyweight import checkpoint, engines, techniques
 from pennyweight.engines.openvino import OpenVINO
 from pennyweight.errors import EngineRefused
+from pennyweight.hardware import Hardware
 from pennyweight.techniques.quantize import Quantize
+
+
+def test_a_cache_of_16_bits_is_tried_where_the_cpu_has_such_floats() -> None:
+    plain, half = (Hardware("cpu", 2, 2**34, flags, 3e10, {"f32": 1e11}) for flags in ((), ("avx512_bf16",)))
+    assert "bf16" not in OpenVINO().search_settings(plain, 32, 512)["kv_cache_dtype"]
+    assert "bf16" in OpenVINO().search_settings(half, 32, 512)["kv_cache_dtype"]
 
 
 @pytest.mark.parametrize(
