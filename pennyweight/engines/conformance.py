@@ -37,7 +37,7 @@ def refusal(engine: str, config: Mapping[str, Any]) -> str | None:
     table = _kept()
     tried = (table.get("engines") or {}).get(engine)
     if tried is None:
-        return None  # nothing is known: the engine's own refusals are all there is
+        return f"{engine} was never tried here, so that nothing is known of it: run `pw engines conform {engine}`."
     model_type, asked = str(config.get("model_type") or ""), features(config)
     cases = [(name, case) for name, case in table["cases"].items() if case["model_type"] == model_type]
     results = {name: tried["cases"].get(name, {}) for name, _ in cases}
