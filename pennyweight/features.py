@@ -39,9 +39,9 @@ def features(config: Mapping[str, Any]) -> frozenset[str]:
 
 
 def has_window(config: Mapping[str, Any]) -> bool:
-    """Does any layer attend to the last positions only?"""
+    """Does any layer attend to anything but all positions?"""
     if config.get("layer_types"):
-        return any(kind not in ("full_attention", "attention") for kind in config["layer_types"])
+        return any(kind != "full_attention" for kind in config["layer_types"])
     return bool(config.get("use_sliding_window", True) and config.get("sliding_window"))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pennyweight.chat_template import FILE, MORE, OLD_FILE
 from pennyweight.checks.probes import PROBES
+from pennyweight.checks.remembered import keep, read_kept
 from pennyweight.checks.safetensors_files import read_header, read_places, weight_files
 from pennyweight.errors import ModelError
 from pennyweight.model import canonical_hash
@@ -95,17 +96,10 @@ def _report(directory: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
     key = canonical_hash([REVISION, config, texts, sorted(shapes.items()), metadata.version("transformers")])
     kept = cache_directory() / "architectures" / f"{key}.json"
-    try:
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    found = read_kept(kept)
+    if not found:
         found = _ask(directory)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(found), encoding="utf-8")
-        partial.replace(kept)
-    except OSError:
-        pass  # asked again next time
+        keep(kept, found)
     return found
 
 

@@ -73,7 +73,7 @@ def check_gguf(file: Path) -> list[Path]:
     to its end, or only by filling something in."""
     first = read_gguf_header(file)
     files = _parts(file, first)
-    headers = [read_gguf_header(part) for part in files]
+    headers = [first if part == file else read_gguf_header(part) for part in files]
     for part, header in zip(files, headers, strict=True):
         _check_whole(part, header)
     names = [name for header in headers for name in header.tensors]

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pennyweight.model import canonical_hash
 from pennyweight.paths import cache_directory
@@ -24,23 +25,25 @@ def remembered(file: Path, what: str, find: Callable[[], str]) -> str:
         return find()
     key = [str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
     kept = cache_directory() / "files" / f"{canonical_hash(key)}.json"
-    known = _read(kept)
+    known = read_kept(kept)
     if what not in known:
         settled = time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_SECONDS
         known = {**known, what: find()}
         if settled and file.stat().st_ctime_ns == state.st_ctime_ns:
-            _write(kept, known)
-    return known[what]
+            keep(kept, known)
+    return str(known[what])
 
 
-def _read(kept: Path) -> dict[str, str]:
+def read_kept(kept: Path) -> dict[str, Any]:
+    """What `keep` wrote; empty where it did not, or where it cannot be read any more."""
     try:
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
 
 
-def _write(kept: Path, known: dict[str, str]) -> None:
+def keep(kept: Path, known: Mapping[str, Any]) -> None:
+    """Write it whole or not at all. A cache that cannot be written costs only time."""
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}")

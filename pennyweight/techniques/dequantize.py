@@ -18,6 +18,7 @@ from pennyweight.checks.safetensors_files import weight_files
 from pennyweight.errors import ModelError
 from pennyweight.model import Model
 from pennyweight.techniques.base import Technique
+from pennyweight.techniques.gguf_copy import copy_metadata, finish
 
 MEND = "give the directory of the original checkpoint"
 
@@ -97,16 +98,9 @@ def joined(parts: list[Path], target: Path) -> Path:
 
     readers = [gguf.GGUFReader(part) for part in parts]
     writer = gguf.GGUFWriter(target, readers[0].fields["general.architecture"].contents())
-    for field in readers[0].fields.values():
-        if field.name.startswith(("GGUF.", "split.")) or field.name == "general.architecture":
-            continue
-        sub_type = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
+    copy_metadata(readers[0], writer, without=("split.",))
     for reader in readers:
         for tensor in reader.tensors:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return target

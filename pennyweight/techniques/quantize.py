@@ -22,6 +22,7 @@ from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.techniques import static_activations
 from pennyweight.techniques.base import Technique, digest
+from pennyweight.techniques.gguf_copy import copy_metadata, finish
 
 # How each scheme of schemes.py is made.
 CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
@@ -235,11 +236,7 @@ def round_gguf(source: Path, target: Path) -> None:
     reader = gguf.GGUFReader(source)
     architecture = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(target, architecture)
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
-            continue
-        sub_type = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
+    copy_metadata(reader, writer, without=("general.file_type",))
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
     for tensor in reader.tensors:
         kind = gguf.GGMLQuantizationType.F32
@@ -247,10 +244,7 @@ def round_gguf(source: Path, target: Path) -> None:
             in_block = tensor.name.startswith("blk.")
             kind = gguf.GGMLQuantizationType.Q4_0 if in_block else gguf.GGMLQuantizationType.Q8_0
         writer.add_tensor(tensor.name, gguf.quants.quantize(tensor.data, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 @contextlib.contextmanager

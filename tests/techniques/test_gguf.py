@@ -19,6 +19,7 @@ from pennyweight.checks.gguf_file import read_gguf_header
 from pennyweight.errors import ModelError
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.gguf_config import LLAMA3, llama3_factors
+from pennyweight.techniques.gguf_copy import copy_metadata, finish
 from pennyweight.techniques.gguf_tokenizer import merges_of, sentencepiece
 from pennyweight.techniques.quantize import Quantize, convert_to_gguf
 from tests.families import llama2
@@ -104,23 +105,13 @@ def rewritten(
     """The same file with more integers, or without some of its tensors."""
     reader = gguf.GGUFReader(file)
     writer = gguf.GGUFWriter(target, "llama")
-    for field in reader.fields.values():
-        if (
-            not field.name.startswith("GGUF.")
-            and field.name != "general.architecture"
-            and field.name not in (more or {})
-        ):
-            sub_type = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
+    copy_metadata(reader, writer, without=tuple(more or ()))
     for name, value in (more or {}).items():
         writer.add_uint32(name, value)
     for number, tensor in enumerate(reader.tensors):
         if tensor.name != without and (only is None or number in only):
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return target
 
 

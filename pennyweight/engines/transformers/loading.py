@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.transformers.settings import Transformers
 from pennyweight.hardware import available_cores, detect
 
@@ -36,3 +37,9 @@ def kernels(model: Any) -> list[str]:
     if model.device.type == "cuda":
         return [f"{dtype} on {torch.cuda.get_device_name(model.device)}"]
     return [f"{dtype} by oneDNN and MKL for {torch.backends.cpu.get_cpu_capability()}"]
+
+
+def as_logits(logits: torch.Tensor) -> Logits:
+    """In float32, in the memory of the CPU."""
+    result: Logits = logits.float().cpu().numpy()
+    return result

@@ -19,7 +19,7 @@ from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.grammar import Grammars
 from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
-from pennyweight.engines.transformers.loading import kernels, loaded
+from pennyweight.engines.transformers.loading import as_logits, kernels, loaded
 from pennyweight.engines.transformers.settings import Transformers
 from pennyweight.errors import EngineRefused
 
@@ -47,7 +47,7 @@ class OwnCachesRuntime(RowRuntime):
         assert start == 0
         output = self._forward(tokens, 0, None, logits_to_keep=0 if every else 1)
         self._caches[row] = output[self._cache_name]
-        return _numpy(output.logits[0])
+        return as_logits(output.logits[0])
 
     @torch.no_grad()
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
@@ -55,7 +55,7 @@ class OwnCachesRuntime(RowRuntime):
         for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
             output = self._forward([token], int(length), self._caches[row])
             self._caches[row] = output[self._cache_name]
-            made.append(_numpy(output.logits[0, -1]))
+            made.append(as_logits(output.logits[0, -1]))
         return np.stack(made)
 
     def _forward(self, tokens: Sequence[int], start: int, cache: Any, **more: Any) -> Any:
@@ -75,12 +75,7 @@ class OwnCachesRuntime(RowRuntime):
 
     @torch.no_grad()
     def _logits(self, tokens: Sequence[int]) -> Logits:
-        return _numpy(self._model(torch.tensor([list(tokens)], device=self._device), use_cache=False).logits[0])
+        return as_logits(self._model(torch.tensor([list(tokens)], device=self._device), use_cache=False).logits[0])
 
     def kernels(self) -> list[str]:
         return kernels(self._model)
-
-
-def _numpy(logits: torch.Tensor) -> Logits:
-    result: Logits = logits.float().cpu().numpy()
-    return result

@@ -13,7 +13,7 @@ from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.grammar import Grammars
 from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
-from pennyweight.engines.transformers.loading import kernels, loaded
+from pennyweight.engines.transformers.loading import as_logits, kernels, loaded
 from pennyweight.engines.transformers.settings import Transformers
 
 GROWTH = 128  # positions by which the store grows
@@ -113,7 +113,7 @@ class TransformersRuntime(RowRuntime):
             use_cache=True,
             logits_to_keep=0 if every else 1,
         )
-        return _numpy(output.logits[0])
+        return as_logits(output.logits[0])
 
     @torch.no_grad()
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
@@ -128,7 +128,7 @@ class TransformersRuntime(RowRuntime):
             past_key_values=self._store,
             use_cache=True,
         )
-        return _numpy(output.logits[:, 0])
+        return as_logits(output.logits[:, 0])
 
     def _move(self, source: int, target: int, length: int) -> None:
         for layer in self._layers:
@@ -136,15 +136,10 @@ class TransformersRuntime(RowRuntime):
 
     @torch.no_grad()
     def _logits(self, tokens: Sequence[int]) -> Logits:
-        return _numpy(self._model(self._ids([list(tokens)]), use_cache=False).logits[0])
+        return as_logits(self._model(self._ids([list(tokens)]), use_cache=False).logits[0])
 
     def kernels(self) -> list[str]:
         return kernels(self._model)
 
     def _ids(self, tokens: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(tokens, device=self._device)
-
-
-def _numpy(logits: torch.Tensor) -> Logits:
-    result: Logits = logits.float().cpu().numpy()
-    return result

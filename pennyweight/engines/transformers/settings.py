@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from pennyweight.engines.base import Runtime, named
 from pennyweight.engines.batching.settings import RowEngine
+from pennyweight.features import has_window, rope_kinds
 from pennyweight.hardware import Efficiency
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -70,10 +71,5 @@ class Transformers(RowEngine):
 def shares_a_batch(config: Mapping[str, Any]) -> bool:
     """Is the row loop right for a model with this config.json? Its mask is made for full attention in all layers, and
     every row must place a token alike, whatever the length of the others."""
-    if config.get("model_type") not in BATCHED:
-        return False
-    windows = config.get("use_sliding_window", True) and config.get("sliding_window")
-    kinds = config.get("layer_types") or (["sliding_attention"] if windows else [])
-    ropes = [config.get("rope_parameters") or {}, config.get("rope_scaling") or {}]
-    kind_of_rope = {str(rope.get("rope_type") or rope.get("type") or "default") for rope in ropes}
-    return set(kinds) <= {"full_attention"} and not kind_of_rope & BY_LENGTH
+    batched = config.get("model_type") in BATCHED
+    return batched and not has_window(config) and not rope_kinds(config) & BY_LENGTH
