@@ -42,7 +42,7 @@ class Live:
             disable=not self.console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._text, self._state = "", ""
+        self._text = ""
         self._at: tuple[int, int, str] | None = None  # the last progress
         self._began, self._spoke = 0.0, 0.0
         self._first: tuple[float, int] | None = None  # when the first step was done, and how many were
@@ -61,7 +61,7 @@ class Live:
         self._progress.stop()
 
     def stage(self, text: str) -> None:
-        self._text, self._state, self._first, self._at = text, "", None, None
+        self._text, self._first, self._at = text, None, None
         self._began = self._spoke = time.monotonic()
         if self.console.is_terminal:
             if self._task is not None:
@@ -72,9 +72,9 @@ class Live:
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         self._at = (done, total, note)
-        self._state = self._said(done, total, note)
+        state = self._said(done, total, note)
         if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total, state=self._state)
+            self._progress.update(self._task, completed=done, total=total, state=state)
 
     def trial(self, trial: Trial) -> None:
         self.line(trial_line(trial))

@@ -12,6 +12,7 @@ from pennyweight.conform.tiny import TOKENS, Truth
 from pennyweight.engines.base import Backend, Engine, Runtime
 from pennyweight.errors import PennyweightError
 from pennyweight.generation import Event, Generation, Score
+from pennyweight.worker.driver import last_line
 
 Result = Literal["right", "wrong", "refused"]
 MOST_SCORED = 0.05  # nats: what 16-bit weights change of a log-probability here
@@ -151,5 +152,4 @@ class _Server(Subject):
 
 
 def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"[:300]
+    return f"{type(error).__name__}: {last_line(error)}"[:300]

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,7 +52,7 @@ class MergeAdapter(Technique):
 
         from pennyweight.weights import rewrite
 
-        adapter = Adapter(read_json(Path(self.directory) / ADAPTER_CONFIG, "copy it again"))
+        config = read_json(Path(self.directory) / ADAPTER_CONFIG, "copy it again")
         tensors = load_file(Path(self.directory) / WEIGHTS)
         pairs, replaced = _sorted_out(tensors)
 
@@ -63,31 +62,19 @@ class MergeAdapter(Technique):
                 return [(name, replaced[name].to(tensor.dtype))]
             if module in pairs:
                 down, up = pairs[module]
-                added = (up.float() @ down.float()) * adapter.scale(module, down.shape[0])
+                added = (up.float() @ down.float()) * scale_of(config, module, down.shape[0])
                 return [(name, (tensor.float() + added).to(tensor.dtype))]
             return [(name, tensor)]
 
         rewrite(source, target, Model.config_of(source), merged)
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """What adapter_config.json says."""
-
-    config: Mapping[str, Any]
-
-    def scale(self, module: str, rank: int) -> float:
-        """alpha / rank, or alpha / sqrt(rank) (Kalajdzievski 2023, arxiv.org/abs/2312.03732)."""
-        alpha = next((a for key, a in self._alphas.items() if self._names(key, module)), self.config["lora_alpha"])
-        return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
-
-    @cached_property
-    def _alphas(self) -> dict[str, float]:
-        return dict(self.config.get("alpha_pattern") or {})
-
-    @staticmethod
-    def _names(key: str, module: str) -> bool:
-        return re.match(rf"(.*\.)?({key})$", module) is not None
+def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) (Kalajdzievski 2023, arxiv.org/abs/2312.03732), by adapter_config.json."""
+    alphas: Mapping[str, float] = config.get("alpha_pattern") or {}
+    own = (alpha for key, alpha in alphas.items() if re.match(rf"(.*\.)?({key})$", module))
+    alpha = next(own, config["lora_alpha"])
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def check_adapter(directory: Path, model: Model) -> None:
