@@ -49,7 +49,7 @@ def refusal(engine: str, config: Mapping[str, Any]) -> str | None:
         for feature in COMMON & set(case["features"])
     }
     for name, case in cases:
-        if results[name].get("result") in ("wrong", "refused") and set(case["features"]) <= asked:
+        if results[name].get("result") in ("wrong", "refused") and set(case["features"]) - COMMON <= asked:
             return f"{engine} was tried on {name} and is not right there ({results[name]['evidence']})."
     if not right:
         return f"{engine} was never seen to serve {model_type} models right (docs/conformance.md)."
