@@ -1,6 +1,7 @@
 """Planted defects and harmless changes on real engines: does the proof reject the one and accept the other?
 
-python -m benchmarks.planted [--engines openvino transformers ...] [--kinds plain forms sampled] [--only NAME ...]
+python -m benchmarks.planted [--engines openvino transformers ...] [--kinds plain forms sampled]
+                            [--sets served harmless weights] [--only NAME ...] [--all-requests]
 
 Half of the defects break only what is served: a proxy before the engine changes prompts, lengths or answers, and passes
 scores through. The others break the weights, which are then served and scored alike.
@@ -194,27 +195,27 @@ def run_fields(bench: Bench, made: Model, engine: str, defects: Mapping[str, Def
                 bench.judge(engine, name, kind, broken, defect.part)
 
 
-def run(bench: Bench, model: Model, engine: str, only: set[str], *, weights: bool) -> None:
-    def wanted(name: str) -> bool:
-        return not only or name in only
+def run(bench: Bench, model: Model, engine: str, only: set[str], sets: set[str]) -> None:
+    def wanted(name: str, kind: str) -> bool:
+        return kind in sets and (not only or name in only)
 
     made = made_for(engine, model)
     tokenizer = Tokenizer(model.path)
     scores: dict[str, Body] = {}
     with open_engine(deployment(made, engine)) as endpoint:
-        if wanted("as chosen"):
+        if wanted("as chosen", "harmless"):
             with behind(endpoint, tokenizer, Defect(""), scores) as whole:
                 bench.judge(engine, "as chosen", "harmless", whole)
         for name, defect in served_defects(tokenizer).items():
-            if wanted(name):
+            if wanted(name, "served"):
                 with behind(endpoint, tokenizer, defect, scores) as broken:
                     bench.judge(engine, name, "defect", broken, defect.part)
     for name, settings in HARMLESS[engine].items():
-        if wanted(name):
+        if wanted(name, "harmless"):
             with open_engine(deployment(made, engine, **settings)) as endpoint:
                 bench.judge(engine, name, "harmless", endpoint)
-    for name, change in weight_defects().items() if weights else ():
-        if wanted(name):
+    for name, change in weight_defects().items():
+        if wanted(name, "weights"):
             with tempfile.TemporaryDirectory() as folder:
                 broken_model = checkpoint.open_model(str(changed(model, change, Path(folder) / "model")))
                 with open_engine(deployment(made_for(engine, broken_model), engine)) as endpoint:
@@ -243,13 +244,15 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["openvino", "onnxruntime", "transformers", "llamacpp"])
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--kinds", nargs="+", default=["plain", "forms", "sampled"], help="which of these workloads")
-    parser.add_argument("--served-only", action="store_true", help="leave out the defects of weights")
+    parser.add_argument("--sets", nargs="+", default=["served", "harmless", "weights"], help="of the plain workload")
+    parser.add_argument("--all-requests", action="store_true", help="of the workload, instead of its held-out half")
     parser.add_argument("--tokens", type=int, default=48, help="longest answer")
     arguments = parser.parse_args()
     model = open_model("demo")
-    _, held_out = traces.load("chat").split()
-    shorter = tuple(replace(r, max_tokens=min(arguments.tokens, r.max_tokens)) for r in held_out.requests)
-    workload = Workload("chat/held-out", shorter)
+    chat = traces.load("chat")
+    judged = chat if arguments.all_requests else chat.split()[1]
+    shorter = tuple(replace(r, max_tokens=min(arguments.tokens, r.max_tokens)) for r in judged.requests)
+    workload = Workload(judged.name, shorter)
     kinds: dict[str, Mapping[str, Defect]] = {"forms": form_defects(), "sampled": sampling_defects()}
     workloads = {"plain": workload, **{kind: with_fields(workload, kind) for kind in kinds}}
     benches: dict[str, Bench] = {}
@@ -261,7 +264,7 @@ def main() -> None:
     for engine in arguments.engines:
         for kind, bench in benches.items():
             if kind == "plain":
-                run(bench, model, engine, set(arguments.only), weights=not arguments.served_only)
+                run(bench, model, engine, set(arguments.only), set(arguments.sets))
             else:
                 run_fields(bench, made_for(engine, model), engine, kinds[kind])
         print(json.dumps(summary(engine, rows)), flush=True)

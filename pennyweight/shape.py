@@ -16,7 +16,9 @@ OLDER_NAMES = {  # as GPT-2 and its kin have them
     "intermediate_size": "n_inner",
     "max_position_embeddings": "n_positions",
 }
-GEMMA_PATTERN = 6  # older Gemma-3 configs name only the pattern's length, or not even that
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+# Older configs name only the length of the pattern of windows, or not even that.
+PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class ModelShape:
             bool(config.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)),
             _layer_types(config, model_type, layers),
             int(config.get("sliding_window") or 0),
-            int(config.get("num_experts") or config.get("num_local_experts") or 0),
+            next((int(config[name]) for name in EXPERT_COUNTS if config.get(name)), 0),
             int(config.get("num_experts_per_tok") or 0),
         )
 
@@ -94,7 +96,7 @@ class ModelShape:
 
 
 def _layer_types(config: Mapping[str, Any], model_type: str, layers: int) -> tuple[str, ...]:
-    if config.get("layer_types") or model_type != "gemma3_text":
+    if config.get("layer_types") or model_type not in PATTERNS:
         return tuple(config.get("layer_types") or ())
-    every = config.get("sliding_window_pattern") or GEMMA_PATTERN  # the last of these layers attends globally
+    every = config.get("sliding_window_pattern") or PATTERNS[model_type]  # the last of these layers attends globally
     return tuple("full_attention" if (layer + 1) % every == 0 else "sliding_attention" for layer in range(layers))

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pennyweight.model import canonical_hash
 from pennyweight.paths import cache_directory
 from pennyweight.tokenizer import Tokenizer
 
+Ask = Callable[[Path], dict[str, Any]]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 PATIENCE_SECONDS = 300
 REVISION = 1  # of what is asked
@@ -31,11 +32,18 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 LONGEST_COMPARED = 1 << 24  # bytes of two tensors that are read at a time
 
 
-def check_architecture(directory: Path) -> None:
+def check_made(directory: Path) -> None:
+    """`check_architecture` for what a job has just made, asked in this process, which has transformers."""
+    from pennyweight.checks.stock import report
+
+    check_architecture(directory, report)
+
+
+def check_architecture(directory: Path, ask: Ask | None = None) -> None:
     """Raise `ModelError` where transformers' class for this config would fill in a tensor, leave one out, or find one
     of another shape, and where a head would be ignored."""
     shapes = {name: entry for file in weight_files(directory) for name, entry in read_header(file).items()}
-    found = _report(directory, shapes)
+    found = _report(directory, shapes, ask or _ask)
     if "error" in found:
         raise ModelError(f"transformers cannot open {directory} ({found['error']}): give a model that it knows.")
     kind, mend = found["class"], "copy the whole checkpoint, or take the config.json that belongs to it"
@@ -90,7 +98,7 @@ def wrapper_of(names: Sequence[str]) -> str:
         found += more
 
 
-def _report(directory: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
+def _report(directory: Path, shapes: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
     config = (directory / "config.json").read_text(encoding="utf-8")
     files = [file for name in (*TOKENIZER_FILES, f"{MORE}/*.jinja") for file in sorted(directory.glob(name))]
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
@@ -98,7 +106,7 @@ def _report(directory: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     kept = cache_directory() / "architectures" / f"{key}.json"
     found = read_kept(kept)
     if not found:
-        found = _ask(directory)
+        found = ask(directory)
         keep(kept, found)
     return found
 

@@ -1,4 +1,4 @@
-"""`pw prune`: fewer blocks, narrower blocks, or single weights set to zero."""
+"""`pw prune`: fewer blocks or experts, narrower blocks, or single weights set to zero."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def prune(
     model: artifacts.ModelArgument,
     layers: Annotated[int | None, typer.Option(help="Blocks to keep.")] = None,
     intermediate_size: Annotated[int, typer.Option(help="Feed-forward neurons to keep in each block.")] = 0,
+    experts: Annotated[int | None, typer.Option(help="Experts of each block to keep.")] = None,
     kv_groups: Annotated[int, typer.Option(help="Key-value heads to keep, with their query heads.")] = 0,
     hidden_size: Annotated[int, typer.Option(help="Hidden channels to keep.")] = 0,
     target_params: Annotated[str | None, typer.Option(help="Parameters to keep in all, as 100M; see --by.")] = None,
@@ -41,6 +42,7 @@ def prune(
     from pennyweight.console import Live
     from pennyweight.inputs import open_model
     from pennyweight.techniques.depth import Depth, layers_for
+    from pennyweight.techniques.experts import Experts
     from pennyweight.techniques.layout import changeable
     from pennyweight.techniques.sparsity import Sparsity
     from pennyweight.techniques.width import Width, intermediate_for
@@ -65,13 +67,15 @@ def prune(
         steps: list[Technique] = []
         if layers is not None:
             steps.append(Depth(layers, ranking, texts, seed))
+        if experts is not None:
+            steps.append(Experts(experts, calibration=texts, seed=seed))
         if intermediate_size or kv_groups or hidden_size:
             steps.append(Width(intermediate_size, kv_groups, hidden_size, calibration=texts, seed=seed))
         if sparsity is not None:
             steps.append(Sparsity(sparsity, criterion, texts if criterion == "wanda" else ()))
         if not steps:
             raise UsageError(
-                "Say what to remove: --layers, --intermediate-size, --kv-groups, --hidden-size, "
+                "Say what to remove: --layers, --experts, --intermediate-size, --kv-groups, --hidden-size, "
                 "--target-params or --sparsity."
             )
         made: Model = opened

@@ -22,6 +22,7 @@ TECHNIQUES = {
     "adapter": "pennyweight.techniques.adapter:MergeAdapter",
     "depth": "pennyweight.techniques.depth:Depth",
     "dequantize": "pennyweight.techniques.dequantize:Dequantize",
+    "experts": "pennyweight.techniques.experts:Experts",
     "distill": "pennyweight.techniques.distill:Distill",
     "key_value_heads": "pennyweight.techniques.key_value_heads:KeyValueHeads",
     "quantize": "pennyweight.techniques.quantize:Quantize",
@@ -31,7 +32,7 @@ TECHNIQUES = {
     "width": "pennyweight.techniques.width:Width",
 }
 # Structure, then vocabulary, then distillation, which recovers the loss; quantization comes after all of them.
-APPLIED_IN_ORDER = ("depth", "width", "key_value_heads", "sparsity", "vocabulary", "distill")
+APPLIED_IN_ORDER = ("depth", "experts", "width", "key_value_heads", "sparsity", "vocabulary", "distill")
 
 Progress = Callable[..., None]  # (done, total), and a note where the job has one: loss, tokens/s
 

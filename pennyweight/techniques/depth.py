@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pennyweight.checks.architecture import check_made
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import ModelShape
 from pennyweight.techniques import activations
 from pennyweight.techniques.base import Material, Technique, digest, progress, share_of
-from pennyweight.techniques.layout import changeable, check_tensors, join, split
+from pennyweight.techniques.layout import block_kinds, changeable, check_blocks, renumbered, split, with_blocks
 
 RANKINGS = ("loss", "influence", "random")
 REMOVAL_CANDIDATES = 8  # blocks of least influence whose removal is measured
@@ -53,7 +54,7 @@ class Depth(Technique):
 
     @classmethod
     def predict_config(cls, config: dict[str, Any], amount: str) -> dict[str, Any]:
-        return shortened(config, range(_layers_left(changeable(config), amount)))
+        return with_blocks(config, range(_layers_left(changeable(config), amount)))
 
     def settings(self) -> dict[str, Any]:
         if self.ranking == "random":
@@ -74,41 +75,43 @@ class Depth(Technique):
 
         config = Model.config_of(source)
         shape = changeable(config)
-        check_tensors(Weights(source))
-        places = {old: new for new, old in enumerate(self._kept(source, shape))}
+        check_blocks(Weights(source), shape)
+        places = {old: new for new, old in enumerate(self._kept(source, shape, block_kinds(config, shape)))}
 
         def renumber(name: str, tensor: Any) -> list[tuple[str, Any]]:
-            layer, part = split(name)
+            layer, _ = split(name)
             if layer is None:
                 return [(name, tensor)]
-            return [(join(places[layer], part), tensor)] if layer in places else []
+            return [(renumbered(name, places[layer]), tensor)] if layer in places else []
 
-        rewrite(source, target, shortened(config, sorted(places)), renumber)
+        rewrite(source, target, with_blocks(config, sorted(places)), renumber)
+        check_made(target)
 
-    def _kept(self, source: Path, shape: ModelShape) -> list[int]:
+    def _kept(self, source: Path, shape: ModelShape, kinds: Sequence[str]) -> list[int]:
         everything = list(range(shape.layers))
         if self.ranking == "random":
             costs = dict(zip(everything, random.Random(self.seed).sample(everything, shape.layers), strict=True))
-            return select(costs, shape.layer_types, self.layers)
+            return select(costs, kinds, self.layers)
         model = activations.load(source)
         batches = activations.windows(source, self.calibration)
         influence = dict(enumerate(activations.collect(model, batches).influence))
-        if self.ranking == "influence" or len(set(shape.layer_types)) > 1:
-            return select(influence, shape.layer_types, self.layers)
+        if self.ranking == "influence" or kinds:
+            return select(influence, kinds, self.layers)
 
-        blocks = list(model.model.layers)
+        owner, name = activations.owner_of_blocks(model)
+        blocks = getattr(owner, name)
 
         def loss_without(kept: Sequence[int]) -> float:
-            model.model.layers = type(model.model.layers)([blocks[i] for i in kept])
+            setattr(owner, name, type(blocks)([blocks[i] for i in kept]))
             return activations.loss(model, batches)
 
         return least_loss(everything, self.layers, influence, loss_without)
 
 
-def select(costs: Mapping[int, float], layer_types: Sequence[str], keep: int) -> list[int]:
-    """Of all ways to keep `keep` layers whose types repeat the model's own pattern from its start, the one with the
+def select(costs: Mapping[int, float], kinds: Sequence[str], keep: int) -> list[int]:
+    """Of all ways to keep `keep` layers whose kinds repeat the model's own pattern from its start, the one with the
     highest sum of costs. Engines hard-wire the pattern (llama.cpp: every sixth layer of Gemma-3 is global)."""
-    types = list(layer_types) or ["same"] * len(costs)
+    types = list(kinds) or ["same"] * len(costs)
     best: list[tuple[float, list[int]] | None] = [(0.0, []), *[None] * keep]
     for layer in sorted(costs):
         for place in range(keep, 0, -1):
@@ -139,16 +142,6 @@ def least_loss(
             progress(step * REMOVAL_CANDIDATES + done + 1, steps * REMOVAL_CANDIDATES)
         kept.remove(min(losses, key=lambda i: losses[i]))
     return kept
-
-
-def shortened(config: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The config for these layers only."""
-    changed = {**config, "num_hidden_layers": len(kept)}
-    if config.get("layer_types"):
-        changed["layer_types"] = [config["layer_types"][layer] for layer in kept]
-    if isinstance(config.get("max_window_layers"), int):
-        changed["max_window_layers"] = min(config["max_window_layers"], len(kept))
-    return changed
 
 
 def layers_for(shape: ModelShape, parameters: int) -> int:

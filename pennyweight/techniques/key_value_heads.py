@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pennyweight.errors import UsageError
+from pennyweight.checks.architecture import check_made
+from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import ModelShape
 from pennyweight.techniques.base import Material, Technique, whole_number
-from pennyweight.techniques.layout import changeable, check_tensors, split
+from pennyweight.techniques.layout import KEY, QUERY_KEY_VALUE, Layout, changeable
 
 if TYPE_CHECKING:
     import torch
-
-SHARED = ("self_attn.k_proj", "self_attn.v_proj")
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,10 @@ class KeyValueHeads(Technique):
                 f"--heads {self.groups} does not divide the {shape.num_key_value_heads} key-value heads of "
                 f"{model.name} into equal shares (possible: {possible})."
             )
+        layout = Layout.of_model(model)
+        layout.refuse_unknown("attn")
+        if not any(axes[:1] in ((KEY,), (QUERY_KEY_VALUE,)) for axes in layout.axes.values()):
+            raise ModelError(f"{model.name} is a {shape.model_type} model: its key-value heads were not found.")
         return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
@@ -61,14 +64,17 @@ class KeyValueHeads(Technique):
 
         config = Model.config_of(source)
         shape = changeable(config)
-        check_tensors(Weights(source))
+        layout = Layout.of(shape, Weights(source).shapes)
 
         def share(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-            stem = split(name)[1].rsplit(".", 1)[0]
-            return [(name, pooled(tensor, shape, self.groups) if stem in SHARED else tensor)]
+            axis = layout.axes[name][:1]
+            if axis == (KEY,):
+                return [(name, pooled(tensor, shape, self.groups))]
+            return [(name, pooled_stack(tensor, shape, self.groups) if axis == (QUERY_KEY_VALUE,) else tensor)]
 
         changed = {**config, "num_key_value_heads": self.groups, "head_dim": shape.head_width}
         rewrite(source, target, changed, share)
+        check_made(target)
 
 
 def pooled(tensor: torch.Tensor, shape: ModelShape, groups: int) -> torch.Tensor:
@@ -76,3 +82,12 @@ def pooled(tensor: torch.Tensor, shape: ModelShape, groups: int) -> torch.Tensor
     rest = tensor.shape[1:]
     heads = tensor.reshape(groups, shape.num_key_value_heads // groups, shape.head_width, *rest)
     return heads.float().mean(1).reshape(groups * shape.head_width, *rest).to(tensor.dtype)
+
+
+def pooled_stack(tensor: torch.Tensor, shape: ModelShape, groups: int) -> torch.Tensor:
+    """The same where queries, keys and values are stacked in one matrix."""
+    import torch
+
+    keys = shape.num_key_value_heads * shape.head_width
+    queries, *both = torch.split(tensor, [shape.heads * shape.head_width, keys, keys])
+    return torch.cat([queries, *(pooled(part, shape, groups) for part in both)])

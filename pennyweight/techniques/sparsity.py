@@ -15,7 +15,7 @@ from pennyweight.errors import UsageError
 from pennyweight.model import Model
 from pennyweight.techniques import activations
 from pennyweight.techniques.base import Material, Technique, digest
-from pennyweight.techniques.layout import changeable, check_tensors, split
+from pennyweight.techniques.layout import Layout, changeable, split
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +62,7 @@ class Sparsity(Technique):
         changeable(model.config)
         if self.criterion == "wanda" and not self.calibration:
             raise UsageError("Wanda needs text to see what the weights are multiplied with: name a workload.")
+        Layout.of_model(model).refuse_unknown()
         return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
@@ -70,8 +71,7 @@ class Sparsity(Technique):
         from pennyweight.weights import Weights, rewrite
 
         config = Model.config_of(source)
-        changeable(config)
-        check_tensors(Weights(source))
+        layout = Layout.of(changeable(config), Weights(source).shapes)
         squares: dict[str, torch.Tensor] = {}
         if self.criterion == "wanda":
             batches = activations.windows(source, self.calibration)
@@ -79,8 +79,7 @@ class Sparsity(Technique):
         generator = torch.Generator().manual_seed(0)
 
         def thin(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-            layer, part = split(name)
-            if layer is None or not part.endswith("_proj.weight"):
+            if split(name)[0] is None or len(layout.axes[name]) != 2:
                 return [(name, tensor)]
             scores = tensor.float().abs()
             if self.criterion == "wanda":

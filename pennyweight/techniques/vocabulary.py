@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pennyweight.checks.architecture import check_made
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import ModelShape
 from pennyweight.techniques.base import Material, Technique, digest, whole_number
-from pennyweight.techniques.layout import changeable, check_tensors
+from pennyweight.techniques.layout import Layout, changeable
 from pennyweight.techniques.pieces import Pieces
+from pennyweight.techniques.token_ids import needed as needed_ids
+from pennyweight.techniques.token_ids import renumbered
 
 if TYPE_CHECKING:
     import torch
 
 SNAP = 64  # rows of the head are a multiple of this, for kernels and GGUF's blocks
 MIN_TOKENS = 2048  # of corpus: below this it says little about what will be needed
-ROWS = ("model.embed_tokens.weight", "lm_head.weight")
-ID_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "unk_token_id")
+CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 SAMPLE = (
     {"role": "system", "content": "a"},
     {"role": "user", "content": "b"},
@@ -69,7 +71,11 @@ class Vocabulary(Technique):
             raise UsageError(f"--tokens {self.tokens} is not a multiple of {SNAP}: use {near}.")
         if not self.corpus:
             raise UsageError("Trimming needs text that shows which tokens are used: name a workload or --corpus.")
+        Layout.of_model(model).tables()
         read_pieces(model.path, shape)
+        for name in CONFIGS:
+            if (model.path / name).exists():
+                list(needed_ids(json.loads((model.path / name).read_text(encoding="utf-8"))))
         return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
@@ -79,7 +85,7 @@ class Vocabulary(Technique):
 
         config = Model.config_of(source)
         shape = changeable(config)
-        check_tensors(Weights(source))
+        tables = Layout.of(shape, Weights(source).shapes).tables()
         pieces = read_pieces(source, shape)
         used = needed(source, self.corpus)
         kept, merges = pieces.filled(used, size_kept(self.tokens, shape))
@@ -88,13 +94,14 @@ class Vocabulary(Technique):
         rows = torch.tensor(old)
 
         def shorten(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-            return [(name, tensor[rows] if name in ROWS else tensor)]
+            return [(name, tensor[rows] if name in tables else tensor)]
 
         write_json(target / "tokenizer.json", tokenizer)
-        for name in ("tokenizer_config.json", "generation_config.json"):
+        for name in CONFIGS[1:]:
             if (source / name).exists():
                 write_json(target / name, renumbered(json.loads((source / name).read_text()), new))
         rewrite(source, target, {**renumbered(config, new), "vocab_size": len(old)}, shorten)
+        check_made(target)
 
 
 def size_kept(tokens: int, shape: ModelShape) -> int:
@@ -107,7 +114,7 @@ def read_pieces(source: Path, shape: ModelShape) -> Pieces:
 
 
 def needed(source: Path, corpus: Sequence[str]) -> set[str]:
-    """The pieces that the corpus is made of, and those of the chat template."""
+    """The pieces that the corpus is made of, those of the chat template, and those that configs name."""
     from pennyweight.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(source)
@@ -125,24 +132,11 @@ def needed(source: Path, corpus: Sequence[str]) -> set[str]:
             found.update(tokenizer.chat(SAMPLE[start:]))
         except ModelError:
             continue
-    return {str(tokenizer.backend.id_to_token(token)) for token in found}
-
-
-def renumbered(value: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
-    """A config's token ids; refuses one that was not kept."""
-    changed = dict(value)
-    for name in ID_FIELDS:
-        ids = changed.get(name)
-        if ids is None:
-            continue
-        lost = [i for i in (ids if isinstance(ids, list) else [ids]) if i not in new]
-        if lost:
-            raise ModelError(f"The trimmed vocabulary misses token {lost[0]}, the model's {name}.")
-        changed[name] = [new[i] for i in ids] if isinstance(ids, list) else new[ids]
-    if isinstance(changed.get("added_tokens_decoder"), dict):
-        entries = changed["added_tokens_decoder"].items()
-        changed["added_tokens_decoder"] = {str(new[int(i)]): entry for i, entry in entries if int(i) in new}
-    return changed
+    for name in CONFIGS:
+        if (source / name).exists():
+            found.update(needed_ids(json.loads((source / name).read_text(encoding="utf-8"))))
+    pieces = map(tokenizer.backend.id_to_token, sorted(found))
+    return {piece for piece in pieces if piece is not None}
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -9,12 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pennyweight.errors import UsageError
+from pennyweight.checks.architecture import check_made
+from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import ModelShape
 from pennyweight.techniques import activations
 from pennyweight.techniques.base import Material, Technique, digest, share_of
-from pennyweight.techniques.layout import changeable, check_tensors, split
+from pennyweight.techniques.layout import (
+    GATE_UP,
+    HEAD,
+    HIDDEN,
+    KEY,
+    NEURON,
+    QUERY,
+    QUERY_KEY_VALUE,
+    SCALED_EMBEDDING,
+    TOKEN,
+    Layout,
+    changeable,
+    sizes,
+    split,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +38,7 @@ if TYPE_CHECKING:
 
 SNAP = 32  # GGUF's blocks; sizes that kernels like are multiples of it
 RANKINGS = ("activations", "random")
-QUERY, KEY, VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 EVEN_HEADS = ("llama", "gemma3_text")  # whose configs transformers refuses where heads do not divide the channels
-# Norms over the hidden channels, and the linear layer that reads each (whose input is the norm's output).
-READERS = {
-    "input_layernorm.weight": QUERY,
-    "post_attention_layernorm.weight": "mlp.gate_proj",
-    "pre_feedforward_layernorm.weight": "mlp.gate_proj",
-}
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Width(Technique):
     search_name: ClassVar[str] = "neurons"
     default_amount: ClassVar[str] = "12.5%"
     packages: ClassVar[tuple[str, ...]] = ("transformers",)
+    revision: ClassVar[int] = 2  # norms scaled by their own inputs
 
     def __post_init__(self) -> None:
         if self.ranking not in RANKINGS:
@@ -95,6 +104,7 @@ class Width(Technique):
             raise UsageError("Say what to keep: --intermediate-size, --kv-groups or --hidden-size.")
         if self.ranking != "random" and not self.calibration:
             raise UsageError("Width pruning needs text to rank on: name a workload.")
+        Layout.of_model(model).refuse_unknown()
         return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
@@ -103,16 +113,33 @@ class Width(Technique):
         config = Model.config_of(source)
         shape = changeable(config)
         weights = Weights(source)
-        check_tensors(weights)
-        if self.ranking == "random":
-            squares = None
-        else:
-            squares = activations.collect(
-                activations.load(source), activations.windows(source, self.calibration)
-            ).squares
-        choice = choose(shape, weights, squares, self)
-        surgeon = Surgeon(shape, choice, squares, weights)
-        rewrite(source, target, narrowed(config, shape, self), lambda name, t: [(name, surgeon.cut(name, t))])
+        layout = Layout.of(shape, weights.shapes)
+        after = narrowed(config, shape, self)
+        check_expressible(after, dict(sizes(ModelShape.of(after), layout)))
+        found, offset = None, 0.0
+        if self.ranking != "random":
+            model = activations.load(source)
+            found = activations.collect(model, activations.windows(source, self.calibration))
+            offset = 1.0 if activations.adds_one(model) else 0.0
+        choice = choose(layout, weights, found.squares if found else None, self)
+        surgeon = Surgeon(layout, choice, found.shares if found else {}, offset)
+        rewrite(source, target, after, lambda name, t: [(name, surgeon.cut(name, t))])
+        check_made(target)
+
+
+def check_expressible(config: dict[str, Any], planned: dict[str, tuple[int, ...]]) -> None:
+    """Raise `ModelError` where transformers' class for this config would not have tensors of these sizes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    for name, tensor in model.state_dict().items():
+        if planned.get(name, tuple(tensor.shape)) != tuple(tensor.shape):
+            raise ModelError(
+                f"A {config['model_type']} config cannot describe these sizes: {name} would be {planned[name]} where "
+                f"transformers makes {tuple(tensor.shape)}. Cut the feed-forward neurons (--intermediate-size) instead."
+            )
 
 
 @dataclass(frozen=True)
@@ -124,10 +151,11 @@ class Choice:
     channels: torch.Tensor
 
 
-def choose(shape: ModelShape, weights: Weights, squares: dict[str, torch.Tensor] | None, sizes: Width) -> Choice:
+def choose(layout: Layout, weights: Weights, squares: dict[str, torch.Tensor] | None, sizes: Width) -> Choice:
     """The neurons and groups of each layer, and the channels of all, that carry most."""
     import torch
 
+    shape = layout.shape
     generator = torch.Generator().manual_seed(sizes.seed)
 
     def best(importance: torch.Tensor, keep: int) -> torch.Tensor:
@@ -136,21 +164,23 @@ def choose(shape: ModelShape, weights: Weights, squares: dict[str, torch.Tensor]
         kept = torch.topk(importance, keep or len(importance)).indices
         return torch.sort(kept).values
 
-    def carried(layer: int, part: str) -> torch.Tensor:
-        """Per input feature of a linear layer: its mean square times the squared norm of the column that it feeds."""
-        column = weights[f"model.layers.{layer}.{part}.weight"].float().square().sum(0)
-        return column if squares is None else column * squares[f"model.layers.{layer}.{part}"]
+    def carried(layer: int, axis: str) -> torch.Tensor:
+        """Per input feature of the layer that reads this axis: its mean square times the squared norm of the column
+        that it feeds."""
+        module = layout.find(layer, (HIDDEN, axis))
+        column = weights[f"{module}.weight"].float().square().sum(0)
+        return column if squares is None else column * squares[module]
 
     neurons, groups = [], []
     for layer in range(shape.layers):
-        neurons.append(best(carried(layer, "mlp.down_proj"), sizes.intermediate))
-        by_group = carried(layer, "self_attn.o_proj").reshape(shape.num_key_value_heads, -1).sum(1)
+        neurons.append(best(carried(layer, NEURON), sizes.intermediate))
+        by_group = carried(layer, QUERY).reshape(shape.num_key_value_heads, -1).sum(1)
         groups.append(best(by_group, sizes.groups))
     channels = torch.ones(shape.hidden_size)
     if squares is not None:
-        parts = (QUERY, "mlp.gate_proj")
+        readers = [((QUERY, HIDDEN), (QUERY_KEY_VALUE, HIDDEN)), ((NEURON, HIDDEN), (GATE_UP, HIDDEN))]
         channels = sum(
-            (squares[f"model.layers.{i}.{p}"] for i in range(shape.layers) for p in parts),
+            (squares[layout.find(layer, *axes)] for layer in range(shape.layers) for axes in readers),
             torch.zeros(shape.hidden_size),
         )
     return Choice(neurons, groups, best(channels, sizes.hidden))
@@ -158,67 +188,67 @@ def choose(shape: ModelShape, weights: Weights, squares: dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Surgeon:
-    """Cuts one tensor at a time down to a choice."""
+    """Cuts one tensor at a time down to a choice. `shares`: of each channel in a norm's input, by module; `offset`:
+    what norms add to their weight."""
 
-    shape: ModelShape
+    layout: Layout
     choice: Choice
-    squares: dict[str, torch.Tensor] | None
-    weights: Weights
+    shares: dict[str, torch.Tensor]
+    offset: float
 
     def cut(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        layer, part = split(name)
-        if layer is None:
-            return self._outside(name, tensor)
-        channels, neurons = self.choice.channels, self.choice.neurons[layer]
-        stem = part.rsplit(".", 1)[0]
-        if stem in ("mlp.gate_proj", "mlp.up_proj"):
-            return tensor[neurons][:, channels]
-        if stem == "mlp.down_proj":
-            return tensor[channels][:, neurons]
-        if stem == "self_attn.o_proj":
-            return tensor[channels] if tensor.ndim == 1 else tensor[channels][:, self._heads(layer, QUERY)]
-        if stem in (QUERY, KEY, VALUE):
-            rows = tensor[self._heads(layer, stem)]
-            return rows if tensor.ndim == 1 else rows[:, channels]
-        if part.endswith("layernorm.weight"):
-            reader = READERS.get(part, "")
-            if self.shape.model_type == "gemma3_text" and part == "post_attention_layernorm.weight":
-                reader = ""  # there it works on what attention gives, which no linear layer reads
-            return self._norm(tensor, f"model.layers.{layer}.{reader}")
-        return tensor  # q_norm and k_norm work within a head
-
-    def _outside(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if name == "model.norm.weight":
-            kept = self._norm(tensor, "lm_head")
-            if self.shape.model_type != "gemma3_text":
-                return kept
-            return (1 + kept) / self._embedding_scale() - 1
-        kept = tensor[:, self.choice.channels]
-        return kept * self._embedding_scale() if self.shape.model_type == "gemma3_text" else kept
+        axes, (layer, _) = self.layout.axes[name], split(name)
+        kept = [self._kept(layer, axis) for axis in axes]
+        if len(axes) == 1 and name.endswith("norm.weight"):
+            return self._norm(name, tensor, kept[0])
+        for dimension, indices in enumerate(kept):
+            if indices is not None:
+                tensor = tensor.index_select(dimension, indices)
+        return tensor * self._embedding_scale() if axes == (TOKEN, HIDDEN) else tensor
 
     def _embedding_scale(self) -> float:
         """Gemma multiplies its embeddings by the root of the width, which is smaller now."""
-        return float((self.shape.hidden_size / len(self.choice.channels)) ** 0.5)
+        if self.layout.shape.model_type not in SCALED_EMBEDDING:
+            return 1.0
+        return float((self.layout.shape.hidden_size / len(self.choice.channels)) ** 0.5)
 
-    def _norm(self, tensor: torch.Tensor, reader: str) -> torch.Tensor:
+    def _norm(self, name: str, tensor: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
         """The kept channels' mean square is another than all channels': the norm's weight takes the ratio."""
-        kept = tensor[self.choice.channels]
-        if self.squares is None or reader not in self.squares or len(kept) == len(tensor):
-            return kept
-        gemma = self.shape.model_type == "gemma3_text"
-        gain = (1 + tensor if gemma else tensor).float()
-        before_gain = self.squares[reader] / gain.square().clamp_min(1e-12)
-        ratio = (before_gain[self.choice.channels].mean() / before_gain.mean()).sqrt()
-        scaled = (gain[self.choice.channels] * ratio).to(tensor.dtype)
-        return scaled - 1 if gemma else scaled
+        if kept is None or len(kept) == len(tensor):
+            return tensor
+        share = self.shares.get(name.removesuffix(".weight"))
+        ratio = 1.0 if share is None else float((share[kept].mean() / share.mean()).sqrt())
+        if split(name)[0] is None:  # before a head that may be the embedding, which is scaled
+            ratio /= self._embedding_scale()
+        gain = (tensor[kept].float() + self.offset) * ratio - self.offset
+        return gain.to(tensor.dtype)
 
-    def _heads(self, layer: int, stem: str) -> torch.Tensor:
-        """Rows of the kept groups: one head of keys or values each, and all query heads that share it."""
+    def _kept(self, layer: int | None, axis: str) -> torch.Tensor | None:
+        """Indices along an axis; None where all stay."""
         import torch
 
-        width = self.shape.head_width
-        if stem == QUERY:
-            width *= self.shape.heads // self.shape.num_key_value_heads
+        if axis == HIDDEN:
+            return self.choice.channels
+        if layer is None:
+            return None
+        neurons, shape = self.choice.neurons[layer], self.layout.shape
+        shared = shape.heads // shape.num_key_value_heads
+        queries, keys = self._heads(layer, shape.head_width * shared), self._heads(layer, shape.head_width)
+        after_queries = shape.heads * shape.head_width
+        after_keys = after_queries + shape.num_key_value_heads * shape.head_width
+        return {
+            NEURON: neurons,
+            GATE_UP: torch.cat([neurons, shape.intermediate_size + neurons]),
+            QUERY: queries,
+            KEY: keys,
+            QUERY_KEY_VALUE: torch.cat([queries, after_queries + keys, after_keys + keys]),
+            HEAD: self._heads(layer, shared),
+        }.get(axis)
+
+    def _heads(self, layer: int, width: int) -> torch.Tensor:
+        """Rows of the kept groups, where each has this many."""
+        import torch
+
         starts = self.choice.groups[layer] * width
         return (starts[:, None] + torch.arange(width)).flatten()
 

@@ -19,7 +19,7 @@ from pennyweight.model import Model
 from pennyweight.techniques.base import Technique
 from pennyweight.techniques.depth import Depth
 from pennyweight.techniques.key_value_heads import KeyValueHeads
-from pennyweight.techniques.layout import FAMILIES, changeable
+from pennyweight.techniques.layout import changeable
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.techniques.sparsity import Sparsity
 from pennyweight.techniques.vocabulary import Vocabulary
@@ -31,6 +31,7 @@ from pennyweight.workload import texts
 CONTEXT, VOCABULARY = 256, 512  # as the shared tokenizer has them
 TEXTS = tuple(texts(traces.load("chat").requests))[:40]
 SENTENCE = "Once upon a time there was a list of things to buy for the garden, and then it rained."
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")  # others: tests/techniques/test_layout.py
 GEMMA = "gemma3_text as published"  # its pattern of blocks, which one more or less breaks
 STEPS: dict[str, Technique] = {
     "depth": Depth(2, "influence", TEXTS),

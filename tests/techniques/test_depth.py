@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.shape import ModelShape
-from pennyweight.techniques.depth import Depth, layers_for, least_loss, select, shortened
-from pennyweight.techniques.layout import changeable
+from pennyweight.techniques.depth import Depth, layers_for, least_loss, select
+from pennyweight.techniques.layout import changeable, with_blocks
 
 GEMMA = ["sliding", "sliding", "full"] * 3
 
@@ -46,7 +46,7 @@ def test_what_is_missed_least_goes_first() -> None:
 
 def test_the_config_follows() -> None:
     config = {"num_hidden_layers": 9, "layer_types": GEMMA, "max_window_layers": 9}
-    changed = shortened(config, [0, 1, 5])
+    changed = with_blocks(config, [0, 1, 5])
     assert changed == {"num_hidden_layers": 3, "layer_types": ["sliding", "sliding", "full"], "max_window_layers": 3}
 
 

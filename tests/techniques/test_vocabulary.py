@@ -11,7 +11,8 @@ import pytest
 from pennyweight import checkpoint, techniques, traces
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
-from pennyweight.techniques.vocabulary import Vocabulary, renumbered
+from pennyweight.techniques.token_ids import needed, renumbered
+from pennyweight.techniques.vocabulary import Vocabulary
 from pennyweight.tokenizer import Tokenizer, tokens_per_baseline_token, translation
 from pennyweight.workload import texts
 
@@ -78,8 +79,26 @@ def test_a_lost_token_is_translated_to_its_parts(pair: tuple[Model, Model]) -> N
 def test_ids_in_configs_follow() -> None:
     made = renumbered({"eos_token_id": [5, 7], "pad_token_id": 5, "bos_token_id": None, "other": 5}, {5: 1, 7: 2})
     assert made == {"eos_token_id": [1, 2], "pad_token_id": 1, "bos_token_id": None, "other": 5}
-    with pytest.raises(ModelError, match="eos_token_id"):
+    with pytest.raises(ModelError, match="eos_token_id is 9, which its tokenizer does not have"):
         renumbered({"eos_token_id": 9}, {5: 1})
+
+
+def test_tokens_that_are_only_suppressed_may_go() -> None:
+    config = {
+        "suppress_tokens": [5, 9],
+        "bad_words_ids": [[5, 7], [9], [7]],
+        "forced_eos_token_id": 7,
+        "pad_token_id": -1,
+    }
+    assert renumbered(config, {5: 1, 7: 2}) == {
+        "suppress_tokens": [1],
+        "bad_words_ids": [[1, 2], [2]],
+        "forced_eos_token_id": 2,
+        "pad_token_id": None,
+    }
+    assert list(needed(config)) == [7]
+    with pytest.raises(ModelError, match="sequence_bias"):
+        list(needed({"sequence_bias": [[[1], 2.0]]}))
 
 
 def test_a_trimming_without_text_is_refused(tiny_checkpoint: Path) -> None:

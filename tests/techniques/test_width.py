@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pennyweight.errors import UsageError
 from pennyweight.model import Lineage, Model
@@ -50,6 +52,7 @@ def test_channels_that_the_heads_do_not_divide_are_refused(tmp_path: Path) -> No
         "vocab_size": 512,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"model.norm.weight": np.ones(288, np.float32)}, tmp_path / "model.safetensors")
     model = Model(tmp_path, "huggingface", "F32", Lineage("x", {}))
     with pytest.raises(UsageError, match="multiple of 96"):
         Width(hidden=224, calibration=("x",)).result_kind(model)
