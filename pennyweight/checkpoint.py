@@ -21,7 +21,8 @@ from typing import Any
 
 from pennyweight import codec
 from pennyweight.checks.finite import check_finite
-from pennyweight.checks.gguf_file import check_gguf
+from pennyweight.checks.gguf_file import check_gguf, read_gguf_header
+from pennyweight.checks.known import check_known, check_known_gguf
 from pennyweight.checks.remembered import remembered
 from pennyweight.checks.safetensors_files import read_header, read_json, weight_files, weights_dtype
 from pennyweight.errors import ModelError, StorageError
@@ -89,6 +90,7 @@ def _download(reference: str) -> Path:
 
 def _open_gguf(file: Path, name: str) -> Model:
     parts = check_gguf(file)
+    check_known_gguf(file, read_gguf_header(file).architecture)
     return Model(parts[0], "gguf", "file", Lineage(name, {part.name: file_checksum(part) for part in parts}))
 
 
@@ -109,6 +111,7 @@ def check_directory(path: Path) -> None:
     config = read_json(path / "config.json", "save the model's config.json beside its weights")
     if not config.get("model_type"):
         raise ModelError(f"{path}/config.json names no model_type: take the config of the original model.")
+    check_known(path, config)
     if not (path / "tokenizer.json").exists():
         raise ModelError(f"{path} has no tokenizer.json: save the tokenizer there (tokenizer.save_pretrained).")
     tensors: dict[str, tuple[str, list[int]]] = {}

@@ -14,6 +14,7 @@ from typing import Any
 
 from pennyweight import checkpoint, formats, techniques, traces
 from pennyweight.checks.architecture import check_architecture, wrapper_of
+from pennyweight.checks.known import has_language_part
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EndpointError, EngineRefused, UsageError, WorkloadError
 from pennyweight.model import LINEAGE_FILE, Model
@@ -24,6 +25,7 @@ from pennyweight.serve import Endpoint, catalogue, open_engine, open_service
 from pennyweight.service import Service
 from pennyweight.techniques.adapter import MergeAdapter
 from pennyweight.techniques.dequantize import Dequantize
+from pennyweight.techniques.language_part import LanguagePart
 from pennyweight.techniques.unwrap import Unwrap
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.traces.synthesize import synthesize
@@ -52,6 +54,8 @@ def _opened(reference: str, progress: Progress) -> Model:
     prefix = wrapper_of(list(Weights(model.path)))
     if prefix:
         model = techniques.apply(Unwrap(prefix), model, progress)
+    if has_language_part(model.config):
+        return techniques.apply(LanguagePart(), model, progress)
     check_architecture(model.path)
     return model
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from pennyweight.model import canonical_hash
 from pennyweight.paths import cache_directory
 from pennyweight.tokenizer import Tokenizer
 
-Ask = Callable[[Path], dict[str, Any]]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 PATIENCE_SECONDS = 300
 REVISION = 1  # of what is asked
@@ -33,29 +32,20 @@ LONGEST_COMPARED = 1 << 24  # bytes of two tensors that are read at a time
 
 
 def check_made(directory: Path) -> None:
-    """`check_architecture` for what a job has just made, asked in this process, which has transformers."""
-    from pennyweight.checks.stock import report
+    """Raise `ModelError` where transformers' class for the config that a job has just written would fill in a tensor,
+    leave one out, or find one of another shape. Asked in this process, which has transformers already; the tokenizer
+    was checked when the source was opened."""
+    from pennyweight.checks.stock import tensors
 
-    check_architecture(directory, report)
+    _check_tensors(directory, tensors(directory))
 
 
-def check_architecture(directory: Path, ask: Ask | None = None) -> None:
+def check_architecture(directory: Path) -> None:
     """Raise `ModelError` where transformers' class for this config would fill in a tensor, leave one out, or find one
     of another shape, and where a head would be ignored."""
     shapes = {name: entry for file in weight_files(directory) for name, entry in read_header(file).items()}
-    found = _report(directory, shapes, ask or _ask)
-    if "error" in found:
-        raise ModelError(f"transformers cannot open {directory} ({found['error']}): give a model that it knows.")
-    kind, mend = found["class"], "copy the whole checkpoint, or take the config.json that belongs to it"
-    if found["missing"]:
-        raise ModelError(f"{directory} lacks {_some(found['missing'])}, which a {kind} needs: {mend}.")
-    if found["mismatched"]:
-        name, ours, theirs = found["mismatched"][0]
-        raise ModelError(f"{directory}: {name} has shape {ours} where config.json asks for {theirs}: {mend}.")
-    if found["unexpected"]:
-        raise ModelError(
-            f"{directory} holds {_some(found['unexpected'])}, which a {kind} of this config.json would ignore: {mend}."
-        )
+    found = _report(directory, shapes)
+    _check_tensors(directory, found)
     highest = max(Tokenizer(directory).backend.get_vocab().values(), default=0)
     if highest >= found["embedding_rows"]:
         raise ModelError(
@@ -67,6 +57,21 @@ def check_architecture(directory: Path, ask: Ask | None = None) -> None:
         raise ModelError(
             f"{directory}: config.json says that the head is the embedding (tie_word_embeddings), and the weights hold "
             f"another {HEAD}: set tie_word_embeddings to false, or remove the tensor."
+        )
+
+
+def _check_tensors(directory: Path, found: Mapping[str, Any]) -> None:
+    if "error" in found:
+        raise ModelError(f"transformers cannot open {directory} ({found['error']}): give a model that it knows.")
+    kind, mend = found["class"], "copy the whole checkpoint, or take the config.json that belongs to it"
+    if found["missing"]:
+        raise ModelError(f"{directory} lacks {_some(found['missing'])}, which a {kind} needs: {mend}.")
+    if found["mismatched"]:
+        name, ours, theirs = found["mismatched"][0]
+        raise ModelError(f"{directory}: {name} has shape {ours} where config.json asks for {theirs}: {mend}.")
+    if found["unexpected"]:
+        raise ModelError(
+            f"{directory} holds {_some(found['unexpected'])}, which a {kind} of this config.json would ignore: {mend}."
         )
 
 
@@ -98,7 +103,7 @@ def wrapper_of(names: Sequence[str]) -> str:
         found += more
 
 
-def _report(directory: Path, shapes: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+def _report(directory: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     config = (directory / "config.json").read_text(encoding="utf-8")
     files = [file for name in (*TOKENIZER_FILES, f"{MORE}/*.jinja") for file in sorted(directory.glob(name))]
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
@@ -106,7 +111,7 @@ def _report(directory: Path, shapes: Mapping[str, Any], ask: Ask) -> dict[str, A
     kept = cache_directory() / "architectures" / f"{key}.json"
     found = read_kept(kept)
     if not found:
-        found = ask(directory)
+        found = _ask(directory)
         keep(kept, found)
     return found
 

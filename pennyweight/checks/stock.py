@@ -13,6 +13,14 @@ SHOWN = 20  # of each kind
 
 
 def report(directory: Path) -> dict[str, Any]:
+    """All that is checked when a checkpoint is opened."""
+    found = tensors(directory)
+    return found if "error" in found else {"prompts": prompts(directory), **found}
+
+
+def tensors(directory: Path) -> dict[str, Any]:
+    """What its class misses (`missing`), does not use, or finds of another shape; {"error": why} where it cannot be
+    opened."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -27,7 +35,6 @@ def report(directory: Path) -> dict[str, Any]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return {"error": f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"}
     return {
-        "prompts": prompts(directory),
         "class": type(model).__name__,
         "tied": bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False)),
         "embedding_rows": int(model.get_input_embeddings().weight.shape[0]),

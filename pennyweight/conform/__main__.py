@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pennyweight import engines
 from pennyweight.checkpoint import copy_tokenizer
 from pennyweight.conform.cases import CASES, CONTEXT
-from pennyweight.conform.tiny import make, tokenizer
+from pennyweight.conform.tiny import Truth, make, tokenizer
 from pennyweight.conform.trial import Outcome, tried
+from pennyweight.engines.base import Engine
 
 SETTINGS = {  # the most precise that each has
     "llamacpp": {"max_model_len": CONTEXT, "kv_cache_dtype": "f32", "flash_attention": "off"},
@@ -23,19 +25,44 @@ SETTINGS = {  # the most precise that each has
 }
 
 
-def converted(model_format: str, source: Path, target: Path) -> Path:
-    """The model in the full precision that engines of this format take."""
-    from pennyweight.techniques.quantize import CONVERSIONS, build_onnx, convert_to_gguf
+FULL = {"gguf": "F16", "onnx": "FP32"}  # scheme by format: the full precision that its engines take
+EIGHT_BITS = {"gguf": "Q8_0", "onnx": "INT8"}
+
+
+def converted(model_format: str, source: Path, target: Path, scheme: str) -> Path:
+    """The model in a format and scheme that engines take."""
+    from pennyweight.techniques.quantize import CONVERSIONS, ONNX, build_onnx, convert_to_gguf
 
     if model_format == "huggingface":
         return source
     target.mkdir()
     if model_format == "gguf":
-        convert_to_gguf(source, target / "model.gguf", CONVERSIONS["F16"])
+        convert_to_gguf(source, target / "model.gguf", CONVERSIONS[scheme])
     else:
-        build_onnx(source, target, "fp32")
+        build_onnx(source, target, ONNX[scheme])
     copy_tokenizer(source, target)
     return target
+
+
+def outcome(engine: Engine, source: Path, place: Path, truths: Sequence[Truth]) -> Outcome:
+    """In full precision, and where that is right, in 8 bits, too."""
+    found = one(engine, source, place / "full", truths, FULL.get(engine.model_format, ""))
+    scheme = EIGHT_BITS.get(engine.model_format)
+    if found.result != "right" or scheme is None:
+        return found
+    quantized = one(engine, source, place / "quantized", truths, scheme)
+    if quantized.result == "wrong":
+        return Outcome("wrong", f"in {scheme}: {quantized.evidence}")
+    return Outcome("right", f"{found.evidence}; in {scheme}: {quantized.evidence}")
+
+
+def one(engine: Engine, source: Path, target: Path, truths: Sequence[Truth], scheme: str) -> Outcome:
+    try:
+        directory = converted(engine.model_format, source, target, scheme)
+    except Exception as error:  # a converter knows a model or does not
+        lines = str(error).splitlines() or ["no reason given"]
+        return Outcome("refused", f"{type(error).__name__}: {lines[0]}"[:300])
+    return tried(engine, directory, truths, quantized=scheme in EIGHT_BITS.values())
 
 
 def main(engine_name: str, names: list[str]) -> None:
@@ -45,15 +72,9 @@ def main(engine_name: str, names: list[str]) -> None:
         for case in (case for case in CASES if case.name in names):
             place = Path(folder) / case.model_type / str(CASES.index(case))
             truths = make(case, place / "model", words)
-            try:
-                directory = converted(engine.model_format, place / "model", place / "converted")
-            except Exception as error:  # a converter knows a model or does not
-                lines = str(error).splitlines() or ["no reason given"]
-                outcome = Outcome("refused", f"{type(error).__name__}: {lines[0]}"[:300])
-            else:
-                outcome = tried(engine, directory, truths)
-            evidence = outcome.evidence.replace(str(place), "…")
-            row = {"case": case.name, "result": outcome.result, "evidence": evidence}
+            found = outcome(engine, place / "model", place, truths)
+            evidence = found.evidence.replace(str(place), "…")
+            row = {"case": case.name, "result": found.result, "evidence": evidence}
             print(json.dumps(row), flush=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ STEPS = 64  # weights are multiples of 1/64, which 16 bits hold exactly: no conv
 
 @dataclass(frozen=True)
 class Truth:
-    """One prompt: the greedy answer, its log-probabilities, and at each place all tokens' log-probabilities."""
+    """One prompt: the greedy answer, at each of its places all tokens' log-probabilities, and by how many nats 16-bit
+    floats change one of the answer in transformers itself (a near tie between experts changes much)."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     logprobs: tuple[tuple[float, ...], ...]  # (tokens, vocabulary)
+    noise: float = 0.0
 
 
 def make(case: Case, directory: Path, tokenizer: Path) -> list[Truth]:
@@ -51,7 +53,9 @@ def make(case: Case, directory: Path, tokenizer: Path) -> list[Truth]:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer / name, directory / name)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    return [_answered(model, length) for length in LENGTHS]
+    found = [_answered(model, length) for length in LENGTHS]
+    half = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float16).eval()
+    return [replace(truth, noise=_noise(half, truth)) for truth in found]
 
 
 def _tied(model: Any) -> bool:
@@ -69,6 +73,20 @@ def _answered(model: Any, length: int) -> Truth:
     logprobs = torch.log_softmax(logits, -1)[length - 1 : -1]
     answer = whole[0, length:].tolist()
     return Truth(tuple(prompt[0].tolist()), tuple(answer), tuple(map(tuple, logprobs.tolist())))
+
+
+def _noise(half: Any, truth: Truth) -> float:
+    """0 where this architecture does not compute in 16 bits on this machine."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            logits = half(torch.tensor([[*truth.prompt, *truth.answer]]), use_cache=False).logits[0].float()
+    except (RuntimeError, NotImplementedError, TypeError):
+        return 0.0
+    found = torch.log_softmax(logits, -1)[len(truth.prompt) - 1 : -1]
+    noise = max(abs(float(found[n, token]) - truth.logprobs[n][token]) for n, token in enumerate(truth.answer))
+    return noise if noise == noise else 0.0
 
 
 def tokenizer(directory: Path) -> Path:

@@ -25,6 +25,7 @@ TECHNIQUES = {
     "experts": "pennyweight.techniques.experts:Experts",
     "distill": "pennyweight.techniques.distill:Distill",
     "key_value_heads": "pennyweight.techniques.key_value_heads:KeyValueHeads",
+    "language_part": "pennyweight.techniques.language_part:LanguagePart",
     "quantize": "pennyweight.techniques.quantize:Quantize",
     "sparsity": "pennyweight.techniques.sparsity:Sparsity",
     "unwrap": "pennyweight.techniques.unwrap:Unwrap",

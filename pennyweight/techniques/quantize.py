@@ -23,6 +23,7 @@ from pennyweight.model import Model
 from pennyweight.techniques import static_activations
 from pennyweight.techniques.base import Technique, digest
 from pennyweight.techniques.gguf_copy import copy_metadata, finish
+from pennyweight.techniques.sentencepiece_file import with_sentencepiece_file
 
 # How each scheme of schemes.py is made.
 CONVERSIONS = {"F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
@@ -156,9 +157,14 @@ class Quantize(Technique):
 
         tokenizer = AutoTokenizer.from_pretrained(source)
         windows, length = self._windows(tokenizer, source)
-        with all_architectures(), scale_search_by_rows(), any_tokenizer(source):
+        with (
+            with_sentencepiece_file(source) as complete,
+            all_architectures(),
+            scale_search_by_rows(),
+            any_tokenizer(source),
+        ):
             AutoRound(
-                str(source),
+                str(complete),
                 tokenizer=tokenizer,
                 scheme=scheme,
                 iters=self.iterations,
@@ -206,8 +212,8 @@ def check_range(source: Path) -> None:
 
 def convert_to_gguf(source: Path, target: Path, file_type: str) -> None:
     """The llama.cpp converters that AutoRound ships, without AutoRound's quantizers."""
-    with all_architectures():
-        _convert(source, target, file_type)
+    with all_architectures(), with_sentencepiece_file(source) as complete:
+        _convert(complete, target, file_type)
 
 
 def _convert(source: Path, target: Path, file_type: str) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from pennyweight import inputs
 from pennyweight.checks import architecture
-from pennyweight.checks.__main__ import report
+from pennyweight.checks.stock import report
 from pennyweight.checks.architecture import check_architecture, wrapper_of
 from pennyweight.errors import ModelError
 

@@ -110,10 +110,10 @@ def test_the_page_names_every_case_and_its_evidence() -> None:
 def test_another_token_is_a_fault_unless_it_is_nearly_as_likely() -> None:
     rows = tuple((-1.0, -1.05, -4.0) for _ in range(TOKENS))
     truth = Truth((0,), (0,) * TOKENS, rows)
-    assert agreed(truth, [0] * TOKENS) == TOKENS
-    assert agreed(truth, [0, 1, 2, 2]) == TOKENS
-    assert agreed(truth, [0, 0, 2]) == 2
-    assert agreed(truth, [0, 0]) == 2
+    assert agreed(truth, [0] * TOKENS, 0.1) == TOKENS
+    assert agreed(truth, [0, 1, 2, 2], 0.1) == TOKENS
+    assert agreed(truth, [0, 0, 2], 0.1) == 2
+    assert agreed(truth, [0, 0], 0.1) == 2
 
 
 ALONE = ("Llama 3.1", "Mistral, window", "Gemma 3", "GPT-OSS", "Falcon-H1", "Phi-3, longrope", "Mixtral")
