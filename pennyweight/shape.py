@@ -24,7 +24,8 @@ PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
 @dataclass(frozen=True)
 class ModelShape:
     """Sizes of one decoder: `num_key_value_heads` are each shared by `heads / num_key_value_heads` query heads of
-    `head_width` channels; `layer_types` is empty where all layers are alike; `experts` is 0 for a dense model."""
+    `head_width` channels; `layer_types` is empty where all layers are alike; `experts` is 0 for a dense model, and each
+    has `expert_size` neurons beside the `shared_expert_size` that every token passes."""
 
     model_type: str
     layers: int
@@ -39,6 +40,8 @@ class ModelShape:
     sliding_window: int = 0
     experts: int = 0
     experts_per_token: int = 0
+    expert_size: int = 0
+    shared_expert_size: int = 0
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> ModelShape:
@@ -71,13 +74,21 @@ class ModelShape:
             int(config.get("sliding_window") or 0),
             next((int(config[name]) for name in EXPERT_COUNTS if config.get(name)), 0),
             int(config.get("num_experts_per_tok") or 0),
+            int(config.get("moe_intermediate_size") or intermediate),
+            _shared_experts(config),
         )
 
     @property
     def layer_parameters(self) -> int:
-        """Of one block's matrices; a block of experts counts one of them."""
+        """Of one block's matrices, with all of its experts."""
+        return self._layer_parameters(self.experts)
+
+    def _layer_parameters(self, experts: int) -> int:
         attention = 2 * self.hidden_size * self.head_width * (self.heads + self.num_key_value_heads)
-        return attention + 3 * self.hidden_size * self.intermediate_size
+        if not self.experts:
+            return attention + 3 * self.hidden_size * self.intermediate_size
+        router = self.experts * self.hidden_size
+        return attention + router + 3 * self.hidden_size * (experts * self.expert_size + self.shared_expert_size)
 
     @property
     def parameters(self) -> int:
@@ -85,14 +96,27 @@ class ModelShape:
         return self.layers * self.layer_parameters + (1 if self.tied else 2) * self.vocabulary * self.hidden_size
 
     @property
-    def read_parameters(self) -> int:
-        """Those that one decoding step reads: an untied embedding is only looked up."""
-        return self.layers * self.layer_parameters + self.vocabulary * self.hidden_size
+    def used_parameters(self) -> int:
+        """Those that one token is multiplied with: an untied embedding is only looked up, and of the experts it goes to
+        a few."""
+        return self.read_parameters(1)
+
+    def read_parameters(self, streams: int) -> int:
+        """Those that a decoding step of this many streams reads, each through experts of its own."""
+        experts = min(self.experts, streams * max(1, self.experts_per_token))
+        return self.layers * self._layer_parameters(experts) + self.vocabulary * self.hidden_size
 
     @property
     def cache_values_per_token(self) -> int:
         """Numbers kept of every token: keys and values of all layers."""
         return 2 * self.layers * self.num_key_value_heads * self.head_width
+
+
+def _shared_experts(config: Mapping[str, Any]) -> int:
+    shared = config.get("n_shared_experts") or config.get("num_shared_experts") or 0
+    return int(
+        config.get("shared_expert_intermediate_size") or int(shared) * int(config.get("moe_intermediate_size") or 0)
+    )
 
 
 def _layer_types(config: Mapping[str, Any], model_type: str, layers: int) -> tuple[str, ...]:

@@ -46,3 +46,38 @@ def test_a_size_that_is_missing_is_named(name: str) -> None:
 def test_gemma3_has_a_global_layer_at_every_sixth_place() -> None:
     shape = ModelShape.of({**LLAMA, "model_type": "gemma3_text", "num_hidden_layers": 12})
     assert [place for place, kind in enumerate(shape.layer_types) if kind == "full_attention"] == [5, 11]
+
+
+MIXTURE = {
+    **LLAMA,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 16,
+}
+
+
+def test_experts_are_held_all_and_read_as_streams_ask_for_them() -> None:
+    shape = ModelShape.of(MIXTURE)
+    one, rest = 3 * 64 * 32 * 2, ModelShape.of(MIXTURE | {"num_experts": 0}).parameters  # of 2 layers
+    assert shape.read_parameters(4) - shape.read_parameters(1) == 6 * one
+    assert shape.read_parameters(32) == shape.read_parameters(4)
+    assert shape.used_parameters == shape.read_parameters(1)
+    dense_layers = 2 * (3 * 64 * 128)
+    assert shape.parameters == rest - dense_layers + 8 * one + 2 * (8 * 64 + 3 * 64 * 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["Mixtral", "Qwen2-MoE", "Qwen3-MoE"])
+def test_mixtures_count_as_transformers_makes_them(case: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from pennyweight.conform.cases import CASES
+
+    chosen = next(c for c in CASES if c.name == case)
+    config = AutoConfig.for_model(chosen.model_type, **chosen.whole_config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() > 1 and "shared_expert_gate" not in n)
+    assert ModelShape.of(config.to_dict()).parameters == matrices

@@ -33,17 +33,17 @@ class Load:
 def step_seconds(shape: ModelShape, scheme: str, efficiency: Efficiency, hardware: Hardware, load: Load) -> float:
     """Seconds of one decoding step of all streams."""
     context = load.prompt_tokens + load.output_tokens / 2
-    weights = shape.read_parameters * schemes.scheme(scheme).bits / 8
+    weights = shape.read_parameters(load.streams) * schemes.scheme(scheme).bits / 8
     moved = weights + load.streams * context * CACHE_BYTES * shape.cache_values_per_token
     memory = moved / (hardware.memory_bandwidth * efficiency.memory)
-    done = 2 * shape.read_parameters * load.streams
+    done = 2 * shape.used_parameters * load.streams
     return max(memory, done / _rate(scheme, hardware, efficiency)) + shape.layers * efficiency.layer_seconds
 
 
 def prompt_seconds(shape: ModelShape, scheme: str, efficiency: Efficiency, hardware: Hardware, tokens: float) -> float:
     """Seconds to read one prompt of this many tokens alone."""
     return (
-        2 * shape.read_parameters * tokens / _rate(scheme, hardware, efficiency)
+        2 * shape.used_parameters * tokens / _rate(scheme, hardware, efficiency)
         + shape.layers * efficiency.layer_seconds
     )
 
@@ -64,7 +64,7 @@ def predict(
     prompt = correction * prompt_seconds(shape, scheme, efficiency, hardware, load.prompt_tokens)
     # Every stream's prompt is read by the same machine that decodes for the others meanwhile.
     per_token = step + load.streams * prompt / load.output_tokens
-    memory = PROCESS_BYTES + shape.read_parameters * schemes.scheme(scheme).bits / 8
+    memory = PROCESS_BYTES + shape.read_parameters(shape.experts or 1) * schemes.scheme(scheme).bits / 8
     memory += load.streams * (load.prompt_tokens + load.output_tokens) * CACHE_BYTES * shape.cache_values_per_token
     answer = prompt + per_token * load.output_tokens
     values = [

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from pennyweight import inputs
 from pennyweight.checks import architecture
-from pennyweight.checks.stock import report
 from pennyweight.checks.architecture import check_architecture, wrapper_of
+from pennyweight.checks.stock import report
 from pennyweight.errors import ModelError
 
 Tensors = dict[str, torch.Tensor]

@@ -122,7 +122,7 @@ def test_one_answer_takes_as_long_as_its_tokens_and_its_prompt(
 
 def test_no_engine_beats_the_memory_of_the_machine() -> None:
     shape = ModelShape.of(CONFIG)
-    limit = MACHINE.memory_bandwidth / (shape.read_parameters * table.TABLE["BF16"].bits / 8)
+    limit = MACHINE.memory_bandwidth / (shape.read_parameters(1) * table.TABLE["BF16"].bits / 8)
     for engine in ENGINES:
         assert 0 < predicted(engine=engine)["output_throughput"] < limit
 
