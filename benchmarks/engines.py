@@ -102,10 +102,10 @@ class Cell:
         shape = ModelShape.of(model.config)
         kind = schemes.scheme(scheme).arithmetic
         rate = hardware.arithmetic_rate.get(kind, hardware.arithmetic_rate["f32"])
-        weights = shape.read_parameters * schemes.scheme(scheme).bits / 8
+        weights = shape.read_parameters(self.streams) * schemes.scheme(scheme).bits / 8
         head = shape.vocabulary * shape.hidden_size  # is read once a prompt, not once a token
-        prompts = 2 * (shape.read_parameters - head) * PROMPTS[self.prompt] * self.requests / rate
-        step = max(weights / hardware.memory_bandwidth, 2 * shape.read_parameters * self.streams / rate)
+        prompts = 2 * (shape.used_parameters - head) * PROMPTS[self.prompt] * self.requests / rate
+        step = max(weights / hardware.memory_bandwidth, 2 * shape.used_parameters * self.streams / rate)
         return float(prompts + step * OUTPUT * self.requests / self.streams)
 
 
