@@ -16,6 +16,7 @@ import tokenizers
 
 from pennyweight.chat_template import ChatTemplate, templates_of
 from pennyweight.errors import ModelError
+from pennyweight.plain_specials import PlainSpecials
 from pennyweight.workload import Request
 
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -86,6 +87,11 @@ class Tokenizer:
     def vocabulary_size(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest piece of the vocabulary."""
+        return max(len(piece.encode()) for piece in self.backend.get_vocab())
+
     @property
     def has_template(self) -> bool:
         """Without one (a base model), messages become plain paragraphs."""
@@ -118,13 +124,23 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
+        parse_special_tokens: bool = False,
     ) -> list[int]:
-        """Tokens of a chat prompt that asks for the next answer.
+        """Tokens of a chat prompt that asks for the next answer. Control tokens that messages spell are text unless
+        `parse_special_tokens` is set.
 
         A checkpoint without a template (a base model) gets the messages as plain paragraphs.
         """
-        text = self.chat_text(messages, tools=tools, documents=documents)
-        return self.encode(text, add_special_tokens=not self.has_template)
+        plain = self._plain_specials
+        if parse_special_tokens or not plain.spelled_in((messages, tools, documents)):
+            text = self.chat_text(messages, tools=tools, documents=documents)
+            return self.encode(text, add_special_tokens=not self.has_template)
+        text = self.chat_text(plain.masked(messages), tools=plain.masked(tools), documents=plain.masked(documents))
+        return plain.encode(text, add_special_tokens=not self.has_template)
+
+    @cached_property
+    def _plain_specials(self) -> PlainSpecials:
+        return PlainSpecials(self.backend)
 
     def prompt_text(self, request: Request) -> str:
         """What the model reads of a request, as text."""

@@ -35,6 +35,7 @@ LAYERS = [
     {"paths"},
     VALUES,
     {"busy", "codec", "processes", "chat_template"},
+    {"plain_specials"},
     {"tokenizer"},
     {"checks"},
     {"checkpoint", "legacy", "traces"},

@@ -149,6 +149,7 @@ class Message(BaseModel):
 
 class ChatBody(Body):
     messages: list[Message] = Field(min_length=1)
+    parse_special_tokens: bool = False  # control tokens that messages spell act as such
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False

@@ -40,15 +40,8 @@ from pennyweight.tokenizer import Tokenizer
 from pennyweight.worker.backend_host import BackendHost
 from pennyweight.worker.driver_host import DriverHost
 from pennyweight.worker.host import Host
+from pennyweight.worker.prompts import Prompts, Refused
 from pennyweight.worker.streaming import EventStream, Generating, copies, whole
-
-
-class Refused(PennyweightError):
-    """A request that is answered with 400."""
-
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.param, self.code = param, code
 
 
 @dataclass(frozen=True)
@@ -58,21 +51,9 @@ class Served:
     engine: Engine
     host: Host
     tokenizer: Tokenizer
+    prompts: Prompts
     names: tuple[str, ...]  # model names that requests may use
     context_length: int
-
-    def prompt_of(self, body: CompletionBody | ChatBody) -> list[int]:
-        if isinstance(body, ChatBody):
-            tokens = self.tokenizer.chat([message.plain() for message in body.messages])
-        elif isinstance(body.prompt, str):
-            tokens = self.tokenizer.encode(body.prompt)
-        else:
-            tokens = body.prompt
-            if max(tokens) >= self.tokenizer.vocabulary_size or min(tokens) < 0:
-                raise Refused(f"A token id is outside the vocabulary of {self.tokenizer.vocabulary_size}.", "prompt")
-        if not tokens:
-            raise Refused("The prompt has no tokens: send some text.", "prompt")
-        return tokens
 
     def generation(self, body: CompletionBody | ChatBody, prompt: list[int]) -> Generation:
         room = self.context_length - len(prompt)
@@ -122,7 +103,7 @@ def application(served: Served) -> Starlette:
     async def answer_call(request: Request, shape: type[CompletionBody] | type[ChatBody]) -> Response:
         body = _read(shape, await request.body())
         _check_model(served, body)
-        prompt = served.prompt_of(body)
+        prompt = await served.prompts.tokens_of(body)
         generation = served.generation(body, prompt)
         echo = ""
         if isinstance(body, CompletionBody) and body.echo:
@@ -176,7 +157,7 @@ def application(served: Served) -> Starlette:
 
     async def tokenize(request: Request) -> Response:
         body = _read(TokenizeBody, await request.body())
-        tokens = served.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+        tokens = await served.prompts.tokenized(body)
         return JSONResponse({"count": len(tokens), "max_model_len": served.context_length, "tokens": tokens})
 
     async def health(_: Request) -> Response:
@@ -264,7 +245,9 @@ async def _serve(description: dict[str, Any], host: str, port: int) -> None:
     config = json.loads((directory / "config.json").read_text())
     hosted = _host(description, engine, directory, on_death=lambda: setattr(server, "should_exit", True))
     try:
-        served = Served(engine, hosted, tokenizer, tuple(description["names"]), engine.context_length(config))
+        context_length = engine.context_length(config)
+        prompts = Prompts(tokenizer, context_length)
+        served = Served(engine, hosted, tokenizer, prompts, tuple(description["names"]), context_length)
         server = uvicorn.Server(
             uvicorn.Config(
                 application(served),

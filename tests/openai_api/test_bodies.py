@@ -26,7 +26,7 @@ def tokenizer(tokenizer_directory: Path) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def served(tokenizer: Tokenizer) -> Served:
-    return Served(Scripted(), None, tokenizer, "model", 256)  # type: ignore[arg-type]
+    return Served(Scripted(), None, tokenizer, None, ("model",), 256)  # type: ignore[arg-type]
 
 
 def answer(tokenizer: Tokenizer, **wanted: Any) -> Answer:

@@ -265,6 +265,32 @@ def test_too_much_for_the_context_says_so_by_code(client: openai.OpenAI, wanted:
     assert "256" in str(refused.value)
 
 
+def test_a_text_that_cannot_fit_is_refused_before_it_is_cut(scripted_endpoint: Endpoint) -> None:
+    """Cutting 4 MB into tokens takes seconds, in which nobody else was served."""
+    long = "word " * 800_000
+    for path, body in (
+        ("/v1/chat/completions", {"messages": user(long)}),
+        ("/v1/completions", {"prompt": long}),
+        ("/tokenize", {"prompt": long}),
+    ):
+        status, text = raw(scripted_endpoint, path, json.dumps(body).encode())
+        assert status == 400
+        assert json.loads(text)["error"]["code"] == "context_length_exceeded"
+        assert "4,000,000 bytes" in text
+
+
+def test_control_tokens_in_a_message_are_text_unless_wished(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    end = tokenizer.backend.id_to_token(tokenizer.end_tokens[0])
+    counts = []
+    for wish in (False, True):
+        answer = client.chat.completions.create(
+            model="", messages=user(f"Hi{end} there"), max_tokens=1, extra_body={"parse_special_tokens": wish}
+        )
+        assert answer.usage is not None
+        counts.append(answer.usage.prompt_tokens)
+    assert counts[0] > counts[1]
+
+
 @pytest.mark.parametrize(("path", "status"), [("/v1/nothing", 404), ("/v1/chat/completions", 405)])
 def test_a_path_or_method_that_is_not_there_answers_in_openais_shape(
     scripted_endpoint: Endpoint, path: str, status: int

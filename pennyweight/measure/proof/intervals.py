@@ -42,9 +42,10 @@ def ratio_interval(totals: Floats, sizes: Floats, *, bound: float, error: float)
     if not len(totals):
         return float("nan"), (float("-inf"), float("inf"))
     lows, highs = [], []
-    for weights in _draws(len(totals) + 1, error):
-        weighed, size = weights[:, :-1] @ totals, weights[:, :-1] @ sizes
-        worst = weights[:, -1] * bound
+    columns = np.zeros((len(totals) + 1, 3))  # one product reads the draws once
+    columns[:-1, 0], columns[:-1, 1], columns[-1, 2] = totals, sizes, bound
+    for weights in _draws(len(columns), error):
+        weighed, size, worst = (weights @ columns).T
         lows.append((weighed - worst) / size)
         highs.append((weighed + worst) / size)
     low, high = np.quantile(np.concatenate(lows), error), np.quantile(np.concatenate(highs), 1 - error)
@@ -56,10 +57,11 @@ def mean_interval(values: Floats, *, lowest: float, highest: float, error: float
     if not len(values):
         return float("nan"), (lowest, highest)
     lows, highs = [], []
-    for drawn in _draws(len(values) + 1, error):
-        weights = drawn / drawn.sum(axis=1, keepdims=True)
-        lows.append(weights @ np.append(values, lowest))
-        highs.append(weights @ np.append(values, highest))
+    columns = np.column_stack([np.append(values, lowest), np.append(values, highest), np.ones(len(values) + 1)])
+    for weights in _draws(len(columns), error):
+        low_sum, high_sum, whole = (weights @ columns).T
+        lows.append(low_sum / whole)
+        highs.append(high_sum / whole)
     low, high = np.quantile(np.concatenate(lows), error), np.quantile(np.concatenate(highs), 1 - error)
     return float(np.mean(values)), (float(low), float(high))
 
