@@ -41,6 +41,7 @@ LAYERS = [
     {"checkpoint", "legacy", "traces"},
     {"formats", "weights", "install", "openai_api", "artifact_cache"},
     {"engines", "techniques", "export", "plan", "report", "journal"},
+    {"browsers"},
     {"worker", "console"},
     {"serve"},
     {"measure"},

@@ -35,6 +35,9 @@ def serve(
     drain_timeout: Annotated[float, typer.Option(help="Seconds for running requests to finish on shutdown.")] = 60.0,
     tls_certificate: Annotated[Path | None, typer.Option(help="TLS certificate, a PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="TLS private key, a PEM file.")] = None,
+    allowed_origin: Annotated[
+        list[str] | None, typer.Option(help="Web pages that may use it, as https://example.org; repeatable.")
+    ] = None,
     start_timeout: Annotated[float, typer.Option(help="Seconds that an engine may take to get ready.")] = 300.0,
     log: Annotated[Path | None, typer.Option(help="Directory for the engines' logs.")] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write requests' texts into the log.")] = False,
@@ -72,6 +75,7 @@ def serve(
         certificate=tls_certificate,
         private_key=tls_key,
         log_requests=log_requests,
+        allowed_origins=tuple(allowed_origin or ()),
     )
     logging.basicConfig(level=logging.INFO if log_requests else logging.WARNING, format="%(asctime)s %(message)s")
     names = ", ".join(repr(name) for name in service.names)

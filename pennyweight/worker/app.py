@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pennyweight import engines
+from pennyweight.browsers import guarded
 from pennyweight.engines.base import Engine
 from pennyweight.errors import EngineError, EngineRefused, ModelError, PennyweightError
 from pennyweight.generation import Generation
@@ -250,7 +251,7 @@ async def _serve(description: dict[str, Any], host: str, port: int) -> None:
         served = Served(engine, hosted, tokenizer, prompts, tuple(description["names"]), context_length)
         server = uvicorn.Server(
             uvicorn.Config(
-                application(served),
+                guarded(application(served), host=host, open_to_all=True),
                 host=host,
                 port=port,
                 log_level="warning",

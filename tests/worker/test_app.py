@@ -42,7 +42,10 @@ def client(scripted_endpoint: Endpoint) -> openai.OpenAI:
 
 def raw(endpoint: Endpoint, path: str, body: bytes | None = None) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(endpoint.base_url + path, data=body), timeout=10) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(endpoint.base_url + path, data=body, headers={"content-type": "application/json"}),
+            timeout=10,
+        ) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -17,6 +17,7 @@ import uvicorn
 import uvloop
 
 from pennyweight import formats
+from pennyweight.browsers import guarded
 from pennyweight.errors import EngineError, UsageError
 from pennyweight.evidence import Evidence
 from pennyweight.processes import refuse_taken_port
@@ -105,7 +106,9 @@ async def _batches(gateway: Gateway) -> AsyncIterator[None]:
 def _configuration(gateway: Gateway) -> uvicorn.Config:
     settings = gateway.settings
     return uvicorn.Config(
-        application(gateway),
+        guarded(
+            application(gateway), host=settings.host, open_to_all=gateway.keys.open, origins=settings.allowed_origins
+        ),
         host=settings.host,
         port=settings.port,
         log_level="warning",

@@ -27,6 +27,7 @@ class GatewaySettings:
     certificate: Path | None = None
     private_key: Path | None = None
     log_requests: bool = False
+    allowed_origins: tuple[str, ...] = ()  # of web pages that may use it
     restart: bool = True  # restart a lost engine; False in a measurement, which must fail instead
 
     def __post_init__(self) -> None:
