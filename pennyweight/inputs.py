@@ -55,7 +55,7 @@ def _opened(reference: str, progress: Progress) -> Model:
     if prefix:
         model = techniques.apply(Unwrap(prefix), model, progress)
     if has_language_part(model.config):
-        return techniques.apply(LanguagePart(), model, progress)
+        model = techniques.apply(LanguagePart(), model, progress)
     check_architecture(model.path)
     return model
 

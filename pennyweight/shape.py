@@ -17,6 +17,7 @@ OLDER_NAMES = {  # as GPT-2 and its kin have them
     "max_position_embeddings": "n_positions",
 }
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_k", "num_experts_per_token")
 # Older configs name only the length of the pattern of windows, or not even that.
 PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
 
@@ -57,8 +58,8 @@ class ModelShape:
         except (KeyError, TypeError, ValueError) as error:
             missing = str(error).strip("'")
             raise ModelError(
-                f"config.json of this {model_type or 'unnamed'} model does not give {missing}: take the config of the "
-                "original model."
+                f"config.json of this {model_type or 'unnamed'} model gives no single {missing}, without which nothing can "
+                "be predicted: take the config of the original model, or another model."
             ) from None
         return ModelShape(
             model_type,
@@ -73,7 +74,7 @@ class ModelShape:
             _layer_types(config, model_type, layers),
             int(config.get("sliding_window") or 0),
             next((int(config[name]) for name in EXPERT_COUNTS if config.get(name)), 0),
-            int(config.get("num_experts_per_tok") or 0),
+            max((_largest(config[name]) for name in EXPERTS_PER_TOKEN if config.get(name)), default=0),
             int(config.get("moe_intermediate_size") or intermediate),
             _shared_experts(config),
         )
@@ -110,6 +111,11 @@ class ModelShape:
     def cache_values_per_token(self) -> int:
         """Numbers kept of every token: keys and values of all layers."""
         return 2 * self.layers * self.num_key_value_heads * self.head_width
+
+
+def _largest(value: Any) -> int:
+    """Of a number, or of one for each block."""
+    return max(map(int, value)) if isinstance(value, list) else int(value)
 
 
 def _shared_experts(config: Mapping[str, Any]) -> int:

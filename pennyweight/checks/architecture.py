@@ -37,7 +37,13 @@ def check_made(directory: Path) -> None:
     was checked when the source was opened."""
     from pennyweight.checks.stock import tensors
 
-    _check_tensors(directory, tensors(directory))
+    try:
+        _check_tensors(directory, tensors(directory))
+    except ModelError as error:
+        reason = str(error).replace(f"{directory}", "the result").rpartition(": ")[0]
+        raise ModelError(
+            f"This technique cannot change this architecture: {reason}. Take another amount or technique."
+        ) from None
 
 
 def check_architecture(directory: Path) -> None:

@@ -16,6 +16,7 @@ GGUF = "integrations/ggml.py", "GGUF_CONFIG_MAPPING"
 NOT_ARCHITECTURES = {"general", "tokenizer", "t5", "umt5"}  # keys of that table that are no decoder
 RENAMED = ("qwen2moe", "qwen3moe", "gpt-oss", "minimax-m2")  # as transformers' loader of GGUF maps them
 HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # endings of classes that give the next token
+OTHER_HEADS = ("Model", "ForMaskedLM", "Classification", "ForQuestionAnswering", "ForMultipleChoice", "Prediction")
 
 
 @cache
@@ -32,20 +33,28 @@ def gguf_architectures() -> frozenset[str]:
 
 def check_known(directory: Path, config: Mapping[str, Any]) -> None:
     """Raise `ModelError` for a config.json of what is no decoder, or quantized already."""
-    model_type, classes = str(config.get("model_type") or ""), [str(c) for c in config.get("architectures") or []]
+    model_type, named = str(config.get("model_type") or ""), config.get("architectures") or []
+    classes = [named] if isinstance(named, str) else list(map(str, named))
     release = f"transformers {metadata.version('transformers')}"
-    method = str((config.get("quantization_config") or {}).get("quant_method") or "")
-    if method:
+    quantized = config.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
         raise ModelError(
-            f"{directory} is quantized already ({method}): give the full-precision checkpoint it was made from."
+            f"{directory} is quantized already ({method or 'by an unnamed method'}): give the full-precision one that "
+            "it was made from."
         )
     if config.get("is_encoder_decoder"):
         raise ModelError(
             f"{directory} is a {model_type} model of encoder and decoder: only decoders are served, so give one."
         )
-    if classes and not any(name.endswith(HEADS) for name in classes):
+    if classes and all(name.endswith(OTHER_HEADS) and not name.endswith(HEADS) for name in classes):
         raise ModelError(
             f"{directory} is a {classes[0]}, which gives no next token: give a checkpoint of a decoder with its head."
+        )
+    if decoders() and "text_config" in config and not has_language_part(config) and model_type not in decoders():
+        raise ModelError(
+            f"{directory} is a {model_type} model for more than text, and {release} loads its decoder only with the "
+            "rest: give a model for text."
         )
     if decoders() and model_type not in decoders() and not has_language_part(config):
         raise ModelError(

@@ -25,8 +25,8 @@ PROMPTS_KEPT = 256
 @dataclass(frozen=True)
 class Scripted(Engine):
     """`fault` breaks it on purpose: `load` (refuses to load), `slow_load` (never gets ready), `die` (exits after
-    `fault_after` tokens), `hang` (stops stepping after them), `forget` (drops one request silently) or `refuse`
-    (takes no request)."""
+    `fault_after` tokens), `hang` (stops stepping after them), `forget` (drops one request silently), `refuse`
+    (takes no request) or `poison` (exits at a prompt of exactly `fault_after` tokens)."""
 
     step_ms: float = 0.0
     prefill_ms: float = 0.0
@@ -62,6 +62,8 @@ class ScriptedRuntime:
     def submit(self, generation: Generation) -> None:
         if self._settings.fault == "refuse":
             raise EngineRefused("scripted: asked to refuse.")
+        if self._settings.fault == "poison" and len(generation.prompt) == self._settings.fault_after:
+            os._exit(9)
         if self._settings.prefill_ms:
             time.sleep(self._settings.prefill_ms / 1000)
         prompt = tuple(generation.prompt)

@@ -66,6 +66,8 @@ class Depth(Technique):
         if self.layers >= shape.layers:
             most = shape.layers - 1
             raise UsageError(f"{model.name} has {shape.layers} layers: --layers must be from 1 to {most}.")
+        if model.config.get("scale_attn_by_inverse_layer_idx"):
+            raise ModelError(f"{model.name} computes with the numbers of its blocks: none can be removed.")
         if self.ranking != "random" and not self.calibration:
             raise UsageError("Depth pruning needs text to rank the blocks on: name a workload.")
         return "huggingface", model.scheme
@@ -73,10 +75,10 @@ class Depth(Technique):
     def build(self, source: Path, target: Path) -> None:
         from pennyweight.weights import Weights, rewrite
 
-        config = Model.config_of(source)
-        shape = changeable(config)
-        check_blocks(Weights(source), shape)
-        places = {old: new for new, old in enumerate(self._kept(source, shape, block_kinds(config, shape)))}
+        config = whole_config(source)
+        shape, tensors = changeable(config), Weights(source).shapes
+        check_blocks(tensors, shape)
+        places = {old: new for new, old in enumerate(self._kept(source, shape, block_kinds(config, shape, tensors)))}
 
         def renumber(name: str, tensor: Any) -> list[tuple[str, Any]]:
             layer, _ = split(name)
@@ -106,6 +108,14 @@ class Depth(Technique):
             return activations.loss(model, batches)
 
         return least_loss(everything, self.layers, influence, loss_without)
+
+
+def whole_config(source: Path) -> dict[str, Any]:
+    """config.json with what files leave out because it is usual, such as which blocks have a window: of fewer blocks,
+    it would be computed otherwise."""
+    from transformers import AutoConfig
+
+    return {**Model.config_of(source), **AutoConfig.from_pretrained(source).to_dict()}
 
 
 def select(costs: Mapping[int, float], kinds: Sequence[str], keep: int) -> list[int]:

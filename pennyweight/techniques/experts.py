@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pennyweight.checks.architecture import check_made
-from pennyweight.errors import UsageError
+from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import EXPERT_COUNTS, ModelShape
 from pennyweight.techniques import activations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RANKINGS = ("reap", "frequency", "random")
 ONE_EXPERT = re.compile(r"(.*\bexperts)\.(\d+)\.(.+)")
-ROUTED = re.compile(r"experts|gate|router|block_sparse_moe")  # in names of tensors with a row for each expert
+ROUTED = re.compile(r"expert|gate|router|moe")  # in names of tensors with a row or a number for each expert
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,19 @@ class Experts(Technique):
                 f"--experts {self.experts} is not possible: {model.name} has {shape.experts} and each token goes to "
                 f"{shape.experts_per_token}."
             )
+        if not shape.experts_per_token:
+            raise ModelError(f"config.json of {model.name} does not say to how many experts a token goes.")
         if self.experts % groups:
             raise UsageError(
                 f"--experts {self.experts} does not divide into the {groups} groups of {model.name}'s router: keep a "
                 f"multiple of {groups}."
+            )
+        chosen = int(model.config.get("topk_group") or groups)
+        least = max(2, -(-shape.experts_per_token // chosen))  # of a group: routers add up the best two
+        if groups > 1 and self.experts // groups < least:
+            raise UsageError(
+                f"--experts {self.experts} leaves too few in each of the {groups} groups of {model.name}'s router: "
+                f"keep {least * groups} or more."
             )
         if self.ranking != "random" and not self.calibration:
             raise UsageError("Ranking experts needs text to see which are used: name a workload.")
@@ -123,7 +132,10 @@ def rank(model: Any, batches: Sequence[torch.Tensor], *, by_output: bool) -> dic
 
     def watch(name: str) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states, chosen, weights = (*args, *kwargs.values())[:3]
+            given_all = (*args, *kwargs.values())
+            if len(given_all) < 3:
+                raise ModelError(f"{type(module).__name__} routes its experts in a way that is not known here.")
+            states, chosen, weights = given_all[:3]
             counted = found.setdefault(name, torch.zeros(2, module.num_experts))
             for expert in chosen.unique().tolist():
                 tokens, place = torch.where(chosen == expert)
@@ -162,9 +174,11 @@ def without(name: str, tensor: torch.Tensor, kept: torch.Tensor, experts: int) -
         places = {old: new for new, old in enumerate(kept.tolist())}
         place = places.get(int(single[2]))
         return [] if place is None else [(f"{single[1]}.{place}.{single[3]}", tensor)]
-    if tensor.shape[:1] == (experts,) and ROUTED.search(name) and "shared" not in name:
+    if (not ROUTED.search(name) and tensor.dim() < 3) or "shared" in name:
+        return [(name, tensor)]
+    if tensor.shape[:1] == (experts,):
         return [(name, tensor[kept])]
-    return [(name, tensor)]
+    return [(name, tensor[:, kept] if tuple(tensor.shape) == (1, experts) else tensor)]
 
 
 def with_experts(config: dict[str, Any], experts: int) -> dict[str, Any]:

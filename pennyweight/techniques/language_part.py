@@ -22,6 +22,7 @@ PLACES = (
     (re.compile(r"(?:(?:model\.)?language_model\.)?lm_head\.(.+)"), r"lm_head.\1"),
 )
 HEAD = "lm_head.weight"
+SCALES = ("logit_scale", "logits_scaling")  # that classes of whole models leave out
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -36,17 +37,29 @@ class LanguagePart(Technique):
     def result_kind(self, model: Model) -> tuple[str, str]:
         if not has_language_part(model.config):
             raise ModelError(f"{model.path} has no part that is a decoder for text alone: give a model for text.")
+        scaled = [name for name in SCALES if model.config["text_config"].get(name) not in (None, 1)]
+        if scaled:
+            raise ModelError(
+                f"{model.path}: its decoder alone scales logits ({scaled[0]}) where the whole model does not: give a "
+                "model for text."
+            )
         return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
         from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
         from pennyweight.weights import Weights, rewrite
 
         whole = Model.config_of(source)
         text = {**{name: whole[name] for name in TOKENS if whole.get(name) is not None}, **whole["text_config"]}
-        text["tie_word_embeddings"] = HEAD not in map(placed, Weights(source))  # the parts of a config disagree on it
-        config = AutoConfig.for_model(**text).to_dict()  # with the values that files leave out because they are usual
+        part, has_head = AutoConfig.for_model(**text), HEAD in map(placed, Weights(source))
+        tied = any(getattr(one, "tie_word_embeddings", False) for one in (AutoConfig.for_model(**whole), part))
+        if not has_head and not tied:
+            raise ModelError(f"{source} lacks its head, {HEAD}, and does not tie it: copy the whole checkpoint.")
+        part.tie_word_embeddings = not has_head  # the parts of a config disagree on it
+        part.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[part.model_type]]
+        config = part.to_dict()  # with the values that files leave out because they are usual
         rewrite(source, target, config, lambda name, tensor: [(place, tensor)] if (place := placed(name)) else [])
         check_made(target)
 

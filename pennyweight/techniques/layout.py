@@ -177,7 +177,7 @@ def with_blocks(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any
         elif _by_block(key, value, layers):
             changed[key] = [value[layer] for layer in kept]
     if isinstance(config.get("max_window_layers"), int):
-        changed["max_window_layers"] = min(config["max_window_layers"], len(kept))
+        changed["max_window_layers"] = sum(layer < config["max_window_layers"] for layer in kept)
     if isinstance(config.get("first_k_dense_replace"), int):
         changed["first_k_dense_replace"] = sum(layer < config["first_k_dense_replace"] for layer in kept)
     return changed
@@ -189,16 +189,30 @@ def _by_block(key: str, value: Any, layers: int) -> bool:
     return named and isinstance(value, list) and len(value) == layers
 
 
-def block_kinds(config: Mapping[str, Any], shape: ModelShape) -> tuple[str, ...]:
-    """What tells blocks apart, by block; empty where all are alike. A shortened model must repeat their pattern,
-    because engines compute it instead of reading it."""
+def block_kinds(
+    config: Mapping[str, Any], shape: ModelShape, tensors: Mapping[str, tuple[int, ...]] | None = None
+) -> tuple[str, ...]:
+    """What tells blocks apart, by block: entries of the config, and the tensors that they have; empty where all are
+    alike. A shortened model must repeat their pattern, because engines compute it instead of reading it."""
+    parts: dict[int, list[str]] = {layer: [] for layer in range(shape.layers)}
+    for name, size in (tensors or {}).items():
+        layer, part = split(name)
+        if layer in parts:
+            parts[layer].append(f"{part}{size}")
     lists = [v for k, v in sorted(config.items()) if _by_block(k, v, shape.layers)]
     if shape.layer_types and config.get("layer_types") is None:
         lists.append(list(shape.layer_types))
     marked = [set(v) for k, v in config.items() if isinstance(v, list) and k.endswith(INDICES) and v]
     dense = int(config.get("first_k_dense_replace") or 0)
     kinds = tuple(
-        "/".join([*(str(values[n]) for values in lists), *(str(n in chosen) for chosen in marked), str(n < dense)])
+        "/".join(
+            [
+                *(str(values[n]) for values in lists),
+                *(str(n in chosen) for chosen in marked),
+                str(n < dense),
+                *sorted(parts[n]),
+            ]
+        )
         for n in range(shape.layers)
     )
     return kinds if len(set(kinds)) > 1 else ()

@@ -15,10 +15,11 @@ from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import ModelShape
 from pennyweight.techniques.base import Material, Technique, digest, whole_number
-from pennyweight.techniques.layout import Layout, changeable
+from pennyweight.techniques.layout import TABLES, Layout, changeable
 from pennyweight.techniques.pieces import Pieces
 from pennyweight.techniques.token_ids import needed as needed_ids
 from pennyweight.techniques.token_ids import renumbered
+from pennyweight.weights import Weights, rewrite
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +73,7 @@ class Vocabulary(Technique):
         if not self.corpus:
             raise UsageError("Trimming needs text that shows which tokens are used: name a workload or --corpus.")
         Layout.of_model(model).tables()
+        check_other_tables(Weights(model.path).shapes, shape.vocabulary)
         read_pieces(model.path, shape)
         for name in CONFIGS:
             if (model.path / name).exists():
@@ -80,8 +82,6 @@ class Vocabulary(Technique):
 
     def build(self, source: Path, target: Path) -> None:
         import torch
-
-        from pennyweight.weights import Weights, rewrite
 
         config = Model.config_of(source)
         shape = changeable(config)
@@ -141,3 +141,11 @@ def needed(source: Path, corpus: Sequence[str]) -> set[str]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def check_other_tables(shapes: Mapping[str, tuple[int, ...]], vocabulary: int) -> None:
+    """Raise `ModelError` for a tensor with a row for each token that would not follow."""
+    for name, size in shapes.items():
+        table = (size[:1] == (vocabulary,) and len(size) > 1) or "embed_tokens_per_layer" in name
+        if table and name.rpartition(".")[0].rpartition(".")[2] not in TABLES:
+            raise ModelError(f"This model has a second table of tokens, {name}, which cannot follow a trimming.")

@@ -132,8 +132,15 @@ def check_expressible(config: dict[str, Any], planned: dict[str, tuple[int, ...]
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    except Exception as error:  # classes check their configs in ways of their own
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"A {config['model_type']} config cannot describe these sizes ({lines[-1] if lines else type(error)}): cut "
+            "other ones, such as --intermediate-size."
+        ) from None
     for name, tensor in model.state_dict().items():
         if planned.get(name, tuple(tensor.shape)) != tuple(tensor.shape):
             raise ModelError(

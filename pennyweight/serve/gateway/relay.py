@@ -3,6 +3,7 @@ nothing was sent to the client."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ from pennyweight.errors import EngineError
 from pennyweight.openai_api.errors import error_event
 from pennyweight.serve.gateway.admission import PATIENCE
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
+from pennyweight.serve.gateway.quarantine import Quarantine
 from pennyweight.serve.gateway.refusals import Unavailable
 from pennyweight.serve.gateway.replicas import Replica, Replicas
 
@@ -41,33 +43,35 @@ class Relay:
 
     def __init__(self, session: aiohttp.ClientSession, stall_seconds: float) -> None:
         self._session, self._stall = session, stall_seconds
+        self._quarantine = Quarantine(session)
         self.retries = 0
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
         """An engine that is lost in the middle of a stream ends it with an error event."""
         avoid: set[int] = set()
-        reason = ""
         for _ in range(ATTEMPTS):
-            replicas = _replicas(ask)
-            try:
-                replica = await replicas.choose(ask.blocks, avoid, PATIENCE)
-            except EngineError as error:
-                raise Unavailable(str(error)) from None
-            begun = False
-            replica.take(ask.cost, ask.blocks)
-            try:
-                async with aclosing(self._answer(replica, ask)) as answer:
-                    async for piece in answer:
-                        begun = True
-                        yield piece
-                return
-            except _Lost as lost:
-                reason = str(lost)
-                replicas.suspect(replica)
-                LOG.warning("engine %d lost a request: %s", replica.number, reason)
-            finally:
-                replica.give_back(ask.cost)
-            if begun:
+            self._quarantine.refuse(ask)
+            begun, sent = asyncio.Event(), False
+            async with self._quarantine.trial(ask, begun):
+                replica = await _chosen(ask, avoid)
+                replica.take(ask.cost, ask.blocks)
+                try:
+                    async with aclosing(self._answer(replica, ask)) as answer:
+                        async for piece in answer:
+                            begun.set()
+                            sent = True
+                            if isinstance(piece, Outcome) and piece.whole:
+                                self._quarantine.acquit(ask)
+                            yield piece
+                    return
+                except _Lost as lost:
+                    reason = str(lost)
+                    _replicas(ask).suspect(replica)
+                    LOG.warning("engine %d lost a request: %s", replica.number, reason)
+                finally:
+                    replica.give_back(ask.cost)
+                await self._quarantine.note(ask, replica)
+            if sent:
                 yield error_event(f"The engine was lost in the middle of the answer ({reason}): ask again.")
                 yield Outcome()
                 return
@@ -126,6 +130,13 @@ class Relay:
         if not first or not end.startswith(DONE):
             raise _Lost("the stream ended early")
         yield Outcome(first, events, whole=True)
+
+
+async def _chosen(ask: Ask, avoid: set[int]) -> Replica:
+    try:
+        return await _replicas(ask).choose(ask.blocks, avoid, PATIENCE)
+    except EngineError as error:
+        raise Unavailable(str(error)) from None
 
 
 def _replicas(ask: Ask) -> Replicas:

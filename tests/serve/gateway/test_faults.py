@@ -217,3 +217,27 @@ def test_an_engine_that_is_ten_times_slower_gets_less_to_do(start: Start) -> Non
         dragging.join()
     assert ends == ["answer"] * 24
     assert gateway.status["restarts"] == 0
+
+
+POISON = list(range(5, 18))
+
+
+def ends_of_poison(gateway: Running) -> str:
+    try:
+        gateway.client().completions.create(model="model", prompt=POISON, max_tokens=4)
+        return "answer"
+    except openai.APIStatusError as error:
+        return str(error.body["code"]) if isinstance(error.body, dict) else "?"
+
+
+def test_a_poisonous_request_costs_two_engines_and_nobody_else_an_answer(start: Start) -> None:
+    gateway = start("--replicas", 2, max_num_seqs=8, step_ms=20.0, fault="poison", fault_after=len(POISON))
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(end_of, gateway, stream=False) for _ in range(6)]
+        gateway.until(lambda: gateway.status["running"] >= 6)
+        assert ends_of_poison(gateway) == "request_quarantined"
+        assert [future.result(90) for future in asked] == ["answer"] * 6
+    gateway.until(lambda: gateway.get("/ready")["replicas"] == 2)
+    assert gateway.status["restarts"] == 2
+    assert ends_of_poison(gateway) == "request_quarantined"
+    assert gateway.status["restarts"] == 2 and end_of(gateway, stream=False) == "answer"
