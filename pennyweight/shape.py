@@ -58,8 +58,8 @@ class ModelShape:
         except (KeyError, TypeError, ValueError) as error:
             missing = str(error).strip("'")
             raise ModelError(
-                f"config.json of this {model_type or 'unnamed'} model gives no single {missing}, without which nothing can "
-                "be predicted: take the config of the original model, or another model."
+                f"config.json of this {model_type or 'unnamed'} model gives no single {missing}, and nothing can be "
+                "predicted without: take the config of the original model, or another model."
             ) from None
         return ModelShape(
             model_type,

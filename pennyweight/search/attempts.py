@@ -31,9 +31,9 @@ class Attempts:
     rows: list[dict[str, object]] = field(default_factory=list)
 
     @classmethod
-    def on(cls, workload: Workload, held_out: Workload, confidence: float) -> Attempts:
-        """Those on this workload so far."""
-        file = cache_directory() / FOLDER / f"{_content(workload)}.jsonl"
+    def on(cls, workload: Workload, held_out: Workload, confidence: float, *, baseline: str) -> Attempts:
+        """Those on this workload so far, to replace the model of this id: for another one, it is another question."""
+        file = cache_directory() / FOLDER / f"{_content(workload)}-{baseline}.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return cls(confidence, _content(held_out), file, [_row(line, number) for number, line in enumerate(lines)])
 

@@ -26,7 +26,7 @@ from pennyweight.deployment import Deployment, Group
 from pennyweight.evidence import SearchOutcome
 from pennyweight.measure import compare as comparing
 from pennyweight.measure.proof.allowance import Allowance
-from pennyweight.measure.proof.power import USUAL_SPREAD, outlook
+from pennyweight.measure.proof.power import USUAL_SPREAD, outlook, undecidable
 from pennyweight.measure.proof.proof import Evaluation
 from pennyweight.measure.repeated import PROOF_RUNS, combined
 from pennyweight.measure.speed import in_other_tokens
@@ -280,6 +280,10 @@ class Search:
             for deployment in self._ranked():
                 if deployment.group in refused or (group is not None and deployment.group != group):
                     continue
+                attempt = self.attempts.next(deployment).attempt
+                if attempt > 1 and undecidable(self.question.budget, self.held_out.requests, attempt):
+                    self.listener.stage("These requests can prove no further candidate: bring more of them.")
+                    return None, None, last
                 self.listener.stage(f"Proving on the held-out half: {deployment.short_label}")
                 proof = self._prove_one(deployment)
                 if proof is None:

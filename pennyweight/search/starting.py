@@ -30,7 +30,7 @@ def start(
     space = space_of(question, hardware)
     refuse(question, space, hardware)
     tuning, held_out = question.workload.split(question.seed)
-    attempts = Attempts.on(question.workload, held_out, question.budget.confidence)
+    attempts = Attempts.on(question.workload, held_out, question.budget.confidence, baseline=question.model.id)
     _refuse_used_up(question, held_out, attempts)
     study = Journal(directory / STUDY_FILE, question.as_json(), resume=resume)
     load = Load(100.0, float(np.mean([request.max_tokens for request in tuning.requests])), question.streams)

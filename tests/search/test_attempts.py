@@ -22,8 +22,8 @@ def deployment(scheme: str) -> Deployment:
     return Deployment("openvino", f"/m/{scheme}", scheme, scheme, {})
 
 
-def attempts(workload: Workload, seed: int = 0) -> Attempts:
-    return Attempts.on(workload, workload.split(seed)[1], 0.95)
+def attempts(workload: Workload, seed: int = 0, baseline: str = "model") -> Attempts:
+    return Attempts.on(workload, workload.split(seed)[1], 0.95, baseline=baseline)
 
 
 def test_each_new_candidate_gets_less(workload: Workload) -> None:
@@ -50,3 +50,9 @@ def test_what_was_accepted_may_be_shown_again_and_what_was_refused_may_not(workl
     again = attempts(workload)
     assert again.next(deployment("good")).attempt == 1
     assert again.next(deployment("bad")).attempt == 3
+
+
+def test_another_model_is_another_question(workload: Workload) -> None:
+    first = attempts(workload)
+    first.record(deployment("Q4_0"), first.next(deployment("Q4_0")), Outcome.REJECT)
+    assert attempts(workload, baseline="other").next(deployment("Q4_0")).attempt == 1

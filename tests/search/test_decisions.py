@@ -183,3 +183,13 @@ def test_decisions_take_milliseconds(tmp_path: Path) -> None:
     started = time.process_time()
     search(FakeBench(by_scheme), candidates(*GGUF), tmp_path).run()
     assert time.process_time() - started < 2.0
+
+
+def test_no_proof_is_paid_for_that_cannot_pass_any_more(tmp_path: Path) -> None:
+    """Earlier attempts have left so little error that these requests cannot show anything."""
+    run = search(FakeBench(by_scheme), candidates(*GGUF), tmp_path)
+    run.attempts.rows.append({"candidate": "", "held_out": "half", "attempt": 30, "outcome": "REJECT"})
+    answer = run.run()
+    assert answer.chosen is None and not stages(run.trials.study, Stage.PROVE)
+    assert isinstance(run.listener, Recorder)
+    assert "These requests can prove no further candidate: bring more of them." in run.listener.stages
