@@ -24,7 +24,8 @@ UNIGRAM, BPE = 1, 2
 
 @contextmanager
 def with_sentencepiece_file(source: Path) -> Iterator[Path]:
-    """The checkpoint, where it needs no such file or has one; else a directory of links with the file added."""
+    """The checkpoint, where it needs no such file or has one; else a directory of links with the file added. A Phi with
+    a byte-level tokenizer (Phi-4-mini) is converted as one, if its class has the name that the converter looks for."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") not in WANTED_BY or (source / FILE).exists():
         yield source
@@ -35,7 +36,10 @@ def with_sentencepiece_file(source: Path) -> Iterator[Path]:
         for file in source.iterdir():
             (directory / file.name).symlink_to(file.resolve())
         tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-        (directory / FILE).write_bytes(sentencepiece_file(tokenizer))
+        if config["model_type"] == "phi3" and '"ByteLevel"' in json.dumps(tokenizer.get("decoder")):
+            _name_class(source, directory)
+        else:
+            (directory / FILE).write_bytes(sentencepiece_file(tokenizer))
         yield directory
 
 
@@ -74,3 +78,10 @@ def sentencepiece_file(tokenizer: dict[str, Any]) -> bytes:
 
 def _by_id(vocabulary: dict[str, int]) -> dict[int, str]:
     return {number: piece for piece, number in vocabulary.items()}
+
+
+def _name_class(source: Path, directory: Path) -> None:
+    file = directory / "tokenizer_config.json"
+    known = json.loads((source / file.name).read_text(encoding="utf-8")) if (source / file.name).exists() else {}
+    file.unlink(missing_ok=True)  # a link
+    file.write_text(json.dumps({**known, "tokenizer_class": "GPT2Tokenizer"}))

@@ -23,7 +23,14 @@ def test_the_source_says_what_the_library_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"architectures": None}, {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}]
+    "more",
+    [
+        {},
+        {"architectures": None},
+        {"architectures": ["GPT2LMHeadModel"]},
+        {"architectures": "LlamaForCausalLM"},
+        {"architectures": ["MyLlama"]},
+    ],
 )
 def test_decoders_pass(more: dict[str, Any]) -> None:
     check_known(Path("m"), LLAMA | more)

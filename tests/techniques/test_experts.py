@@ -59,6 +59,8 @@ def test_a_tensor_follows_its_expert() -> None:
     assert without("b.mlp.gate.weight", row, kept, 3)[0][1].tolist() == [[0, 1], [4, 5]]
     assert without("b.mlp.shared_experts.up_proj.weight", row, kept, 3)[0][1] is row
     assert without("b.self_attn.q_proj.weight", row, kept, 3)[0][1] is row
+    bias = torch.arange(3)[None]
+    assert without("b.moe_statics.e_score_correction_bias", bias, kept, 3)[0][1].tolist() == [[0, 2]]
 
 
 def test_each_group_keeps_as_many() -> None:
@@ -94,10 +96,12 @@ CONFIG = {
         ({}, Experts(1, calibration=("x",)), "has 8 and each token goes to 2"),
         ({"n_group": 4}, Experts(6, calibration=("x",)), "multiple of 4"),
         ({}, Experts(4), "needs text"),
+        ({"n_group": 4}, Experts(4, calibration=("x",)), "keep 8 or more"),
+        ({"num_experts_per_tok": None, "moe_topk": [3, 4]}, Experts(3, calibration=("x",)), "each token goes to 4"),
     ],
 )
 def test_what_cannot_be_dropped_is_refused(
-    more: dict[str, int], technique: Experts, reason: str, tmp_path: Path
+    more: dict[str, Any], technique: Experts, reason: str, tmp_path: Path
 ) -> None:
     import json
 

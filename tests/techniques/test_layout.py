@@ -169,3 +169,22 @@ def test_what_a_config_lists_by_block_follows() -> None:
     shape = ModelShape("x", 4, 64, 128, 4, 2, 16, 512)
     assert len(set(block_kinds(config, shape))) == 4
     assert block_kinds({"layer_types": ["a"] * 4}, shape) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "left_out"), [("Qwen2, window", "layer_types"), ("SmolLM3", "no_rope_layers"), ("OLMo-3", "layer_types")]
+)
+def test_a_pattern_that_the_config_leaves_to_its_class_is_kept(case: str, left_out: str, tmp_path: Path) -> None:
+    """The class would compute another one for fewer blocks."""
+    import json
+
+    from transformers import AutoConfig
+
+    model, target = made_case(case, tmp_path), tmp_path / "target"
+    config = {name: value for name, value in model.config.items() if name != left_out}
+    (model.path / "config.json").write_text(json.dumps(config))
+    wanted = getattr(AutoConfig.from_pretrained(model.path), left_out)[:2]
+    target.mkdir()
+    Depth(2, "influence", TEXT).build(model.path, target)
+    assert getattr(AutoConfig.from_pretrained(target), left_out) == wanted

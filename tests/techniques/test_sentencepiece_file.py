@@ -35,3 +35,14 @@ def test_it_is_added_only_where_a_converter_wants_it(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"own")
     with with_sentencepiece_file(tmp_path) as directory:
         assert directory == tmp_path
+
+
+def test_a_phi_with_a_byte_level_tokenizer_is_converted_as_one(tmp_path: Path) -> None:
+    made, names = FAMILIES["gpt2"]()
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**names, "tokenizer_class": "PreTrainedTokenizerFast"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3"}))
+    with with_sentencepiece_file(tmp_path) as directory:
+        assert not (directory / "tokenizer.model").exists()
+        assert json.loads((directory / "tokenizer_config.json").read_text())["tokenizer_class"] == "GPT2Tokenizer"
+    assert "PreTrainedTokenizerFast" in (tmp_path / "tokenizer_config.json").read_text()
