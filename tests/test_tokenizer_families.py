@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from pennyweight.checks.__main__ import prompts
 from pennyweight.checks.architecture import check_prompts
+from pennyweight.checks.stock import prompts
 from pennyweight.errors import ModelError
 from pennyweight.tokenizer import Tokenizer
 from tests.families import FAMILIES, save

@@ -14,7 +14,8 @@ from pennyweight.generation import Event, Score
 from pennyweight.openai_api.answers import Answer, scored, whole_body
 from pennyweight.openai_api.bodies import ChatBody, CompletionBody, Message
 from pennyweight.tokenizer import Tokenizer
-from pennyweight.worker.app import Refused, Served
+from pennyweight.worker.app import Served
+from pennyweight.worker.prompts import Refused
 
 USER = [{"role": "user", "content": "hi"}]
 
