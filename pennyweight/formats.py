@@ -67,6 +67,10 @@ def _refuse_other_directory(place: Path, file: Path) -> None:
     if (place / EVIDENCE_FILE).exists():
         outcome = read("evidence", place / EVIDENCE_FILE).outcome
         raise StorageError(f"{place} holds no service: its search ended {outcome}; see its report.html.")
+    if (place / FORMATS["trial"].file).exists():
+        raise StorageError(
+            f"{place} holds a search that has not ended: go on with `pw optimize … -o {place} --resume`."
+        )
     if (place / "config.json").exists() or any(place.glob("*.gguf")):
         raise StorageError(f"{place} is a model, not a service: add --engine NAME (`pw engines` lists them).")
 

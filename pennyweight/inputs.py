@@ -188,6 +188,9 @@ def read_target(
     wanted = catalogue.offer(engine).model_format
     if wanted != model.format:
         raise UsageError(f"{engine} serves {wanted} and {text} is {model.format}: make it with `pw quantize`.")
+    reason = catalogue.refusal(engine, model.scheme, model.config, model.path)
+    if reason:
+        raise EngineRefused(reason)
     checked = _checked(engine, settings or {})
     deployment = Deployment(engine, str(model.path), model.id, model.scheme, checked, model_name=model.name)
     return Target(text, Service.of(deployment, names))

@@ -141,3 +141,9 @@ def test_the_documented_question_file_has_options_that_exist() -> None:
     assert command.callback is not None and options
     known = {name.replace("_", "-") for name in command.callback.__code__.co_varnames}
     assert set(yaml.safe_load(text)) <= known
+
+
+def test_a_search_that_has_not_ended_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "study.jsonl").write_text("{}\n")
+    with pytest.raises(StorageError, match="--resume"):
+        formats.read_service(tmp_path)

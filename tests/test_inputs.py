@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pennyweight import formats
+from pennyweight import checkpoint, formats
 from pennyweight.checkpoint import build
 from pennyweight.deployment import Deployment
-from pennyweight.errors import StorageError, UsageError, WorkloadError
+from pennyweight.errors import EngineRefused, StorageError, UsageError, WorkloadError
 from pennyweight.inputs import fitted, read_target, usual_engine
 from pennyweight.model import Lineage
 from pennyweight.tokenizer import Tokenizer
@@ -97,3 +97,19 @@ def test_a_model_without_an_engine_is_served_by_its_formats_usual_one(tiny_check
     formats.write_deployment(tmp_path, Deployment("scripted", str(tiny_checkpoint), "1", "F16", {}))
     assert usual_engine(str(tmp_path)) is None  # its own is named
     assert usual_engine("http://127.0.0.1:8000") is None
+
+
+def test_an_engine_that_answers_as_another_model_does_not_serve_it(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """A GGUF of Llama 3.1: openvino would read past its rope scaling."""
+    whole = checkpoint.open_model(str(tiny_checkpoint))
+    rope = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 64}
+    more = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = {**whole.config, "rope_parameters": {**rope, **more}}
+
+    def make(target: Path) -> None:
+        (target / "config.json").write_text(json.dumps(config))
+        (target / "model.gguf").write_bytes(b"")
+
+    made = checkpoint.build(Lineage("llama", {"a": "b"}), "gguf", "Q8_0", make, tmp_path)
+    with pytest.raises(EngineRefused, match=r"tried on Llama 3\.1 and is not right"):
+        read_target(str(made.path), engine="openvino")

@@ -27,6 +27,7 @@ REVISION = 1  # of what is asked
 TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", FILE, OLD_FILE)
 WRAPPERS = ("_orig_mod.", "base_model.model.", "module.", "_fsdp_wrapped_module.")
 NAMED = 3
+LEAST_NAMED = 0.5  # share of the embedding's rows; padding is a few hundred rows
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 LONGEST_COMPARED = 1 << 24  # bytes of two tensors that are read at a time
 
@@ -57,6 +58,11 @@ def check_architecture(directory: Path) -> None:
         raise ModelError(
             f"{directory}: tokenizer.json has a token {highest} and the embedding {found['embedding_rows']} rows: a "
             "request with it would end the engine, so take the tokenizer that belongs to the model."
+        )
+    if highest < LEAST_NAMED * found["embedding_rows"]:
+        raise ModelError(
+            f"{directory}: tokenizer.json names {highest + 1} tokens of the embedding's {found['embedding_rows']}: "
+            "take the tokenizer that belongs to the model."
         )
     check_prompts(directory, found["prompts"])
     if found["tied"] and {HEAD, EMBEDDING} <= shapes.keys() and not _same(directory, HEAD, EMBEDDING):

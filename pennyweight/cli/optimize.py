@@ -58,7 +58,8 @@ def optimize(
     techniques: Annotated[
         str | None,
         typer.Option(
-            help="Techniques to try, with amounts: prune:10%,vocabulary,distill:200 (and neurons, kv-heads, sparsity)."
+            help="Techniques to try, with amounts: prune:10%,vocabulary,distill:200 (and experts, neurons, kv-heads, "
+            "sparsity)."
         ),
     ] = None,
     speculate: Annotated[bool, typer.Option(help="Find the load up to which speculative decoding pays.")] = False,

@@ -35,7 +35,7 @@ def prune(
     adapter: options.Adapter = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Remove blocks, channels or single weights from MODEL.
+    """Remove blocks, experts, channels or weights from MODEL.
 
     Those that matter least on the workload's tuning half go first; `pw distill` recovers much of the lost quality."""
     from pennyweight import techniques

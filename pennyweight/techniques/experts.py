@@ -71,7 +71,7 @@ class Experts(Technique):
         if not max(1, shape.experts_per_token) <= self.experts < shape.experts:
             raise UsageError(
                 f"--experts {self.experts} is not possible: {model.name} has {shape.experts} and each token goes to "
-                f"{shape.experts_per_token}."
+                f"{shape.experts_per_token}, so keep from {max(1, shape.experts_per_token)} to {shape.experts - 1}."
             )
         if not shape.experts_per_token:
             raise ModelError(f"config.json of {model.name} does not say to how many experts a token goes.")
