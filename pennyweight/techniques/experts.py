@@ -75,6 +75,13 @@ class Experts(Technique):
             )
         if not shape.experts_per_token:
             raise ModelError(f"config.json of {model.name} does not say to how many experts a token goes.")
+        self._refuse_groups(model, shape, groups)
+        if self.ranking != "random" and not self.calibration:
+            raise UsageError("Ranking experts needs text to see which are used: name a workload.")
+        return "huggingface", model.scheme
+
+    def _refuse_groups(self, model: Model, shape: ModelShape, groups: int) -> None:
+        """Of a router that first chooses among groups of experts."""
         if self.experts % groups:
             raise UsageError(
                 f"--experts {self.experts} does not divide into the {groups} groups of {model.name}'s router: keep a "
@@ -87,9 +94,6 @@ class Experts(Technique):
                 f"--experts {self.experts} leaves too few in each of the {groups} groups of {model.name}'s router: "
                 f"keep {least * groups} or more."
             )
-        if self.ranking != "random" and not self.calibration:
-            raise UsageError("Ranking experts needs text to see which are used: name a workload.")
-        return "huggingface", model.scheme
 
     def build(self, source: Path, target: Path) -> None:
         import torch
