@@ -127,6 +127,12 @@ def searched() -> dict[str, type[Technique]]:
     return {cls.search_name: cls for cls in classes}
 
 
+def check_ranking(ranking: str, known: Sequence[str]) -> None:
+    """Raise `UsageError` for a ranking that a technique does not have."""
+    if ranking not in known:
+        raise UsageError(f"The ranking {ranking!r} is unknown: use {', '.join(known)}.")
+
+
 def share_of(amount: str, name: str) -> float:
     """`20%` -> 0.2."""
     try:

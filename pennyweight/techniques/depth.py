@@ -17,7 +17,7 @@ from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import ModelShape
 from pennyweight.techniques import activations
-from pennyweight.techniques.base import Material, Technique, digest, progress, share_of
+from pennyweight.techniques.base import Material, Technique, check_ranking, digest, progress, share_of
 from pennyweight.techniques.layout import block_kinds, changeable, check_blocks, renumbered, split, with_blocks
 
 RANKINGS = ("loss", "influence", "random")
@@ -39,8 +39,7 @@ class Depth(Technique):
     packages: ClassVar[tuple[str, ...]] = ("transformers",)
 
     def __post_init__(self) -> None:
-        if self.ranking not in RANKINGS:
-            raise UsageError(f"The ranking {self.ranking!r} is unknown: use {', '.join(RANKINGS)}.")
+        check_ranking(self.ranking, RANKINGS)
         if self.layers < 1:
             raise UsageError(f"--layers {self.layers} leaves nothing: keep 1 or more.")
 

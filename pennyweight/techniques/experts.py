@@ -18,7 +18,7 @@ from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import EXPERT_COUNTS, ModelShape
 from pennyweight.techniques import activations
-from pennyweight.techniques.base import Material, Technique, digest, progress, share_of
+from pennyweight.techniques.base import Material, Technique, check_ranking, digest, progress, share_of
 from pennyweight.techniques.layout import changeable, split
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class Experts(Technique):
     packages: ClassVar[tuple[str, ...]] = ("transformers",)
 
     def __post_init__(self) -> None:
-        if self.ranking not in RANKINGS:
-            raise UsageError(f"The ranking {self.ranking!r} is unknown: use {', '.join(RANKINGS)}.")
+        check_ranking(self.ranking, RANKINGS)
 
     @classmethod
     def check_amount(cls, amount: str) -> None:

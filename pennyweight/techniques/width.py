@@ -14,7 +14,7 @@ from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.shape import ModelShape
 from pennyweight.techniques import activations
-from pennyweight.techniques.base import Material, Technique, digest, share_of
+from pennyweight.techniques.base import Material, Technique, check_ranking, digest, share_of
 from pennyweight.techniques.layout import (
     GATE_UP,
     HEAD,
@@ -59,8 +59,7 @@ class Width(Technique):
     revision: ClassVar[int] = 2  # norms scaled by their own inputs
 
     def __post_init__(self) -> None:
-        if self.ranking not in RANKINGS:
-            raise UsageError(f"The ranking {self.ranking!r} is unknown: use {', '.join(RANKINGS)}.")
+        check_ranking(self.ranking, RANKINGS)
 
     @classmethod
     def check_amount(cls, amount: str) -> None:

@@ -35,16 +35,17 @@ class Quarantine:
 
     def refuse(self, ask: Ask) -> None:
         """Raise `Refused` for a request that was in too many deaths."""
-        if len(self._deaths.get(_hash(ask), ())) >= DEATHS:
+        if self.suspects(ask) and len(self._deaths[_hash(ask)]) >= DEATHS:
             message = f"{DEATHS} engines died while they had this request: it is not asked again. Change it."
             raise Refused(400, message, code="request_quarantined")
 
     def suspects(self, ask: Ask) -> bool:
-        return _hash(ask) in self._deaths
+        return bool(self._deaths) and _hash(ask) in self._deaths  # usually nothing has died: a body is not hashed
 
     def acquit(self, ask: Ask) -> None:
         """It was answered."""
-        self._deaths.pop(_hash(ask), None)
+        if self.suspects(ask):
+            del self._deaths[_hash(ask)]
 
     async def note(self, ask: Ask, replica: Replica) -> None:
         """It was lost on this engine: remembered unless the engine lives on."""
