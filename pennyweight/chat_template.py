@@ -58,6 +58,8 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The text that asks for the next answer. Raises `ModelError` for messages that the template does not take."""
         try:
@@ -65,8 +67,8 @@ class ChatTemplate:
                 messages=[_message(one) for one in messages],
                 tools=None if tools is None else list(tools),
                 documents=None if documents is None else list(documents),
-                add_generation_prompt=True,
-                **self._special,
+                add_generation_prompt=add_generation_prompt,
+                **{**self._special, **(variables or {})},
             )
             return text
         except ModelError:

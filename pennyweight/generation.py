@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from collections.abc import Sequence
@@ -13,9 +14,21 @@ SCORED_TOPS = 5
 
 
 @dataclass(frozen=True)
+class Form:
+    """What an answer must follow. `text` is a JSON schema, a JSON list of texts (choice), a regular expression that the
+    whole answer matches, or a grammar (GBNF as llama.cpp has it; Lark on engines that say so)."""
+
+    kind: Literal["json_schema", "choice", "regex", "grammar"]
+    text: str
+
+
+@dataclass(frozen=True)
 class Generation:
-    """One request to an engine. Temperature 0 is greedy. `top_logprobs` is None when none were requested, `schema` a
-    JSON schema that the answer must follow."""
+    """One request to an engine. Temperature 0 is greedy. `top_logprobs` is None when none were requested.
+
+    Penalties of presence and frequency count the answer's tokens, the one of repetition the prompt's too, as in vLLM.
+    `logit_bias` is added to the logits of these tokens; no token of `stop_tokens` ends an answer before `min_tokens`.
+    """
 
     id: str
     prompt: Sequence[int]
@@ -25,7 +38,14 @@ class Generation:
     seed: int | None = None
     stop_tokens: tuple[int, ...] = ()
     top_logprobs: int | None = None
-    schema: str | None = None
+    form: Form | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,8 @@ class Event:
     alternatives: Sequence[Sequence[tuple[int, float]]] = ()
     finish: Finish | None = None
     error: str | None = None
+    stopped_by: str | None = None  # the stop string that ended the answer
+    cached: int | None = None  # tokens of the prompt that were not computed again, where the engine says so
 
 
 @dataclass(frozen=True)
@@ -58,3 +80,8 @@ def derived_seed(generation: Generation) -> int:
     if generation.seed is not None:
         return generation.seed % (2**31)
     return int(struct.unpack("<I", random.randbytes(4))[0]) % (2**31)
+
+
+def choice_grammar(choices: Sequence[str]) -> str:
+    """One of these texts, as a grammar in GBNF, which llama.cpp and xgrammar read."""
+    return "root ::= " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)

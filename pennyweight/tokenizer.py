@@ -79,13 +79,27 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.backend.decode(list(tokens), skip_special_tokens=True))
 
+    def spelled(self, tokens: Sequence[int]) -> str:
+        """As text, with control tokens spelled."""
+        return str(self.backend.decode(list(tokens), skip_special_tokens=False))
+
     def token_text(self, token: int) -> str:
-        """One token on its own, as log-probability lists show it."""
-        return self.decode([token]) or self.backend.id_to_token(token) or ""
+        """One token on its own, as log-probability lists show it; what is a part of a character only is U+FFFD."""
+        return self.token_bytes(token).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to a text; a control token is spelled."""
+        known = self.byte_pieces.get(token)
+        return known if known is not None else (self.backend.id_to_token(token) or "").encode()
 
     @property
     def vocabulary_size(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def template_text(self) -> str:
+        """The chat templates' own text, which shows what they can take; empty for a base model."""
+        return "\n".join(self._templates.values())
 
     @cached_property
     def longest_token(self) -> int:
@@ -125,6 +139,7 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         parse_special_tokens: bool = False,
+        **options: Any,
     ) -> list[int]:
         """Tokens of a chat prompt that asks for the next answer. Control tokens that messages spell are text unless
         `parse_special_tokens` is set.
@@ -133,9 +148,10 @@ class Tokenizer:
         """
         plain = self._plain_specials
         if parse_special_tokens or not plain.spelled_in((messages, tools, documents)):
-            text = self.chat_text(messages, tools=tools, documents=documents)
+            text = self.chat_text(messages, tools=tools, documents=documents, **options)
             return self.encode(text, add_special_tokens=not self.has_template)
-        text = self.chat_text(plain.masked(messages), tools=plain.masked(tools), documents=plain.masked(documents))
+        masked = (plain.masked(value) for value in (messages, tools, documents))
+        text = self.chat_text(next(masked), tools=next(masked), documents=next(masked), **options)
         return plain.encode(text, add_special_tokens=not self.has_template)
 
     @cached_property
@@ -160,13 +176,22 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The same prompt before it is cut into tokens."""
+        """The same prompt before it is cut into tokens. With `continue_final_message` it ends with the last message's
+        own words; `variables` are what a template reads besides."""
         if not self.has_template:
             return "\n\n".join(message["content"] for message in messages)
-        return self._template("tool_use" if tools and "tool_use" in self._templates else "default").render(
-            messages, tools=tools, documents=documents
+        text = self._template("tool_use" if tools and "tool_use" in self._templates else "default").render(
+            messages,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt and not continue_final_message,
+            variables=variables,
         )
+        return _cut_after(text, messages[-1]["content"]) if continue_final_message else text
 
     def _template(self, name: str) -> ChatTemplate:
         if name not in self._templates:
@@ -249,3 +274,11 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{path} is no JSON ({error}): copy it again from the source.") from None
     return value if isinstance(value, dict) else {}
+
+
+def _cut_after(text: str, words: str) -> str:
+    """A chat up to its last message's words, as transformers does: templates may strip blanks around them."""
+    place = text.rfind(words.strip())
+    if place < 0 or not words.strip():
+        raise ModelError("The model's chat template changes the last message, so that it cannot be gone on with.")
+    return text[: place + len(words)] if text[place:].startswith(words) else text[: place + len(words.strip())]

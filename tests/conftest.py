@@ -20,7 +20,7 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-CONTEXT = 256
+CONTEXT = 512
 VOCABULARY = 512
 ENGINES = paths.engines_directory()  # the user's, before any test changes the cache
 

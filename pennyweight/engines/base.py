@@ -36,6 +36,32 @@ ENGINES = {
 }
 
 
+# Fields that our worker follows whatever the engine is: they change the prompt, its reading, or where an answer ends.
+WORKER_FIELDS = (
+    "n",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "echo",
+    "truncate_prompt_tokens",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "parse_special_tokens",
+)
+FORM_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "json_schema": ("response_format", "structured_outputs", "guided_json"),
+    "choice": ("structured_outputs", "guided_choice"),
+    "regex": ("structured_outputs", "guided_regex"),
+    "grammar": ("structured_outputs", "guided_grammar"),
+}
+
+
 @dataclass(frozen=True)
 class Launch:
     """A server's command line, and the environment variables to add for it."""
@@ -96,9 +122,10 @@ class Engine:
     # docs/log/engines.md.
     efficiency: ClassVar[Mapping[str, Efficiency]] = {"": UNKNOWN_EFFICIENCY}
     colour: ClassVar[str] = "#4a3aa7"  # in the report
-    supports_json_schema: ClassVar[bool] = False  # can constrain answers to a JSON schema
-    # fields of a request, beside its prompt and length, that it follows; a server of the OpenAI API follows all
-    answer_fields: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "seed", "n", "stop")
+    forms: ClassVar[tuple[str, ...]] = ()  # kinds of `Form` that it can hold an answer to
+    any_schema: ClassVar[bool] = False  # takes JSON schemas as they are, not only openai_api/json_schema.py's subset
+    # fields of a request that sampling follows, beside those that our worker follows for every engine
+    answer_fields: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "seed")
     # "module:class" of the `Runtime` or the `Backend`, imported only in the process that runs it
     runtime: ClassVar[str] = ""
     server: ClassVar[str] = ""
@@ -190,8 +217,13 @@ class Engine:
     @classmethod
     def unheeded(cls, fields: Iterable[str]) -> list[str]:
         """Those of a request's fields that it does not follow."""
-        known = {*cls.answer_fields, *(("response_format",) if cls.supports_json_schema else ())}
-        return sorted(set(fields) - known)
+        return sorted(set(fields) - cls.followed_fields())
+
+    @classmethod
+    def followed_fields(cls) -> set[str]:
+        """The fields of a request that act on its answer: its own, the worker's, and those that ask for a form."""
+        asking = {name for form in cls.forms for name in FORM_FIELDS[form]}
+        return {*WORKER_FIELDS, *cls.answer_fields, *asking}
 
     @classmethod
     def refuse_files(cls, directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,14 @@ import numpy as np
 from pennyweight.engines.base import Runtime
 from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.generation import SCORED_TOPS, Event, Finish, Generation, Score, derived_seed
+from pennyweight.generation import SCORED_TOPS, Event, Finish, Form, Generation, Score, choice_grammar, derived_seed
 from pennyweight.hardware import Efficiency, Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
 FEW_STREAMS = 4  # up to this many, memory bandwidth is the limit and float32 costs nothing (1.2x faster at 1)
 SUPERBLOCK = 256  # weights of one K-quant block
 KERNEL_PROMPT = 32  # tokens
+MAX_MIN_P = 0.9999  # of what the pipeline takes; 1 means the likeliest token alone
 PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 
@@ -59,7 +61,16 @@ class OpenVINO(Speculating):
         "kv_cache_dtype": KV_CACHE_DTYPES,
         "inference_precision": PRECISIONS,
     }
-    supports_json_schema: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ("json_schema", "choice")
+    answer_fields: ClassVar[tuple[str, ...]] = (
+        *Speculating.answer_fields,
+        "top_k",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "min_tokens",
+    )
     max_top_logprobs: ClassVar[int] = 0  # the pipeline reports only the sampled token's log-probability
 
     def __post_init__(self) -> None:
@@ -165,16 +176,30 @@ class OpenVINORuntime:
                 "top_p": generation.top_p,
                 "rng_seed": derived_seed(generation),
             }
+            settings |= {"top_k": generation.top_k} if generation.top_k else {}
+            settings |= {"min_p": min(generation.min_p, MAX_MIN_P)} if generation.min_p else {}
         if generation.stop_tokens:
             settings |= {"eos_token_id": generation.stop_tokens[0], "stop_token_ids": set(generation.stop_tokens)}
         else:
             settings["ignore_eos"] = True
         if generation.top_logprobs is not None:
             settings["logprobs"] = 1
-        if generation.schema is not None:
-            form = self._genai.StructuredOutputConfig(json_schema=generation.schema)
-            settings["structured_output_config"] = form
+        for name, value, nothing in (
+            ("presence_penalty", generation.presence_penalty, 0),
+            ("frequency_penalty", generation.frequency_penalty, 0),
+            ("repetition_penalty", generation.repetition_penalty, 1),
+            ("min_new_tokens", generation.min_tokens, 0),
+        ):
+            if value != nothing:
+                settings[name] = value
+        if generation.form is not None:
+            settings["structured_output_config"] = self._followed(generation.form)
         return self._genai.GenerationConfig(**settings)
+
+    def _followed(self, form: Form) -> Any:
+        if form.kind == "choice":
+            return self._genai.StructuredOutputConfig(grammar=choice_grammar(json.loads(form.text)))
+        return self._genai.StructuredOutputConfig(json_schema=form.text)
 
     def _admit(self, generation: Generation, configuration: Any) -> None:
         self._numbers += 1

@@ -13,12 +13,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pennyweight.generation import Event, Score
+from pennyweight.openai_api.readers import Reader
+from pennyweight.openai_api.reading import Reading
 from pennyweight.tokenizer import Tokenizer
+
+# A token, its log-probability (None: not known), and the likeliest at its place.
+Row = tuple[int, float | None, Sequence[tuple[int, float]]]
+ID_LENGTH = 9  # of calls: Mistral's templates take no other
 
 
 @dataclass
 class Answer:
-    """One answer while it grows, and its spelling in both calls, streamed or whole."""
+    """One answer while it grows, and its spelling in both calls, streamed or whole. `prompt_rows` are the scores of the
+    prompt, where `echo` asks for them; a `reader` parts a chat's text in content, reasoning and tool calls."""
 
     chat: bool
     model: str
@@ -27,63 +34,148 @@ class Answer:
     echo: str = ""
     with_logprobs: bool = False
     with_token_ids: bool = False
+    includes_usage: bool = False
+    tokens_as_ids: bool = False
+    fingerprint: str = ""
+    reader: Reader | None = None
+    prompt_rows: Sequence[Row] = ()
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     index: int = 0
     text: str = ""
     tokens: list[int] = field(default_factory=list)
-    logprob_rows: list[tuple[int, float, Sequence[tuple[int, float]]]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     finish: str | None = None
+    stopped_by: str | None = None
+    cached: int | None = None
+    reasoning_tokens: int = 0
+    call_ids: list[str] = field(default_factory=list)
+    _sent: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         self.id = self.id or ("chatcmpl-" if self.chat else "cmpl-") + uuid.uuid4().hex
         self.text = self.echo
 
-    def copies(self, count: int) -> list[Answer]:
-        """Several answers to the same request: one id, an index each."""
-        return [replace(self, index=n, tokens=[], logprob_rows=[]) for n in range(count)]
+    def copies(self, count: int, first: int = 0) -> list[Answer]:
+        """Several answers to the same request: one id, an index each, from `first` on."""
+        return [replace(self, index=first + n, tokens=[], rows=[], call_ids=[]) for n in range(count)]
 
     def add(self, event: Event, text: str) -> None:
         self.tokens.extend(event.tokens)
         self.text += text
+        self.cached = event.cached if event.cached is not None else self.cached
         if self.with_logprobs:
-            alternatives = event.alternatives or [()] * len(event.tokens)
-            self.logprob_rows.extend(zip(event.tokens, event.logprobs, alternatives, strict=True))
+            self.rows.extend(rows_of(event))
+        if event.finish:
+            self.finish, self.stopped_by = event.finish, event.stopped_by
+        if self.reader is not None:
+            reading = self.reading
+            if not (reading.content.strip() or reading.calls) and reading.reasoning:
+                self.reasoning_tokens = len(self.tokens)
+            if reading.calls and self.finish == "stop":
+                self.finish = "tool_calls"
+
+    @property
+    def reading(self) -> Reading:
+        assert self.reader is not None
+        return self.reader(self.text, self.finish is not None)
 
     def choice(self) -> dict[str, Any]:
         """The whole answer, as one of a body's choices."""
         choice: dict[str, Any] = {"index": self.index, "finish_reason": self.finish, "logprobs": None}
+        choice["stop_reason"] = self.stopped_by
         if self.chat:
-            choice["message"] = {"role": "assistant", "content": self.text}
+            choice["message"] = self._message()
         else:
             choice["text"] = self.text
         if self.with_logprobs:
-            choice["logprobs"] = self._logprobs(self.logprob_rows)
+            choice["logprobs"] = self._logprobs([*self.prompt_rows, *self.rows])
         if self.with_token_ids:
             choice["token_ids"] = self.tokens
             choice["prompt_token_ids"] = list(self.prompt_tokens)
         return choice
 
+    def _message(self) -> dict[str, Any]:
+        if self.reader is None:
+            return {"role": "assistant", "content": self.text, "refusal": None}
+        reading = self.reading
+        message: dict[str, Any] = {"role": "assistant", "content": reading.content, "refusal": None}
+        if reading.reasoning:
+            message["reasoning_content"] = reading.reasoning
+        if reading.calls:
+            message["content"] = reading.content or None
+            message["tool_calls"] = [
+                _called(self._call_id(n), call.name, call.arguments) for n, call in enumerate(reading.calls)
+            ]
+        return message
+
     def chunk(self, text: str, event: Event | None, finish: str | None) -> bytes:
-        """One server-sent event. The common case, text alone, is put together without a JSON encoder for the rest."""
+        """Server-sent events for what came. The common case, text alone, is put together without a JSON encoder for the
+        rest."""
+        if self.reader is not None:
+            return self._read_chunk(event, finish)
         if finish is None and not self.with_logprobs and not self.with_token_ids:
             return self._text_prefix + json.dumps(text).encode() + self._text_suffix
-        choice: dict[str, Any] = {"index": self.index, "finish_reason": finish, "logprobs": None}
-        choice |= {"delta": {"content": text} if text else {}} if self.chat else {"text": text}
+        said: dict[str, Any] = {"delta": {"content": text} if text else {}} if self.chat else {"text": text}
+        return _sse(self.envelope(self._choice_of(said, event, finish), streamed=True))
+
+    def _read_chunk(self, event: Event | None, finish: str | None) -> bytes:
+        deltas = list(self._deltas())
+        if finish or (not deltas and event is not None and (self.with_logprobs or self.with_token_ids)):
+            deltas.append({})
+        events = []
+        for place, delta in enumerate(deltas):
+            last = place == len(deltas) - 1
+            told = event if place == 0 else None
+            choice = self._choice_of({"delta": delta}, told, self.finish if finish and last else None)
+            events.append(_sse(self.envelope(choice, streamed=True)))
+        return b"".join(events)
+
+    def _deltas(self) -> Sequence[dict[str, Any]]:
+        """What a reading has more than what was sent."""
+        now, before = self.reading, self._sent
+        self._sent = now
+        deltas: list[dict[str, Any]] = []
+        if len(now.reasoning) > len(before.reasoning):
+            deltas.append({"reasoning_content": now.reasoning[len(before.reasoning) :]})
+        if len(now.content) > len(before.content):
+            deltas.append({"content": now.content[len(before.content) :]})
+        for place, call in enumerate(now.calls):
+            if place >= len(before.calls):
+                first = {"index": place, **_called(self._call_id(place), call.name, "")}
+                deltas.append({"tool_calls": [first]})
+            sent = before.calls[place].arguments if place < len(before.calls) else ""
+            if len(call.arguments) > len(sent):
+                more = {"index": place, "function": {"arguments": call.arguments[len(sent) :]}}
+                deltas.append({"tool_calls": [more]})
+        return deltas
+
+    def _call_id(self, place: int) -> str:
+        while len(self.call_ids) <= place:
+            self.call_ids.append(uuid.uuid4().hex[:ID_LENGTH])
+        return self.call_ids[place]
+
+    def _choice_of(self, said: dict[str, Any], event: Event | None, finish: str | None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": self.index, "finish_reason": finish, "logprobs": None, **said}
+        choice |= {"stop_reason": self.stopped_by} if finish else {}
         if self.with_logprobs and event is not None:
-            alternatives = event.alternatives or [()] * len(event.tokens)
-            choice["logprobs"] = self._logprobs(list(zip(event.tokens, event.logprobs, alternatives, strict=True)))
+            choice["logprobs"] = self._logprobs(rows_of(event))
         if self.with_token_ids and event is not None:
             choice["token_ids"] = list(event.tokens)
-        return _sse(self.envelope(choice, streamed=True))
+        return choice
 
     def opening(self) -> bytes:
         """The first chunk of a chat stream carries the role; a completion's carries the echo."""
         if self.chat:
-            delta = {"role": "assistant", "content": ""}
+            delta = {"role": "assistant", "content": "", "refusal": None}
             choice = {"index": self.index, "delta": delta, "logprobs": None, "finish_reason": None}
             return _sse(self.envelope(choice, streamed=True))
-        return self.chunk(self.echo, None, None) if self.echo else b""
+        if not self.echo:
+            return b""
+        choice = {"index": self.index, "text": self.echo, "logprobs": None, "finish_reason": None}
+        if self.prompt_rows:
+            choice["logprobs"] = self._logprobs(self.prompt_rows)
+        return _sse(self.envelope(choice, streamed=True))
 
     def usage_chunk(self, answers: Sequence[Answer]) -> bytes:
         return _sse(self.envelope(None, streamed=True) | {"usage": usage_of(answers)})
@@ -91,7 +183,9 @@ class Answer:
     def envelope(self, choice: dict[str, Any] | None, *, streamed: bool) -> dict[str, Any]:
         kind = ("chat.completion.chunk" if streamed else "chat.completion") if self.chat else "text_completion"
         choices = [choice] if choice is not None else []
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        made = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        made["system_fingerprint"] = self.fingerprint or None
+        return made | ({"usage": None} if streamed and self.includes_usage else {})
 
     @property
     def _text_prefix(self) -> bytes:
@@ -99,34 +193,53 @@ class Answer:
         opening = '"delta":{"content":' if self.chat else '"text":'
         return (
             f'data: {{"id":"{self.id}","object":"{kind}","created":{self.created},"model":{json.dumps(self.model)},'
-            f'"choices":[{{"index":{self.index},{opening}'
+            f'"system_fingerprint":{json.dumps(self.fingerprint or None)},"choices":[{{"index":{self.index},{opening}'
         ).encode()
 
     @property
     def _text_suffix(self) -> bytes:
         closing = "}" if self.chat else ""
-        return f'{closing},"logprobs":null,"finish_reason":null}}]}}\n\n'.encode()
+        usage = ',"usage":null' if self.includes_usage else ""
+        return f'{closing},"logprobs":null,"finish_reason":null}}]{usage}}}\n\n'.encode()
 
-    def _logprobs(self, rows: Sequence[tuple[int, float, Sequence[tuple[int, float]]]]) -> dict[str, Any]:
-        name = self.tokenizer.token_text
+    def _logprobs(self, rows: Sequence[Row]) -> dict[str, Any]:
+        name = spelled_as_id if self.tokens_as_ids else self.tokenizer.token_text
+        names = [name(token) for token, _, _ in rows]
         if not self.chat:
+            tops = [_tops(name, own, logprob, others) for own, (_, logprob, others) in zip(names, rows, strict=True)]
             return {
-                "tokens": [name(token) for token, _, _ in rows],
+                "tokens": names,
                 "token_logprobs": [logprob for _, logprob, _ in rows],
-                "top_logprobs": [{name(t): p for t, p in alternatives} for _, _, alternatives in rows],
-                "text_offset": _offsets([name(token) for token, _, _ in rows]),
+                "top_logprobs": tops,
+                "text_offset": _offsets(names),
             }
-        content = []
-        for token, logprob, alternatives in rows:
-            top = [_chat_logprob(name(t), p) for t, p in alternatives]
-            content.append(_chat_logprob(name(token), logprob) | {"top_logprobs": top})
+        spelled = self.tokenizer.token_bytes
+        content = [
+            _chat_logprob(own, logprob or 0.0, spelled(token))
+            | {"top_logprobs": [_chat_logprob(name(t), p, spelled(t)) for t, p in others]}
+            for own, (token, logprob, others) in zip(names, rows, strict=True)
+        ]
         return {"content": content, "refusal": None}
 
 
-def usage_of(answers: Sequence[Answer]) -> dict[str, int]:
-    """The prompt counts once."""
-    prompt, completion = len(answers[0].prompt_tokens), sum(len(answer.tokens) for answer in answers)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def rows_of(event: Event) -> list[Row]:
+    return list(zip(event.tokens, event.logprobs, event.alternatives or [()] * len(event.tokens), strict=True))
+
+
+def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Each prompt counts once, however many answers it has."""
+    prompts = {id(answer.prompt_tokens): answer for answer in answers}.values()
+    prompt, completion = sum(len(a.prompt_tokens) for a in prompts), sum(len(answer.tokens) for answer in answers)
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    if any(answer.cached is not None for answer in answers):
+        usage["prompt_tokens_details"] = {"cached_tokens": sum(answer.cached or 0 for answer in prompts)}
+    if any(answer.reader is not None for answer in answers):
+        usage["completion_tokens_details"] = {"reasoning_tokens": sum(a.reasoning_tokens for a in answers)}
+    return usage
 
 
 def whole_body(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -137,33 +250,30 @@ def whole_body(answers: Sequence[Answer]) -> dict[str, Any]:
     return body | {"usage": usage_of(answers)}
 
 
-def scored(answer: Answer, score: Score, start: int = 1, *, count: int = 1, by_id: bool = False) -> dict[str, Any]:
-    """The answer to `echo` with `max_tokens: 0`: log-probabilities of the prompt itself from place `start` on.
-
-    `top_logprobs` holds the most likely tokens and the prompt's own. With `by_id` (`return_tokens_as_token_ids`, as
-    vLLM's server has it) tokens are spelled "token_id:7", because the texts of two tokens can be the same.
-    """
-    name = spelled_as_id if by_id else answer.tokenizer.token_text
-    tokens = [name(token) for token in answer.prompt_tokens]
-    rows: list[dict[str, float] | None] = [None] * start
-    for tops, own, logprob in zip(score.tops, tokens[start:], score.logprobs, strict=True):
-        rows.append({own: logprob} | {name(token): value for token, value in tops[:count]} | {own: logprob})
-    logprobs = {
-        "tokens": tokens,
-        "token_logprobs": [*[None] * start, *score.logprobs],
-        "top_logprobs": rows,
-        "text_offset": _offsets(tokens),
-    }
-    choice = {"index": 0, "text": answer.echo, "finish_reason": "length", "logprobs": logprobs}
-    return answer.envelope(choice, streamed=False) | {"usage": usage_of([answer])}
+def rows_of_prompt(tokens: Sequence[int], score: Score, start: int, count: int) -> list[Row]:
+    """Scores of a prompt from place `start` on, with the `count` likeliest at each place."""
+    known = zip(tokens[start:], score.logprobs, score.tops, strict=True)
+    return [*((token, None, ()) for token in tokens[:start]), *((t, own, tops[:count]) for t, own, tops in known)]
 
 
 def spelled_as_id(token: int) -> str:
+    """As `return_tokens_as_token_ids` of vLLM's server has it: the texts of two tokens can be the same."""
     return f"token_id:{token}"
 
 
-def _chat_logprob(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+def _called(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _tops(name: Any, own: str, logprob: float | None, others: Sequence[tuple[int, float]]) -> dict[str, float] | None:
+    """The token's own text is always among them, and its value goes before another token's of the same text."""
+    if logprob is None:
+        return None
+    return {own: logprob} | {name(token): value for token, value in others} | {own: logprob}
+
+
+def _chat_logprob(text: str, logprob: float, spelled: bytes) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(spelled)}
 
 
 def _offsets(tokens: Sequence[str]) -> list[int]:

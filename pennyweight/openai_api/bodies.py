@@ -1,4 +1,4 @@
-"""The OpenAI API's bodies: request and answer fields. Contains no engine and no network code.
+"""The OpenAI API's bodies: request fields and their types, which are strict. Contains no engine and no network code.
 
 Source: OpenAI's API reference for /v1/completions and /v1/chat/completions; `ignore_eos`, `return_token_ids` and
 `max_tokens: 0` with `echo` are spelled as vLLM's server has them, `logprob_start_len` as SGLang's.
@@ -6,83 +6,56 @@ Source: OpenAI's API reference for /v1/completions and /v1/chat/completions; `ig
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pennyweight.openai_api.forms import ResponseFormat
+from pennyweight.openai_api.tools import Tool, chosen_tool
+
 MAX_ANSWERS = 16  # of one request
-# Fields that change an answer and that only some servers follow -> the values that ask for nothing.
-CHANGING_FIELDS: dict[str, tuple[Any, ...]] = {
-    "top_k": (-1, 0),
-    "min_p": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "logit_bias": ({},),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "tool_choice": ("none", "auto"),
-    "best_of": (1,),
-    "suffix": ("",),
-    "min_tokens": (0,),
-    "stop_token_ids": ([],),
-    "bad_words": ([],),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-    "chat_template_kwargs": ({},),
-    "length_penalty": (1,),
-    "use_beam_search": (False,),
-    "typical_p": (1,),
-}
+MAX_PROMPTS = 64  # of one request
+MAX_BIASES = 1024
+STRICT = ConfigDict(strict=True)
+REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 class StreamOptions(BaseModel):
+    model_config = STRICT
+
     include_usage: bool = False
-
-
-class NamedSchema(BaseModel):
-    name: str = ""
-    definition: dict[str, Any] = Field(alias="schema")
-
-
-class ResponseFormat(BaseModel):
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: NamedSchema | None = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise ValueError("type json_schema needs json_schema, an object with the schema")
-        return self
-
-    @property
-    def requested_schema(self) -> dict[str, Any] | None:
-        if self.type == "text":
-            return None
-        return self.json_schema.definition if self.json_schema else {"type": "object"}
+    continuous_usage_stats: Literal[False] = False
+    include_obfuscation: bool = False  # random padding of OpenAI's own servers: nothing to add here
 
 
 class Body(BaseModel):
     """What both calls share."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
 
     model: str = ""
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    logit_bias: dict[str, float] = Field({}, max_length=MAX_BIASES)
+    min_tokens: int = Field(0, ge=0)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1, le=MAX_ANSWERS)
     ignore_eos: bool = False
+    truncate_prompt_tokens: int = Field(-1, ge=-1)
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     response_format: ResponseFormat | None = None
-    tools: list[dict[str, Any]] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -90,24 +63,18 @@ class Body(BaseModel):
         """OpenAI's schema lets clients send null for what they leave to the server."""
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> Body:
+        for token, bias in self.logit_bias.items():
+            if not (token.isascii() and token.isdigit()) or not -100 <= bias <= 100:
+                raise ValueError(f"logit_bias maps token ids to numbers from -100 to 100, not {token[:20]!r} to {bias}")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
-    @property
-    def unheeded(self) -> str | None:
-        """The first field that would change the answer and that our worker does not know; None where there is none.
-        A value that asks for nothing, such as a penalty of 0, is no such field."""
-        for name, nothing in CHANGING_FIELDS.items():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and value not in nothing:
-                return name
-        return None
-
-    @property
-    def requested_schema(self) -> dict[str, Any] | None:
-        """The JSON schema that the answer must follow."""
-        return self.response_format.requested_schema if self.response_format else None
 
     @property
     def include_usage(self) -> bool:
@@ -115,9 +82,9 @@ class Body(BaseModel):
 
 
 class CompletionBody(Body):
-    prompt: str | list[int] = Field(min_length=1)
+    prompt: str | list[int] | list[str] | list[list[int]] = Field(min_length=1)
     max_tokens: int = Field(16, ge=0)
-    logprobs: int | None = Field(None, ge=0)
+    logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
     logprob_start_len: int = Field(0, ge=0)
 
@@ -125,36 +92,155 @@ class CompletionBody(Body):
     def top_logprobs(self) -> int | None:
         return self.logprobs
 
+    @property
+    def prompts(self) -> Sequence[str | list[int]]:
+        """One or several, each a text or token ids."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return self.prompt
 
-class TokenizeBody(BaseModel):
-    """As vLLM's server has it."""
-
-    prompt: str = Field(min_length=1)
-    add_special_tokens: bool = True
+    @model_validator(mode="after")
+    def _prompts_have_something(self) -> CompletionBody:
+        if len(self.prompts) > MAX_PROMPTS:
+            raise ValueError(f"prompt has {len(self.prompts)} prompts: send at most {MAX_PROMPTS} at once")
+        if not all(self.prompts):
+            raise ValueError("a prompt is empty: send some text")
+        return self
 
 
 class Part(BaseModel):
-    type: Literal["text"]
-    text: str
+    model_config = STRICT
+
+    type: str
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _is_text(self) -> Part:
+        if self.type not in ("text", "input_text", "output_text") or self.text is None:
+            raise ValueError(f"a part of type {self.type[:40]!r} is not supported: this model reads text only")
+        return self
+
+
+class CalledFunction(BaseModel):
+    model_config = STRICT
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+    @property
+    def as_object(self) -> Any:
+        """Templates write arguments as JSON themselves, so they get the object."""
+        if not isinstance(self.arguments, str):
+            return self.arguments
+        try:
+            return json.loads(self.arguments or "{}")
+        except ValueError:
+            return self.arguments
+
+
+class ToolCall(BaseModel):
+    model_config = STRICT
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
 
 
 class Message(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = ""
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
-    def plain(self) -> dict[str, str]:
-        parts = self.content if isinstance(self.content, list) else []
-        return {"role": self.role, "content": "".join(p.text for p in parts) if parts else str(self.content or "")}
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or ""
+
+    def plain(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        made: dict[str, Any] = {"role": self.role, "content": self.text}
+        if self.tool_calls:
+            made["tool_calls"] = [
+                {
+                    "id": c.id,
+                    "type": "function",
+                    "function": {"name": c.function.name, "arguments": c.function.as_object},
+                }
+                for c in self.tool_calls
+            ]
+        made |= {k: v for k, v in {"name": self.name, "tool_call_id": self.tool_call_id}.items() if v}
+        thought = next((v for name in REASONING if (v := (self.model_extra or {}).get(name))), None)
+        return made | ({"reasoning_content": str(thought)} if thought else {})
 
 
-class ChatBody(Body):
+class Templated(BaseModel):
+    """What a chat's prompt is made from."""
+
     messages: list[Message] = Field(min_length=1)
+    tools: list[Tool] = []
+    documents: list[dict[str, Any]] = []
     parse_special_tokens: bool = False  # control tokens that messages spell act as such
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _ends_once(self) -> Templated:
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise ValueError("continue_final_message goes on with an assistant's message: end with one")
+        return self
+
+
+class ChatBody(Templated, Body):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs_asked: int | None = Field(None, ge=0, le=20, alias="top_logprobs")
 
+    @model_validator(mode="after")
+    def _tools_are_there(self) -> ChatBody:
+        chosen_tool(self.tool_choice, self.tools)
+        return self
+
     @property
     def top_logprobs(self) -> int | None:
         return (self.top_logprobs_asked or 0) if self.logprobs else None
+
+
+class TokenizeBody(BaseModel):
+    """A text or a chat, as vLLM's server has it."""
+
+    model_config = STRICT
+
+    model: str = ""
+    prompt: str | None = Field(None, min_length=1)
+    add_special_tokens: bool | None = None
+    messages: list[Message] | None = Field(None, min_length=1)
+    tools: list[Tool] = []
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("send prompt or messages")
+        return self
+
+
+class DetokenizeBody(BaseModel):
+    model_config = STRICT
+
+    model: str = ""
+    tokens: list[int]

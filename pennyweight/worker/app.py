@@ -11,9 +11,7 @@ import logging
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,71 +29,16 @@ from pennyweight import engines
 from pennyweight.browsers import guarded
 from pennyweight.engines.base import Engine
 from pennyweight.errors import EngineError, EngineRefused, ModelError, PennyweightError
-from pennyweight.generation import Generation
-from pennyweight.openai_api import json_schema
-from pennyweight.openai_api.answers import Answer, scored
-from pennyweight.openai_api.bodies import Body, ChatBody, CompletionBody, TokenizeBody
+from pennyweight.openai_api.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from pennyweight.openai_api.errors import error_body
 from pennyweight.processes import end_with
 from pennyweight.tokenizer import Tokenizer
+from pennyweight.worker.asking import Served, fingerprint_of, has_form
 from pennyweight.worker.backend_host import BackendHost
 from pennyweight.worker.driver_host import DriverHost
 from pennyweight.worker.host import Host
 from pennyweight.worker.prompts import Prompts, Refused
-from pennyweight.worker.streaming import EventStream, Generating, copies, whole
-
-
-@dataclass(frozen=True)
-class Served:
-    """What the worker serves: everything that a request handler needs."""
-
-    engine: Engine
-    host: Host
-    tokenizer: Tokenizer
-    prompts: Prompts
-    names: tuple[str, ...]  # model names that requests may use
-    context_length: int
-
-    def generation(self, body: CompletionBody | ChatBody, prompt: list[int]) -> Generation:
-        room = self.context_length - len(prompt)
-        asked = body.max_tokens
-        if isinstance(body, ChatBody):
-            asked = body.max_completion_tokens or body.max_tokens or room
-        assert asked is not None
-        if asked > room or (isinstance(body, ChatBody) and room < 1):
-            raise Refused(
-                f"This model's context is {self.context_length} tokens, and the prompt ({len(prompt)}) with the answer "
-                f"({asked}) would be {len(prompt) + asked}: shorten the prompt or lower max_tokens.",
-                "messages" if isinstance(body, ChatBody) else "prompt",
-                "context_length_exceeded",
-            )
-        if body.unheeded:
-            raise Refused(f"{self.engine.name} does not support {body.unheeded}: remove it.", body.unheeded)
-        if body.tools:
-            raise Refused(f"{self.engine.name} does not support tools: remove tools.", "tools")
-        schema = None if body.requested_schema is None else self._followed(body.requested_schema)
-        if asked and (body.top_logprobs or 0) > self.engine.max_top_logprobs:
-            raise Refused(f"{self.engine.name} gives at most {self.engine.max_top_logprobs} top_logprobs.", "logprobs")
-        return Generation(
-            id=uuid.uuid4().hex,
-            prompt=prompt,
-            max_tokens=asked,
-            temperature=body.temperature,
-            top_p=body.top_p,
-            seed=body.seed,
-            stop_tokens=() if body.ignore_eos and schema is None else self.tokenizer.end_tokens,
-            top_logprobs=body.top_logprobs,
-            schema=schema,
-        )
-
-    def _followed(self, schema: dict[str, Any]) -> str:
-        if not self.engine.supports_json_schema:
-            message = f"{self.engine.name} does not support structured output: remove response_format."
-            raise Refused(message, "response_format")
-        try:
-            return json_schema.followed(schema)
-        except EngineRefused as error:
-            raise Refused(str(error), "response_format") from None
+from pennyweight.worker.streaming import EventStream, unless_left, whole
 
 
 def application(served: Served) -> Starlette:
@@ -103,42 +46,13 @@ def application(served: Served) -> Starlette:
 
     async def answer_call(request: Request, shape: type[CompletionBody] | type[ChatBody]) -> Response:
         body = _read(shape, await request.body())
-        _check_model(served, body)
-        prompt = await served.prompts.tokens_of(body)
-        generation = served.generation(body, prompt)
-        echo = ""
-        if isinstance(body, CompletionBody) and body.echo:
-            echo = body.prompt if isinstance(body.prompt, str) else served.tokenizer.decode(prompt)
-        shared = Answer(
-            chat=isinstance(body, ChatBody),
-            model=body.model or served.names[0],
-            prompt_tokens=prompt,
-            tokenizer=served.tokenizer,
-            echo=echo,
-            with_logprobs=body.top_logprobs is not None,
-            with_token_ids=body.return_token_ids,
-        )
-        if generation.max_tokens == 0:
-            return await score_prompt(shared, body)
-        if echo and body.top_logprobs is not None:
-            raise Refused("echo with logprobs scores a prompt: set max_tokens to 0.", "max_tokens")
-        answers = [
-            (answer, Generating(served.host, served.tokenizer, one, body.stops))
-            for answer, one in zip(shared.copies(body.n), copies(generation, body.n), strict=True)
-        ]
+        _check_model(served, body.model)
+        answers = await unless_left(request, served.growing(body))
+        if answers is None:
+            return Response(status_code=499)
         if not body.stream:
             return await whole(request, answers)
-        return EventStream(answers, body.include_usage, refusable=generation.schema is not None)
-
-    async def score_prompt(answer: Answer, body: Body) -> Response:
-        if not (isinstance(body, CompletionBody) and body.echo and body.logprobs is not None):
-            raise Refused("max_tokens 0 generates nothing: add echo and logprobs to score the prompt.", "max_tokens")
-        if len(answer.prompt_tokens) < 2:
-            raise Refused("A prompt of one token has nothing to score: send two or more.", "prompt")
-        start = min(max(1, body.logprob_start_len), len(answer.prompt_tokens) - 1)
-        score = await served.host.score(answer.prompt_tokens, start)
-        by_id = body.return_tokens_as_token_ids
-        return JSONResponse(scored(answer, score, start, count=max(1, body.logprobs), by_id=by_id))
+        return EventStream(answers, body.include_usage, refusable=has_form(body))
 
     async def chat(request: Request) -> Response:
         return await answer_call(request, ChatBody)
@@ -158,8 +72,16 @@ def application(served: Served) -> Starlette:
 
     async def tokenize(request: Request) -> Response:
         body = _read(TokenizeBody, await request.body())
+        _check_model(served, body.model)
         tokens = await served.prompts.tokenized(body)
-        return JSONResponse({"count": len(tokens), "max_model_len": served.context_length, "tokens": tokens})
+        made = {"count": len(tokens), "max_model_len": served.context_length, "tokens": tokens}
+        texts = [served.tokenizer.token_text(token) for token in tokens] if body.return_token_strs else None
+        return JSONResponse({**made, "token_strs": texts})
+
+    async def detokenize(request: Request) -> Response:
+        body = _read(DetokenizeBody, await request.body())
+        _check_model(served, body.model)
+        return JSONResponse({"prompt": await served.prompts.detokenized(body.tokens)})
 
     async def health(_: Request) -> Response:
         if served.host.failure:
@@ -179,6 +101,7 @@ def application(served: Served) -> Starlette:
             Route("/v1/completions", complete, methods=["POST"]),
             Route("/v1/models", models),
             Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             Route("/health", health),
             Route("/kernels", kernels),
             Route("/metrics", metrics),
@@ -201,15 +124,17 @@ def _read(shape: type[Shape], raw: bytes) -> Shape:
     try:
         return shape.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found = error.errors(include_url=False)
+        first = next((one for one in found if one["type"] == "value_error"), found[0])  # ours say most
         param = str(first["loc"][0]) if first["loc"] else None
-        raise Refused(f"{param or 'The body'}: {first['msg']}.", param) from None
+        said = str(first["msg"]).removeprefix("Value error, ")
+        raise Refused(f"{param}: {said}." if param else f"{said[:1].upper()}{said[1:]}.", param) from None
 
 
-def _check_model(served: Served, body: Body) -> None:
-    if body.model and body.model not in served.names:
+def _check_model(served: Served, name: str) -> None:
+    if name and name not in served.names:
         known = ", ".join(map(repr, served.names))
-        raise HTTPException(404, f"The model {body.model!r} is not served here: use {known}.")
+        raise HTTPException(404, f"The model {name!r} is not served here: use {known}.")
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -248,7 +173,8 @@ async def _serve(description: dict[str, Any], host: str, port: int) -> None:
     try:
         context_length = engine.context_length(config)
         prompts = Prompts(tokenizer, context_length)
-        served = Served(engine, hosted, tokenizer, prompts, tuple(description["names"]), context_length)
+        names = tuple(description["names"])
+        served = Served(engine, hosted, tokenizer, prompts, names, context_length, fingerprint_of(description))
         server = uvicorn.Server(
             uvicorn.Config(
                 guarded(application(served), host=host, open_to_all=True),

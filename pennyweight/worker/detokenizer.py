@@ -8,19 +8,33 @@ from tokenizers.decoders import DecodeStream
 
 from pennyweight.tokenizer import Tokenizer
 
+CONTEXT = 4  # tokens
+
 
 class TextStream:
     """`push` returns the text that is safe to send. After a stop string was met, `stopped` is true.
 
-    The pieces add up to the decoded answer, cut before the first stop string.
+    The pieces add up to the decoded answer, cut before the first stop string. Where it goes on from a text
+    (`goes_on_from`, that text's tokens) it keeps its leading blank, which some tokenizers drop at a text's begin.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        *,
+        goes_on_from: Sequence[int] = (),
+        with_control_tokens: bool = False,
+    ) -> None:
         self._backend = tokenizer.backend
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._decoder = _decoder(tokenizer, goes_on_from, with_control_tokens)
         self._stop = tuple(s for s in stop if s)
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
 
     def push(self, tokens: Sequence[int]) -> str:
         pieces = (self._decoder.step(self._backend, token) for token in tokens)
@@ -36,11 +50,10 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + fresh
-        met = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
+        met = [(place + len(stop), place, stop) for stop in self._stop if (place := text.find(stop)) >= 0]
         if met:
-            self.stopped = True
             self._held = ""
-            _, begin = min(met)  # the one that is whole first, as when the text came letter by letter
+            _, begin, self.stopped_by = min(met)  # the one that is whole first, as when the text came letter by letter
             return text[:begin]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
@@ -53,3 +66,12 @@ def _overlap(text: str, stop: str) -> int:
         if text.endswith(stop[:length]):
             return length
     return 0
+
+
+def _decoder(tokenizer: Tokenizer, before: Sequence[int], with_control_tokens: bool) -> DecodeStream:
+    """Begins after the last few tokens of `before` if they end with a whole character, else afresh."""
+    skip = not with_control_tokens
+    last = list(before[-CONTEXT:])
+    if not last or tokenizer.decode(last).endswith("\N{REPLACEMENT CHARACTER}") or not tokenizer.decode(last[-1:]):
+        return DecodeStream(skip_special_tokens=skip)
+    return DecodeStream(ids=last, skip_special_tokens=skip)

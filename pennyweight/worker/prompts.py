@@ -4,16 +4,25 @@ texts are cut in threads (`tokenizers` lets Python run meanwhile)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 from pennyweight.errors import PennyweightError
-from pennyweight.openai_api.bodies import ChatBody, CompletionBody, TokenizeBody
+from pennyweight.openai_api.bodies import ChatBody, CompletionBody, Message, TokenizeBody
+from pennyweight.openai_api.tools import Tool
 from pennyweight.tokenizer import Tokenizer
 
 AT_ONCE = 16 * 1024  # bytes of text that take about a millisecond
 THREADS = 2
 SHRINKING = 2  # times: normalizers may make a text shorter before it is cut
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "chat_template")
+TOOLS_AS_TEXT = (
+    "Functions that you may call, one a line:\n{tools}\n"
+    'A call is written <tool_call>{{"name": …, "arguments": {{…}}}}</tool_call>; its result follows.'
+)
 
 
 class Refused(PennyweightError):
@@ -24,27 +33,51 @@ class Refused(PennyweightError):
         self.param, self.code = param, code
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """What a chat's prompt is made from, as the template takes it."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    parse_special_tokens: bool = False
+    variables: Mapping[str, Any] | None = None
+
+
 class Prompts:
     def __init__(self, tokenizer: Tokenizer, context_length: int) -> None:
         self._tokenizer, self._context_length = tokenizer, context_length
         self._most_bytes = SHRINKING * context_length * tokenizer.longest_token
         self._threads = ThreadPoolExecutor(THREADS, "tokenizer")
 
-    async def tokens_of(self, body: CompletionBody | ChatBody) -> list[int]:
-        """Raises `Refused` for a prompt that is empty, holds unknown ids or cannot fit into the context."""
+    async def tokens_of(self, body: CompletionBody | ChatBody) -> list[list[int]]:
+        """One list of ids for each prompt. Raises `Refused` for one that is empty, holds unknown ids or cannot fit
+        into the context."""
         field = "messages" if isinstance(body, ChatBody) else "prompt"
-        tokens = await self._in_time(lambda: self._cut(body), text_bytes(body), field)
-        if not tokens:
-            raise Refused("The prompt has no tokens: send some text.", "prompt")
-        return tokens
+        found = await self._in_time(lambda: self._cut(body), text_bytes(body), field)
+        for tokens in found:
+            if not tokens:
+                raise Refused("The prompt has no tokens: send some text.", "prompt")
+        most = body.truncate_prompt_tokens
+        return found if most < 1 else [tokens[-most:] for tokens in found]
 
     async def tokenized(self, body: TokenizeBody) -> list[int]:
-        def cut() -> list[int]:
-            return self._tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+        def cut() -> list[list[int]]:
+            if body.messages is not None:
+                return [self._chat(self._conversation(body.messages, body.tools, body))]
+            special = body.add_special_tokens is not False
+            return [self._tokenizer.encode(body.prompt or "", add_special_tokens=special)]
 
-        return await self._in_time(cut, len(body.prompt.encode()), "prompt")
+        size = len((body.prompt or "").encode()) + sum(len(m.text.encode()) for m in body.messages or ())
+        return (await self._in_time(cut, size, "prompt"))[0]
 
-    async def _in_time(self, cut: Callable[[], list[int]], size: int, field: str) -> list[int]:
+    async def detokenized(self, tokens: Sequence[int]) -> str:
+        self._check_ids(tokens)
+        return self._tokenizer.decode(tokens)
+
+    async def _in_time(self, cut: Callable[[], list[list[int]]], size: int, field: str) -> list[list[int]]:
         if size > self._most_bytes:
             raise Refused(
                 f"This model's context is {self._context_length} tokens of at most {self._tokenizer.longest_token} "
@@ -56,18 +89,87 @@ class Prompts:
             return cut()
         return await asyncio.get_running_loop().run_in_executor(self._threads, cut)
 
-    def _cut(self, body: CompletionBody | ChatBody) -> list[int]:
+    def _cut(self, body: CompletionBody | ChatBody) -> list[list[int]]:
         if isinstance(body, ChatBody):
-            messages = [message.plain() for message in body.messages]
-            return self._tokenizer.chat(messages, parse_special_tokens=body.parse_special_tokens)
-        if isinstance(body.prompt, str):
-            return self._tokenizer.encode(body.prompt)
-        if max(body.prompt) >= self._tokenizer.vocabulary_size or min(body.prompt) < 0:
+            tools = [] if body.tool_choice == "none" else body.tools
+            return [self._chat(self._conversation(body.messages, tools, body))]
+        return [self._ids(prompt) for prompt in body.prompts]
+
+    def _ids(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._tokenizer.encode(prompt)
+        self._check_ids(prompt)
+        return prompt
+
+    def _check_ids(self, tokens: Sequence[int]) -> None:
+        if tokens and (max(tokens) >= self._tokenizer.vocabulary_size or min(tokens) < 0):
             raise Refused(f"A token id is outside the vocabulary of {self._tokenizer.vocabulary_size}.", "prompt")
-        return body.prompt
+
+    def _chat(self, asked: Conversation) -> list[int]:
+        return self._tokenizer.chat(
+            asked.messages,
+            tools=asked.tools,
+            documents=asked.documents,
+            parse_special_tokens=asked.parse_special_tokens,
+            add_generation_prompt=asked.add_generation_prompt and not asked.continue_final_message,
+            continue_final_message=asked.continue_final_message,
+            variables=asked.variables,
+        )
+
+    def _conversation(
+        self, messages: Sequence[Message], tools: Sequence[Tool], body: ChatBody | TokenizeBody
+    ) -> Conversation:
+        template = self._tokenizer.template_text
+        plain = [message.plain() for message in messages]
+        if "developer" not in template:
+            plain = [m | {"role": "system"} if m["role"] == "developer" else m for m in plain]
+        offered = [tool.plain() for tool in tools]
+        if offered and "tools" not in template:
+            plain, offered = _with_tools_as_text(plain, offered), []
+        return Conversation(
+            plain,
+            offered or None,
+            getattr(body, "documents", None) or None,
+            body.add_generation_prompt,
+            body.continue_final_message,
+            getattr(body, "parse_special_tokens", False),
+            self._variables(body, template),
+        )
+
+    def _variables(self, body: ChatBody | TokenizeBody, template: str) -> dict[str, Any]:
+        """What a request sets for the template. A name that the template does not read would be ignored: refused."""
+        made = dict(body.chat_template_kwargs)
+        for name in made:
+            if name in RESERVED or name not in template:
+                raise Refused(f"The model's chat template reads no {name[:40]!r}: remove it.", "chat_template_kwargs")
+        effort = getattr(body, "reasoning_effort", None)
+        if effort == "none" and "enable_thinking" in template:
+            made["enable_thinking"] = False
+        elif effort is not None:
+            if "reasoning_effort" not in template:
+                message = f"This model's chat template knows no reasoning_effort {effort[:20]!r}: remove it."
+                raise Refused(message, "reasoning_effort")
+            made["reasoning_effort"] = effort
+        return made
+
+
+def _with_tools_as_text(messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For templates that take no tools: described in the system message, calls and results as plain messages."""
+    told = TOOLS_AS_TEXT.format(tools="\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools))
+    first, *others = messages if messages[0]["role"] == "system" else [{"role": "system", "content": ""}, *messages]
+    made = [{**first, "content": f"{first['content']}\n\n{told}".strip()}]
+    for message in others:
+        if message["role"] == "tool":
+            message = {"role": "user", "content": f"<tool_response>{message['content']}</tool_response>"}
+        elif message.get("tool_calls"):
+            calls = [json.dumps(call["function"], ensure_ascii=False) for call in message["tool_calls"]]
+            text = message["content"] + "".join(f"<tool_call>{call}</tool_call>" for call in calls)
+            message = {"role": "assistant", "content": text}
+        made.append(message)
+    return made
 
 
 def text_bytes(body: CompletionBody | ChatBody) -> int:
     if isinstance(body, ChatBody):
-        return sum(len(message.plain()["content"].encode()) for message in body.messages)
-    return len(body.prompt.encode()) if isinstance(body.prompt, str) else 0
+        return sum(len(message.text.encode()) for message in body.messages)
+    return sum(len(prompt.encode()) for prompt in body.prompts if isinstance(prompt, str))

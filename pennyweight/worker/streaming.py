@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -22,6 +23,7 @@ from pennyweight.tokenizer import Tokenizer
 from pennyweight.worker.detokenizer import TextStream
 from pennyweight.worker.host import Host
 
+T = TypeVar("T")
 QUIET_SECONDS = 10.0  # of tokens without text, after which a stream says that it goes on
 STILL_HERE = b": tokens without text\n\n"
 FAULTS = {"error": EngineError, "refused": EngineRefused}
@@ -30,9 +32,18 @@ FAULTS = {"error": EngineError, "refused": EngineRefused}
 class Generating:
     """One generation as pairs of (text, event). Leaving the iteration early cancels it in the engine."""
 
-    def __init__(self, host: Host, tokenizer: Tokenizer, generation: Generation, stops: list[str]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        tokenizer: Tokenizer,
+        generation: Generation,
+        stops: list[str],
+        *,
+        goes_on_from: Sequence[int] = (),
+        with_control_tokens: bool = False,
+    ) -> None:
         self._host, self._generation = host, generation
-        self._text = TextStream(tokenizer, stops)
+        self._text = TextStream(tokenizer, stops, goes_on_from=goes_on_from, with_control_tokens=with_control_tokens)
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, Event]]:
         host, generation = self._host, self._generation
@@ -46,7 +57,7 @@ class Generating:
                     raise FAULTS[event.finish](event.error or "the engine failed")
                 text = self._text.push(event.tokens)
                 if self._text.stopped:
-                    event = Event(event.id, event.tokens, event.logprobs, event.alternatives, "stop")
+                    event = replace(event, finish="stop", stopped_by=self._text.stopped_by)
                 if event.finish:
                     host.finish(generation.id, event.finish)
                     yield text + self._text.finish(), event
@@ -54,6 +65,37 @@ class Generating:
                 yield text, event
         finally:
             host.cancel(generation.id)
+
+
+class Ended(Generating):
+    """Nothing is generated: the request asks for its prompt's scores."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Event]]:
+        yield "", Event("", finish="length")
+
+
+class Rescored(Generating):
+    """For engines that report fewer of the likeliest tokens than are asked for: the answer is generated, then scored,
+    and given in one piece."""
+
+    def __init__(self, inner: Generating, host: Host, generation: Generation, tops: int) -> None:
+        self._inner, self._host, self._generation, self._tops = inner, host, generation, tops
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Event]]:
+        text, tokens, last = "", list[int](), Event("")
+        async for piece, event in self._inner:
+            text, last = text + piece, event
+            tokens += event.tokens
+        if not tokens:
+            yield text, last
+            return
+        prompt = self._generation.prompt
+        score = await self._host.score([*prompt, *tokens], len(prompt))
+        tops = [row[: self._tops] for row in score.tops]
+        yield text, replace(last, tokens=tokens, logprobs=score.logprobs, alternatives=tops)
 
 
 Growing = tuple[Answer, Generating]
@@ -117,27 +159,35 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work gives; None if the client leaves before, which ends the work."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(wait_for_disconnect(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    return None
+
+
 async def whole(request: Request, answers: Sequence[Growing]) -> Response:
     """The answer in one piece; a client that leaves meanwhile ends the generations."""
 
     async def gather(answer: Answer, generating: Generating) -> None:
         async for text, event in generating:
             answer.add(event, text)
-            answer.finish = event.finish
 
-    working = asyncio.create_task(_together([gather(*answer) for answer in answers]))
-    leaving = asyncio.create_task(wait_for_disconnect(request.receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-    if not working.done():
-        working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
-        return Response(status_code=499)
-    working.result()
-    return JSONResponse(whole_body([answer for answer, _ in answers]))
+    async def all_of_them() -> dict[str, Any]:
+        await _together([gather(*answer) for answer in answers])
+        return whole_body([answer for answer, _ in answers])
+
+    body = await unless_left(request, all_of_them())
+    return Response(status_code=499) if body is None else JSONResponse(body)
 
 
 async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]], refusable: bool) -> None:
@@ -151,8 +201,11 @@ async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]], re
             await put(opening)
             opening = b""
         answer.add(event, text)
+        chunk = b""
         if text or event.finish or answer.with_logprobs or answer.with_token_ids:
-            await put(answer.chunk(text, event, event.finish))
+            chunk = answer.chunk(text, event, event.finish)
+        if chunk:
+            await put(chunk)
             last_sent = time.monotonic()
         elif time.monotonic() - last_sent > QUIET_SECONDS:
             await put(STILL_HERE)

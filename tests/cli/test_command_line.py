@@ -178,7 +178,7 @@ def test_a_request_too_long_for_the_model_is_one_sentence(pw: Pw, scripted_endpo
     long = tmp_path / "long.jsonl"
     long.write_text("".join(json.dumps({"id": n, "prompt": f"x {n}", "max_tokens": 9999}) + "\n" for n in range(80)))
     url = scripted_endpoint.base_url
-    pw("evaluate", url, "--against", url, "-w", long).refused(1, "256")
+    pw("evaluate", url, "--against", url, "-w", long).refused(1, "512")
 
 
 def test_an_output_directory_that_is_there_is_not_overwritten(pw: Pw, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def answer(client: openai.OpenAI, prompt: str, **more: object) -> str:
 def test_it_names_its_model_and_context(client: openai.OpenAI) -> None:
     card = client.models.list().data[0]
     assert card.id == "model"
-    assert card.model_dump()["max_model_len"] == 256
+    assert card.model_dump()["max_model_len"] == 512
 
 
 def test_chat_keeps_max_tokens_and_counts_them(client: openai.OpenAI) -> None:
@@ -190,7 +191,7 @@ def formed(client: openai.OpenAI, schema: object, **more: object) -> str | None:
 
 def test_answers_follow_a_json_schema_or_it_is_refused(client: openai.OpenAI, deployment: Deployment) -> None:
     words = {"enum": ["red", "green", 17]}
-    if not engines.engine_class(deployment.engine).supports_json_schema:
+    if not engines.engine_class(deployment.engine).forms:
         with pytest.raises(openai.BadRequestError, match="response_format"):
             formed(client, words)
         return
@@ -205,12 +206,121 @@ def test_a_bad_json_schema_ends_only_its_own_request(client: openai.OpenAI) -> N
     assert answer(client, PROMPTS[1], max_tokens=4)
 
 
-def test_tools_are_refused(client: openai.OpenAI) -> None:
-    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-    with pytest.raises(openai.BadRequestError, match="tool"):
-        client.chat.completions.create(
-            model="model", messages=[{"role": "user", "content": "hi"}], max_tokens=4, tools=[tool]
-        )  # type: ignore[call-overload]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "parameters": {"type": "object", "properties": {"place": {"enum": ["north", "south"]}}, "required": ["place"]},
+    },
+}
+NAMED = {"type": "function", "function": {"name": "look"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_demanded_call_is_made_or_refused(client: openai.OpenAI, deployment: Deployment, stream: bool) -> None:
+    cls = engines.engine_class(deployment.engine)
+    if deployment.engine == "vllm":
+        pytest.skip("vLLM serves tools where it is started with a parser")
+    asked = {
+        "model": "model",
+        "messages": [{"role": "user", "content": PROMPTS[1]}],
+        "max_tokens": 250,
+        "temperature": 0,
+        "tools": [TOOL],
+        "tool_choice": NAMED,
+    }
+    if not cls.forms:
+        with pytest.raises(openai.BadRequestError, match="tool_choice"):
+            client.chat.completions.create(**asked)
+        return
+    if not stream:
+        choice = client.chat.completions.create(**asked).choices[0]
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None
+        [call] = choice.message.tool_calls
+        assert call.function.name == "look" and json.loads(call.function.arguments)["place"] in ("north", "south")
+        return
+    parts = [
+        part
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        for part in chunk.choices[0].delta.tool_calls or ()
+    ]
+    assert parts[0].function.name == "look" and parts[0].id
+    assert json.loads("".join(part.function.arguments or "" for part in parts))["place"] in ("north", "south")
+
+
+# Field -> a value under which the greedy answer must be another one than without it.
+ACTING: dict[str, Callable[[list[int]], object]] = {
+    "logit_bias": lambda usual: {str(usual[0]): -100},
+    "repetition_penalty": lambda usual: 10.0,
+    "presence_penalty": lambda usual: 2.0,
+    "frequency_penalty": lambda usual: 2.0,
+    "stop_token_ids": lambda usual: [usual[2]],
+}
+SAMPLED: dict[str, object] = {"top_k": 1, "min_p": 1.0, "top_p": 1e-6}  # each makes sampling greedy
+
+
+def ids(client: openai.OpenAI, **more: object) -> list[int]:
+    extra = {name: more.pop(name) for name in list(more) if name in EXTRA} | {"return_token_ids": True}
+    reply = client.completions.create(model="model", prompt=PROMPTS[0], max_tokens=24, extra_body=extra, **more)  # type: ignore[call-overload]
+    return list(reply.choices[0].token_ids)
+
+
+EXTRA = ("top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos")
+
+
+@pytest.mark.parametrize("name", [*ACTING, *SAMPLED, "min_tokens"])
+def test_each_field_acts_or_is_refused_by_name(client: openai.OpenAI, deployment: Deployment, name: str) -> None:
+    cls = engines.engine_class(deployment.engine)
+    usual = ids(client, temperature=0)
+    value: object = 8 if name == "min_tokens" else SAMPLED[name] if name in SAMPLED else ACTING[name](usual)
+    if name not in cls.followed_fields():
+        with pytest.raises(openai.BadRequestError, match=name):
+            ids(client, temperature=0, **{name: value})
+        return
+    if deployment.engine == "scripted":
+        pytest.skip("the scripted engine does not sample")
+    if name in SAMPLED:
+        near = [ids(client, temperature=1.5, seed=seed, **{name: value}) for seed in range(3)]
+        assert len({tuple(one) for one in near}) == 1
+        assert len({tuple(ids(client, temperature=1.5, seed=seed)) for seed in range(3)}) > 1
+    elif name == "min_tokens":
+        ended = ids(client, temperature=0, stop_token_ids=[usual[2]], min_tokens=8)
+        assert len(ended) >= 8 > len(ids(client, temperature=0, stop_token_ids=[usual[2]]))
+    else:
+        assert ids(client, temperature=0, **{name: value}) != usual
+
+
+def test_one_of_some_choices_is_answered(client: openai.OpenAI, deployment: Deployment) -> None:
+    choices = ["yes", 'no "way"', "ümlaut"]
+    body = {"structured_outputs": {"choice": choices}}
+    asked = {
+        "model": "model",
+        "messages": [{"role": "user", "content": PROMPTS[1]}],
+        "max_tokens": 40,
+        "extra_body": body,
+    }
+    if "choice" not in engines.engine_class(deployment.engine).forms:
+        with pytest.raises(openai.BadRequestError, match="structured_outputs"):
+            client.chat.completions.create(**asked)
+        return
+    said = {
+        client.chat.completions.create(**asked, temperature=1.5, seed=n).choices[0].message.content for n in range(4)
+    }
+    assert said <= set(choices)
+
+
+def test_the_likeliest_tokens_are_given_on_every_engine(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="model",
+        messages=[{"role": "user", "content": PROMPTS[1]}],
+        max_tokens=5,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=2,
+    )
+    rows = reply.choices[0].logprobs.content
+    assert len(rows) == reply.usage.completion_tokens
+    assert all(row.logprob >= row.top_logprobs[0].logprob - 0.05 for row in rows)
 
 
 def test_a_prompt_beyond_the_context_is_refused(client: openai.OpenAI) -> None:

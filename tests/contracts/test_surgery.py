@@ -28,7 +28,7 @@ from pennyweight.tokenizer import Tokenizer
 from pennyweight.weights import Weights
 from pennyweight.workload import texts
 
-CONTEXT, VOCABULARY = 256, 512  # as the shared tokenizer has them
+CONTEXT, VOCABULARY = 512, 512  # as the shared tokenizer has them
 TEXTS = tuple(texts(traces.load("chat").requests))[:40]
 SENTENCE = "Once upon a time there was a list of things to buy for the garden, and then it rained."
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")  # others: tests/techniques/test_layout.py

@@ -162,7 +162,7 @@ def test_a_request_that_fails_is_noted_and_the_others_go_on(scripted_endpoint: E
     result = run(scripted_endpoint, Workload("w", mixed), Arrivals(max_concurrency=2))
     assert len(result.succeeded) == 3
     (failed,) = [r for r in result.records if r.error]
-    assert failed.id == "long" and "HTTP 400" in str(failed.error) and "256" in str(failed.error)
+    assert failed.id == "long" and "HTTP 400" in str(failed.error) and "512" in str(failed.error)
 
 
 def test_warming_up_against_nobody_is_void() -> None:

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from pennyweight.engines.scripted import Scripted
 from pennyweight.generation import Event, Score
-from pennyweight.openai_api.answers import Answer, scored, whole_body
+from pennyweight.openai_api.answers import Answer, rows_of_prompt, whole_body
 from pennyweight.openai_api.bodies import ChatBody, CompletionBody, Message
 from pennyweight.tokenizer import Tokenizer
-from pennyweight.worker.app import Served
+from pennyweight.worker.asking import Served
 from pennyweight.worker.prompts import Refused
 
 USER = [{"role": "user", "content": "hi"}]
@@ -53,7 +53,15 @@ def event_of(chunk: bytes) -> dict[str, Any]:
         {"seed": 2**64},
         {"prompt": ""},
         {"prompt": []},
-        {"prompt": ["a", "b"]},
+        {"prompt": [["a"]]},
+        {"prompt": ["a", ""]},
+        {"temperature": "1"},
+        {"max_tokens": True},
+        {"stream": "true"},
+        {"n": "2"},
+        {"logit_bias": {"a": 1}},
+        {"logit_bias": {"5": 101}},
+        {"stream_options": {"include_usage": True}},
         {"stop": 5},
     ],
 )
@@ -142,14 +150,15 @@ def test_usage_counts_the_tokens_of_all_events(tokenizer: Tokenizer) -> None:
     growing.add(Event("g", (7, 8)), "a")
     growing.add(Event("g", (9,), finish="length"), "b")
     assert whole_body([growing])["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
-    assert whole_body([growing])["choices"][0]["message"] == {"role": "assistant", "content": "ab"}
+    assert whole_body([growing])["choices"][0]["message"] == {"role": "assistant", "content": "ab", "refusal": None}
 
 
 def test_scoring_names_the_own_token_and_the_most_likely_one(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode("ab cd")[:3]
-    growing = answer(tokenizer, chat=False, prompt_tokens=tokens, echo="ab cd")
     other = tokenizer.encode("Z")[0]
-    body = scored(growing, Score([-0.7, -2.0], [[(tokens[1], -0.7)], [(other, -0.1)]]))
+    rows = rows_of_prompt(tokens, Score([-0.7, -2.0], [[(tokens[1], -0.7)], [(other, -0.1)]]), 1, 1)
+    growing = answer(tokenizer, chat=False, prompt_tokens=tokens, echo="ab cd", with_logprobs=True, prompt_rows=rows)
+    body = whole_body([growing])
     logprobs = body["choices"][0]["logprobs"]
     assert logprobs["token_logprobs"] == [None, -0.7, -2.0]
     assert [row and len(row) for row in logprobs["top_logprobs"]] == [None, 1, 2]

@@ -74,7 +74,7 @@ def user(text: str) -> list[dict[str, str]]:
 
 def test_models_lists_what_is_served(client: openai.OpenAI) -> None:
     card = client.models.list().data[0]
-    assert (card.id, card.max_model_len) == ("model", 256)  # type: ignore[attr-defined]
+    assert (card.id, card.max_model_len) == ("model", 512)  # type: ignore[attr-defined]
 
 
 def test_a_completion_answers_and_counts_its_tokens(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
@@ -208,7 +208,93 @@ def test_echo_with_no_new_tokens_scores_the_prompt(client: openai.OpenAI, tokeni
     assert answer.usage.completion_tokens == 0
 
 
+# -- several prompts, scores beside answers --
+
+
+def test_several_prompts_are_answered_in_their_order(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    texts = ["Good morning", "The cat"]
+    answer = client.completions.create(model="model", prompt=texts, max_tokens=2, n=2)
+    starts = [tokenizer.decode(tokenizer.encode(text)[:2]) for text in texts for _ in range(2)]
+    assert [(c.index, c.text) for c in answer.choices] == list(enumerate(starts))
+    assert answer.usage.prompt_tokens == sum(len(tokenizer.encode(text)) for text in texts)
+    by_ids = client.completions.create(model="model", prompt=[tokenizer.encode(t) for t in texts], max_tokens=2)
+    assert [c.text for c in by_ids.choices] == starts[::2]
+    stream = client.completions.create(model="model", prompt=texts, max_tokens=2, stream=True)
+    pieces = ["", ""]
+    for chunk in stream:
+        pieces[chunk.choices[0].index] += chunk.choices[0].text
+    assert pieces == starts[::2]
+
+
+def test_echo_with_logprobs_scores_the_prompt_and_goes_on(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(TEXT)
+    answer = client.completions.create(model="model", prompt=[tokens, tokens], max_tokens=1, echo=True, logprobs=1)
+    for choice in answer.choices:
+        assert len(choice.logprobs.tokens) == len(tokens) + 1
+        assert choice.logprobs.token_logprobs == [None] + [-0.5] * len(tokens)
+        assert choice.text == TEXT + tokenizer.decode(tokens[:1])
+    one = client.completions.create(model="model", prompt=[5], max_tokens=0, echo=True, logprobs=1)
+    assert one.choices[0].logprobs.token_logprobs == [None]
+
+
+def test_parts_of_a_character_are_told_as_bytes(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="model", messages=user("😀"), max_tokens=40, logprobs=True)
+    rows = answer.choices[0].logprobs.content
+    assert "😀".encode() in b"".join(bytes(row.bytes) for row in rows)
+
+
+def test_a_chat_is_gone_on_with_where_its_last_message_ends(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    begun = [*user("hi"), {"role": "assistant", "content": "Good mor"}]
+    body = {"add_generation_prompt": False, "continue_final_message": True}
+    answer = client.chat.completions.create(model="model", messages=begun, max_tokens=1, extra_body=body)
+    text = tokenizer.chat_text(begun, continue_final_message=True)
+    assert text.endswith("Good mor")
+    assert answer.usage.prompt_tokens == len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def test_tokens_and_text_are_translated_both_ways(scripted_endpoint: Endpoint, tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(TEXT)
+    _, told = raw(scripted_endpoint, "/detokenize", json.dumps({"tokens": tokens}).encode())
+    assert json.loads(told) == {"prompt": TEXT}
+    _, told = raw(scripted_endpoint, "/tokenize", json.dumps({"messages": user(TEXT)}).encode())
+    assert json.loads(told)["tokens"] == tokenizer.chat(user(TEXT))
+
+
+def test_tools_are_described_to_a_model_whose_template_takes_none(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    plain = client.chat.completions.create(model="model", messages=user("hi"), max_tokens=1)
+    told = client.chat.completions.create(model="model", messages=user("hi"), max_tokens=1, tools=[tool])
+    assert told.usage.prompt_tokens > plain.usage.prompt_tokens + 30
+    none = client.chat.completions.create(
+        model="model", messages=user("hi"), max_tokens=1, tools=[tool], tool_choice="none"
+    )
+    assert none.usage.prompt_tokens == plain.usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"tool_choice": "required"}, "tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "other"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "enable_thinking"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "text only"),
+        ({"continue_final_message": True}, "assistant"),
+        ({"stream_options": {"include_usage": True}}, "stream"),
+        ({"functions": [{"name": "f"}]}, "use tools"),
+    ],
+)
+def test_what_a_chat_cannot_have_is_refused_by_name(
+    scripted_endpoint: Endpoint, more: dict[str, Any], word: str
+) -> None:
+    body = {"messages": user("hi"), "max_tokens": 1} | more
+    status, text = raw(scripted_endpoint, "/v1/chat/completions", json.dumps(body).encode())
+    assert status == 400 and word in json.loads(text)["error"]["message"]
+
+
 # -- refusals --
+
+OTHERS = ("temprature", "top_k", "stop_token_ids")
 
 
 @pytest.mark.parametrize(
@@ -220,16 +306,22 @@ def test_echo_with_no_new_tokens_scores_the_prompt(client: openai.OpenAI, tokeni
         ({"prompt": [-1]}, "vocabulary"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"prompt": ""}, "prompt"),
-        ({"logprobs": 21}, "top_logprobs"),
-        ({"echo": True, "logprobs": 1}, "max_tokens"),
-        ({"prompt": [5], "max_tokens": 0, "echo": True, "logprobs": 1}, "one token"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"temprature": 0}, "temperature"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 2}, "use n"),
+        ({"top_k": 4}, "top_k"),
+        ({"prompt": ["a"] * 65}, "64"),
+        ({"stop_token_ids": [99999]}, "vocabulary"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_openais_shape(
     client: openai.OpenAI, wrong: dict[str, Any], word: str
 ) -> None:
+    known = {name: value for name, value in wrong.items() if name not in OTHERS}
+    others = {name: value for name, value in wrong.items() if name in OTHERS}
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(**{"model": "model", "prompt": TEXT, "max_tokens": 4} | wrong)
+        client.completions.create(**{"model": "model", "prompt": TEXT, "max_tokens": 4} | known, extra_body=others)
     assert word in refused.value.body["message"]
     assert set(refused.value.body) == {"message", "type", "param", "code"}
     assert refused.value.type == "invalid_request_error"
@@ -260,12 +352,12 @@ def test_another_model_is_not_found(client: openai.OpenAI) -> None:
         client.completions.create(model="gpt-9", prompt=TEXT)
 
 
-@pytest.mark.parametrize("wanted", [{"max_tokens": 300}, {"prompt": [5] * 300, "max_tokens": 1}])
+@pytest.mark.parametrize("wanted", [{"max_tokens": 600}, {"prompt": [5] * 600, "max_tokens": 1}])
 def test_too_much_for_the_context_says_so_by_code(client: openai.OpenAI, wanted: dict[str, Any]) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(**{"model": "model", "prompt": TEXT} | wanted)
     assert refused.value.code == "context_length_exceeded"
-    assert "256" in str(refused.value)
+    assert "512" in str(refused.value)
 
 
 def test_a_text_that_cannot_fit_is_refused_before_it_is_cut(scripted_endpoint: Endpoint) -> None:

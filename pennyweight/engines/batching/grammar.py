@@ -1,5 +1,5 @@
-"""JSON schemas as masks over the next token, for runtimes that return logits. By llguidance (MIT), which walks the
-vocabulary as a trie: under a millisecond a token."""
+"""JSON schemas, choices, regular expressions and grammars as masks over the next token, for
+runtimes that return logits. By llguidance (MIT), which walks the vocabulary as a trie: under a millisecond a token."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.errors import EngineError, EngineRefused
+from pennyweight.generation import Form
 
 WHITESPACE = r"[ \n\r\t]{0,24}"  # between two parts: room to indent, none to write blanks until the answer is cut
 
@@ -46,16 +47,15 @@ class Grammars:
         self._directory = directory
         self._tokenizers: dict[tuple[int, ...], Any] = {}
 
-    def compile(self, schema: str, ends: Sequence[int]) -> Grammar:
-        """The grammar of this JSON schema; an answer may end where it is whole, by one of `ends`. Raises
-        `EngineRefused` for a schema that cannot be followed."""
+    def compile(self, form: Form, ends: Sequence[int]) -> Grammar:
+        """What the form allows, token by token; an answer may end where it is whole, by one of `ends`. Raises
+        `EngineRefused` for a form that cannot be followed."""
         from llguidance import LLMatcher
 
         tokenizer = self._tokenizer(tuple(ends))
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITESPACE})
-        matcher = LLMatcher(tokenizer, grammar)
+        matcher = LLMatcher(tokenizer, _grammar(form))
         if matcher.is_error():
-            raise EngineRefused(f"The JSON schema cannot be followed ({_first_line(matcher)}): simplify it.")
+            raise EngineRefused(f"The {form.kind} cannot be followed ({_first_line(matcher)}): simplify it.")
         return Grammar(matcher, (tokenizer.vocab_size + 31) // 32)
 
     def _tokenizer(self, ends: tuple[int, ...]) -> Any:
@@ -73,3 +73,21 @@ class Grammars:
 def _first_line(matcher: Any) -> str:
     lines: list[str] = str(matcher.get_error()).splitlines() or ["no reason given"]
     return lines[0]
+
+
+def _grammar(form: Form) -> str:
+    """In llguidance's own form. A grammar is Lark, or GBNF where it is written with ::=."""
+    from llguidance import LLMatcher
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    if form.kind == "json_schema":
+        return str(LLMatcher.grammar_from_json_schema(form.text, overrides={"whitespace_pattern": WHITESPACE}))
+    if form.kind == "regex":
+        return str(LLMatcher.grammar_from_regex(form.text.removeprefix("^").removesuffix("$")))
+    if form.kind == "choice":
+        choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(form.text))
+        return str(LLMatcher.grammar_from_lark(f"start: {choices}"))
+    try:
+        return str(LLMatcher.grammar_from_lark(any_to_lark(form.text)))
+    except Exception as error:  # the converter raises bare ones
+        raise EngineRefused(f"The grammar cannot be read ({error}): send GBNF or Lark.") from None

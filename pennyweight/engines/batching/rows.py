@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Row:
     last: int = 0
     made: int = 0
     ahead: int = 0  # draft tokens per step
+    copied: int = 0  # tokens of the prompt that another row held
 
     @property
     def left(self) -> int:
@@ -98,11 +99,11 @@ class RowRuntime(ABC):
         self._waiting.append(Row(generation, Sampler(generation), self._grammar(generation)))
 
     def _grammar(self, generation: Generation) -> Grammar | None:
-        if generation.schema is None:
+        if generation.form is None:
             return None
         if self._grammars is None:
-            raise EngineRefused(f"{self._settings.name} cannot follow a schema with this model: remove it.")
-        return self._grammars.compile(generation.schema, generation.stop_tokens)
+            raise EngineRefused(f"{self._settings.name} cannot hold this model's answers to a form: remove it.")
+        return self._grammars.compile(generation.form, generation.stop_tokens)
 
     def step(self) -> list[Event]:
         events: list[Event] = []
@@ -144,6 +145,7 @@ class RowRuntime(ABC):
             if length:
                 self._move(source, len(self._rows), length)
                 row.held = list(generation.prompt[:length])
+                row.copied = length
         self._filling = row
 
     def _proposer(self) -> PromptLookup | DraftProposer | None:
@@ -161,7 +163,7 @@ class RowRuntime(ABC):
             return []
         self._filling = None
         self._rows.append(row)
-        event = row.take(logits[-1])
+        event = replace(row.take(logits[-1]), cached=row.copied)
         if event.finish:
             self._release(len(self._rows) - 1)
         return [event]

@@ -21,7 +21,18 @@ class RowEngine(Speculating):
     max_num_batched_tokens: int = 0
     enable_prefix_caching: bool = False
 
-    supports_json_schema: ClassVar[bool] = True  # grammar.py
+    forms: ClassVar[tuple[str, ...]] = ("json_schema", "choice", "regex", "grammar")  # grammar.py
+    any_schema: ClassVar[bool] = True
+    answer_fields: ClassVar[tuple[str, ...]] = (
+        *Speculating.answer_fields,
+        "top_k",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "logit_bias",
+        "min_tokens",
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "small steps": {"max_num_batched_tokens": 64},

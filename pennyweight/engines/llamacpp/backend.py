@@ -21,7 +21,7 @@ from pennyweight.engines.llamacpp.scorer import Scorer, logprob
 from pennyweight.engines.llamacpp.server import Chunk, Server, kernels_from_log
 from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.errors import EngineError, EngineRefused
-from pennyweight.generation import Event, Finish, Generation, Score, derived_seed
+from pennyweight.generation import Event, Finish, Form, Generation, Score, choice_grammar, derived_seed
 from pennyweight.processes import describe_exit
 from pennyweight.tokenizer import Tokenizer
 
@@ -111,12 +111,12 @@ class LlamaBackend:
             "n_predict": generation.max_tokens,
             **_sampling(generation),
             "cache_prompt": self._settings.enable_prefix_caching,
-            "ignore_eos": not generation.stop_tokens,
+            "ignore_eos": not {*generation.stop_tokens} & {*self._tokenizer.end_tokens},
         }
         if wants:
             body |= {"n_probs": max(1, generation.top_logprobs or 0)}
-        if generation.schema is not None:
-            body |= {"json_schema": json.loads(generation.schema)}
+        if generation.form is not None:
+            body |= _followed(generation.form)
         reported = 0
         answer: list[int] = []
         try:
@@ -134,7 +134,8 @@ class LlamaBackend:
                 if wants:
                     logprobs, alternatives = await self._logprobs_of(chunk, [*generation.prompt, *answer], tokens)
                 answer += tokens
-                self._tell(Event(generation.id, tokens, logprobs, alternatives, finish))
+                cached = (chunk.get("timings") or {}).get("cache_n")
+                self._tell(Event(generation.id, tokens, logprobs, alternatives, finish, cached=cached))
                 if finish:
                     return
             raise EngineError("llama-server closed the answer early")
@@ -192,14 +193,34 @@ class LlamaBackend:
 
 
 def _sampling(generation: Generation) -> Chunk:
+    """The server applies its samplers in the order in which they are named."""
+    made: Chunk = {"logit_bias": [list(pair) for pair in generation.logit_bias]} if generation.logit_bias else {}
+    samplers = []
+    if generation.repetition_penalty != 1:
+        samplers.append("penalties")
+        made |= {
+            "repeat_penalty": generation.repetition_penalty,
+            "repeat_last_n": len(generation.prompt) + generation.max_tokens,
+        }
     if generation.temperature <= 0:
-        return {"samplers": ["top_k"], "top_k": 1}  # "temperature" at 0 goes on to sort the whole vocabulary
-    return {
+        return made | {"samplers": [*samplers, "top_k"], "top_k": 1}  # "temperature" at 0 sorts the whole vocabulary
+    samplers.append("temperature")
+    for name, value in (("min_p", generation.min_p), ("top_k", generation.top_k)):
+        if value:
+            samplers.append(name)
+            made[name] = value
+    return made | {
         "temperature": generation.temperature,
         "top_p": generation.top_p,
         "seed": derived_seed(generation) % 2**32,
-        "samplers": ["temperature", "top_p"],
+        "samplers": [*samplers, "top_p"],
     }
+
+
+def _followed(form: Form) -> Chunk:
+    if form.kind == "json_schema":
+        return {"json_schema": json.loads(form.text)}
+    return {"grammar": choice_grammar(json.loads(form.text)) if form.kind == "choice" else form.text}
 
 
 def _finish(chunk: Chunk) -> Finish | None:

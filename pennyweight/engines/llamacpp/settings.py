@@ -118,7 +118,15 @@ class LlamaCpp(Speculating):
         "flash_attention": ("auto", "on", "off"),
     }
     max_top_logprobs: ClassVar[int] = 20
-    supports_json_schema: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ("json_schema", "choice", "grammar")
+    # its penalties of presence and frequency count the prompt's tokens too, which is another meaning: not followed
+    answer_fields: ClassVar[tuple[str, ...]] = (
+        *Speculating.answer_fields,
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "logit_bias",
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "prefix caching": {"enable_prefix_caching": True},
         "8-bit cache": {"kv_cache_dtype": "q8_0"},

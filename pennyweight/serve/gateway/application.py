@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -14,8 +18,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from pennyweight.errors import PennyweightError
-from pennyweight.serve.gateway import batch_routes, page, reading, responses
-from pennyweight.serve.gateway.ask import Ask, Outcome
+from pennyweight.serve.gateway import batch_routes, messages, ollama, page, reading, responses
+from pennyweight.serve.gateway.ask import Ask, Head, Outcome
 from pennyweight.serve.gateway.gateway import Gateway
 from pennyweight.serve.gateway.openapi import description
 from pennyweight.serve.gateway.refusals import Refused, refusal
@@ -32,13 +36,16 @@ class RequestHandler:
         self._gateway = gateway
 
     def tenant(self, request: Request) -> Tenant:
-        return self._gateway.tenant(request.headers.get("authorization", ""))
+        return self._gateway.tenant(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
 
     async def ask(self, request: Request, path: str) -> Ask:
         tenant = self.tenant(request)
         raw = await reading.read(request, self._gateway.settings.request_bytes)
         body = reading.parsed(raw)
-        pool = self._gateway.pool_for(body.get("model"))
+        name = body.get("model")
+        if path in (ollama.CHAT, ollama.GENERATE) and isinstance(name, str):
+            body["model"] = name = name.removesuffix(ollama.LATEST)
+        pool = self._gateway.pool_for(name)
         if self._gateway.settings.log_requests:
             LOG.info("%s asks %s: %s", tenant.name, path, raw.decode(errors="replace"))
         # A key's own priority, or a lower one from the request: a request cannot raise its priority.
@@ -54,7 +61,8 @@ class RequestHandler:
         def ended(ending: Ending, outcome: Outcome) -> None:
             self._gateway.metrics.ended(ending, ask.tenant.name, arrived, outcome)
 
-        return StreamedResponse(self._gateway.answer(ask), ended)
+        streams = ask.body.get("stream") is True and path not in (ollama.CHAT, ollama.GENERATE)
+        return StreamedResponse(self._gateway.answer(ask), ended, streams=streams)
 
     async def forward(self, request: Request, path: str) -> Response:
         return StreamedResponse(self._gateway.passed_on(await self.ask(request, path)), lambda *_: None)
@@ -72,6 +80,37 @@ def application(gateway: Gateway) -> Starlette:
     async def respond(request: Request) -> Response:
         return await door.generate(request, responses.PATH)
 
+    async def message(request: Request) -> Response:
+        return await door.generate(request, messages.PATH)
+
+    async def count(request: Request) -> Response:
+        """Anthropic's count_tokens, by the engine's own count."""
+        ask = await door.ask(request, "/tokenize")
+        chat = messages.as_chat({**ask.body, "max_tokens": 1})
+        body: dict[str, Any] = {name: chat[name] for name in ("messages", "tools") if name in chat}
+        raw = json.dumps(body).encode()
+        pieces = [piece async for piece in gateway.passed_on(replace(ask, body=body, raw=raw))]
+        head, told = pieces[0], b"".join(piece for piece in pieces if isinstance(piece, bytes))
+        if not isinstance(head, Head) or head.status != 200:
+            return Response(messages.error_of(told, 400), 400, media_type="application/json")
+        return JSONResponse({"input_tokens": json.loads(told)["count"]})
+
+    async def ollama_chat(request: Request) -> Response:
+        return await door.generate(request, ollama.CHAT)
+
+    async def ollama_generate(request: Request) -> Response:
+        return await door.generate(request, ollama.GENERATE)
+
+    async def ollama_tags(request: Request) -> Response:
+        door.tenant(request)
+        made = datetime.fromtimestamp(gateway.started, UTC).isoformat()
+        names = gateway.pools.service.names
+        cards = [{"name": n, "model": n, "modified_at": made, "size": 0, "digest": "", "details": {}} for n in names]
+        return JSONResponse({"models": cards})
+
+    async def version(_: Request) -> Response:
+        return JSONResponse({"version": metadata.version("pennyweight")})
+
     async def embed(request: Request) -> Response:
         door.tenant(request)
         if not any(pool.gives_embeddings for pool in gateway.pools.all):
@@ -82,6 +121,9 @@ def application(gateway: Gateway) -> Starlette:
 
     async def tokenize(request: Request) -> Response:
         return await door.forward(request, "/tokenize")
+
+    async def detokenize(request: Request) -> Response:
+        return await door.forward(request, "/detokenize")
 
     async def kernels(request: Request) -> Response:
         door.tenant(request)
@@ -109,7 +151,7 @@ def application(gateway: Gateway) -> Starlette:
         fine = count > 0 and not missing
         return JSONResponse({"ready": fine, "replicas": count}, status_code=200 if fine else 503)
 
-    async def metrics(request: Request) -> Response:
+    async def figures(request: Request) -> Response:
         door.tenant(request)
         return Response(gateway.prometheus(), media_type=CONTENT_TYPE_LATEST)
 
@@ -125,17 +167,31 @@ def application(gateway: Gateway) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/completions", complete, methods=["POST"]),
-            Route("/v1/responses", respond, methods=["POST"]),
-            Route("/v1/embeddings", embed, methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", model),
+            *[  # clients differ in whether their base URL ends with /v1
+                route
+                for prefix in ("/v1", "")
+                for route in (
+                    Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+                    Route(f"{prefix}/completions", complete, methods=["POST"]),
+                    Route(f"{prefix}/responses", respond, methods=["POST"]),
+                    Route(f"{prefix}/messages", message, methods=["POST"]),
+                    Route(f"{prefix}/messages/count_tokens", count, methods=["POST"]),
+                    Route(f"{prefix}/embeddings", embed, methods=["POST"]),
+                    Route(f"{prefix}/models", models),
+                    Route(f"{prefix}/models/{{name:path}}", model),
+                )
+            ],
+            Route("/api/chat", ollama_chat, methods=["POST"]),
+            Route("/api/generate", ollama_generate, methods=["POST"]),
+            Route("/api/tags", ollama_tags),
+            Route("/api/version", version),
+            Route("/version", version),
             Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             Route("/kernels", kernels),
             Route("/health", health),
             Route("/ready", ready),
-            Route("/metrics", metrics),
+            Route("/metrics", figures),
             Route("/status", status),
             Route("/openapi.json", openapi),
             Route("/", look),

@@ -1,6 +1,6 @@
 """The gateway's parts, and the stages wrapped one around the other: the way of every request.
 
-responses -> limits -> lookup -> flights -> keep -> admitting -> relay
+ollama -> messages -> responses -> limits -> lookup -> flights -> keep -> admitting -> relay
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from pennyweight.serve.gateway.cache_store import Store
 from pennyweight.serve.gateway.flights import Flights
 from pennyweight.serve.gateway.keys import Keys
 from pennyweight.serve.gateway.limits import Limits
+from pennyweight.serve.gateway.messages import Messages
 from pennyweight.serve.gateway.metrics import Metrics
+from pennyweight.serve.gateway.ollama import Ollama
 from pennyweight.serve.gateway.pool import Pool, Pools
 from pennyweight.serve.gateway.refusals import Refused
 from pennyweight.serve.gateway.relay import Relay
@@ -51,7 +53,7 @@ class Gateway:
         self.relay = Relay(self.session, self.settings.stall_seconds)
         admitting: Stage = Admitting(self.relay)
         self.limits = Limits(self._cached(admitting))
-        self.answer: Stage = Responses(self.limits)
+        self.answer: Stage = Ollama(Messages(Responses(self.limits)))
         self.batches: Batches | None = None
         if self.settings.state is not None:
             self.batches = Batches(self.settings.state, admitting, self._batch_room, self.pool_for_batch)
@@ -65,10 +67,11 @@ class Gateway:
         """Pass a quick request to an engine unchanged, without queueing it."""
         return self.relay(ask)
 
-    def tenant(self, authorization: str) -> Tenant:
+    def tenant(self, authorization: str, api_key: str = "") -> Tenant:
+        """By `Authorization: Bearer …`, or by `x-api-key`, which Anthropic's clients send."""
         if self.draining:
             raise Refused(503, "This gateway is shutting down: ask another.")
-        tenant = self.keys.tenant(authorization)
+        tenant = self.keys.tenant(authorization or (f"Bearer {api_key}" if api_key else ""))
         if tenant is None:
             message = "The API key is missing or unknown: send `Authorization: Bearer …`."
             raise Refused(401, message, code="invalid_api_key")

@@ -1,4 +1,5 @@
-"""/v1/responses for text: sent on as a chat completion, answered in the Responses API's format.
+"""/v1/responses: OpenAI's newer API, sent on as a chat completion. Conversations are kept in memory, within bounds, so
+that `previous_response_id` can go on with one.
 
 Source: OpenAI's API reference for /v1/responses and its streaming events.
 """
@@ -8,41 +9,79 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
-from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
+from pennyweight.serve.gateway.ask import Ask, Piece, Stage
 from pennyweight.serve.gateway.refusals import Refused
-from pennyweight.serve.gateway.relay import DONE, message_of
+from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation, event, translated
 
 PATH = "/v1/responses"
-CHAT_PATH = "/v1/chat/completions"
-PASSED_ON = ("model", "temperature", "top_p", "user", "metadata", "seed", "priority")
-NOT_HELD = ("previous_response_id", "conversation", "tools", "background")
+PASSED_ON = ("model", "temperature", "top_p", "user", "metadata", "seed", "priority", "parallel_tool_calls", "store")
+KNOWN = {*PASSED_ON, "input", "instructions", "max_output_tokens", "stream", "text", "tools", "tool_choice"}
+KNOWN |= {"previous_response_id", "reasoning", "include", "truncation", "service_tier", "prompt_cache_key"}
+KNOWN |= {"safety_identifier", "stream_options", "prompt_cache_retention"}
+NOT_HELD = ("conversation", "background", "prompt", "max_tool_calls", "top_logprobs")
 TEXT_PARTS = ("input_text", "output_text", "text")
+MAX_KEPT, MAX_KEPT_BYTES = 1000, 64 * 2**20  # responses, and bytes of all of them
+Chat = list[dict[str, Any]]
 
 
-def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The same question as a body of /v1/chat/completions."""
-    for name in NOT_HELD:
-        if body.get(name):
-            raise Refused(400, f"This gateway does not store conversations or support tools: remove {name}.", name)
+class Conversations:
+    """The chats behind responses, by tenant and id; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._bytes = 0
+
+    def keep(self, tenant: str, response: str, chat: Chat) -> None:
+        text = json.dumps(chat)
+        self._kept[tenant, response] = text
+        self._bytes += len(text)
+        while len(self._kept) > MAX_KEPT or self._bytes > MAX_KEPT_BYTES:
+            _, forgotten = self._kept.popitem(last=False)
+            self._bytes -= len(forgotten)
+
+    def chat(self, tenant: str, response: Any) -> Chat:
+        text = self._kept.get((tenant, str(response)))
+        if text is None:
+            raise Refused(
+                404,
+                f"There is no response {str(response)[:60]!r}: it was stored with store: false, or is forgotten.",
+                "previous_response_id",
+                "previous_response_not_found",
+            )
+        found: Chat = json.loads(text)
+        return found
+
+
+def as_chat(body: Mapping[str, Any], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The same question as a body of /v1/chat/completions; `before` is the chat that it goes on with."""
+    for name, value in body.items():
+        if name in NOT_HELD and value:
+            raise Refused(400, f"{name} is not supported here: remove it.", name)
+        if name not in KNOWN and name not in NOT_HELD and value is not None:
+            raise Refused(400, f"{name[:60]} is no field of a response: remove it.", name)
     messages = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
+    messages += [dict(message) for message in before]
     asked = body.get("input")
     if isinstance(asked, str) and asked:
         messages.append({"role": "user", "content": asked})
     elif isinstance(asked, list) and asked:
-        messages += [_message(item) for item in asked]
+        messages += _messages(asked)
     else:
         raise Refused(400, "input must be a text or a list of messages.", "input")
     chat = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
     if body.get("max_output_tokens") is not None:
         chat["max_completion_tokens"] = body["max_output_tokens"]
-    if body.get("stream") is True:
-        chat |= {"stream": True, "stream_options": {"include_usage": True}}
-    return {**chat, **_form(body), "messages": messages}
+    if body.get("stream") is not None:
+        chat["stream"] = body["stream"]
+        chat |= {"stream_options": {"include_usage": True}} if body["stream"] is True else {}
+    if isinstance(body.get("reasoning"), dict) and body["reasoning"].get("effort"):
+        chat["reasoning_effort"] = body["reasoning"]["effort"]
+    return {**chat, **_form(body), **_tools(body), "messages": messages}
 
 
 def _form(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,15 +93,49 @@ def _form(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"response_format": {"type": form["type"], **({"json_schema": inside} if inside else {})}}
 
 
-def _message(item: Any) -> dict[str, Any]:
-    if not isinstance(item, dict) or item.get("type", "message") != "message":
-        raise Refused(400, "input supports messages only.", "input")
-    content = item.get("content")
-    if isinstance(content, list):
-        if any(not isinstance(part, dict) or part.get("type") not in TEXT_PARTS for part in content):
-            raise Refused(400, "A message supports text only.", "input")
-        content = "".join(str(part.get("text", "")) for part in content)
-    return {"role": item.get("role"), "content": content}
+def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    offered, choice = body.get("tools") or [], body.get("tool_choice")
+    if not isinstance(offered, list) or any(not isinstance(t, dict) or t.get("type") != "function" for t in offered):
+        raise Refused(400, "tools: functions only are supported here.", "tools")
+    names = ("name", "description", "parameters", "strict")
+    made: dict[str, Any] = {}
+    if offered:
+        made["tools"] = [{"type": "function", "function": {n: t[n] for n in names if n in t}} for t in offered]
+    if isinstance(choice, dict):
+        made["tool_choice"] = {"type": choice.get("type"), "function": {"name": choice.get("name")}}
+    elif choice is not None:
+        made["tool_choice"] = choice
+    return made
+
+
+def _messages(items: Sequence[Any]) -> Chat:
+    """Calls that stand one after the other belong to one message."""
+    made: Chat = []
+    for item in items:
+        kind = item.get("type", "message") if isinstance(item, dict) else None
+        if kind == "message":
+            made.append({"role": item.get("role"), "content": _text(item.get("content"))})
+        elif kind == "function_call":
+            if not made or made[-1]["role"] != "assistant":
+                made.append({"role": "assistant", "content": ""})
+            function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
+            call = {"id": item.get("call_id", ""), "type": "function", "function": function}
+            made[-1].setdefault("tool_calls", []).append(call)
+        elif kind == "function_call_output":
+            told = item.get("output")
+            content = told if isinstance(told, str) else _text(told)
+            made.append({"role": "tool", "tool_call_id": item.get("call_id", ""), "content": content})
+        elif kind != "reasoning":
+            raise Refused(400, f"input: an item of type {str(kind)[:40]!r} is not supported.", "input")
+    return made
+
+
+def _text(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    if any(not isinstance(part, dict) or part.get("type") not in TEXT_PARTS for part in content):
+        raise Refused(400, "A message supports text only.", "input")
+    return "".join(str(part.get("text", "")) for part in content)
 
 
 class Responses:
@@ -71,6 +144,7 @@ class Responses:
 
     def __init__(self, inner: Stage) -> None:
         self._inner = inner
+        self._conversations = Conversations()
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
         if ask.path != PATH:
@@ -78,110 +152,93 @@ class Responses:
                 async for piece in pieces:
                     yield piece
             return
-        body = as_chat(ask.body)
-        async with aclosing(self._inner(ask.translated(CHAT_PATH, body, json.dumps(body).encode()))) as pieces:
-            async for piece in _translated(pieces, ask.body):
+        tenant, earlier = ask.tenant.name, ask.body.get("previous_response_id")
+        before = self._conversations.chat(tenant, earlier) if earlier else []
+        body = as_chat(ask.body, before)
+        chat = [m for n, m in enumerate(body["messages"]) if n or not ask.body.get("instructions")]
+
+        def keep(made: ResponseTranslation) -> None:
+            if ask.body.get("store") is not False:
+                self._conversations.keep(tenant, made.id, [*chat, made.message()])
+
+        inner = self._inner(ask.translated(CHAT_PATH, body, json.dumps(body).encode()))
+        async with aclosing(translated(inner, ResponseTranslation(ask.body, keep))) as pieces:
+            async for piece in pieces:
                 yield piece
 
 
-async def _translated(pieces: AsyncGenerator[Piece], asked: Mapping[str, Any]) -> AsyncGenerator[Piece]:
-    made = Response(asked)
-    head = await anext(pieces)
-    assert isinstance(head, Head)
-    yield head
-    if head.status != 200:
-        async for piece in pieces:
-            yield piece
-    elif head.content_type == "text/event-stream":
-        yield made.opening()
-        rest = b""
-        async for piece in pieces:
-            if not isinstance(piece, bytes):
-                yield piece
-                continue
-            *events, rest = (rest + piece).split(b"\n\n")
-            if text := b"".join(made.take(event) for event in events):
-                yield text
-    else:
-        parts = [piece async for piece in pieces]
-        whole = json.loads(b"".join(piece for piece in parts if isinstance(piece, bytes)))
-        choice = whole["choices"][0]
-        made.text, made.finish, made.usage = choice["message"]["content"], choice["finish_reason"], whole["usage"]
-        yield json.dumps(made.as_json()).encode()
-        for piece in parts:
-            if not isinstance(piece, bytes):
-                yield piece
+class ResponseTranslation(Translation):
+    def __init__(self, asked: Mapping[str, Any], keep: Callable[[ResponseTranslation], None] = lambda _: None) -> None:
+        super().__init__(asked)
+        self.id = f"resp_{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._events = 0
+        self._keep = keep
 
+    def ended(self) -> None:
+        if not self.blocks:  # an empty answer is a message all the same
+            self.blocks.append(Block("text", 0))
+        self._keep(self)
 
-@dataclass
-class Response:
-    """One response while it grows, and its events."""
-
-    asked: Mapping[str, Any]
-    text: str = ""
-    finish: str | None = None
-    usage: Mapping[str, int] = field(default_factory=dict)
-    id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
-    _events: int = 0
-
-    @property
-    def item_id(self) -> str:
-        return self.id.replace("resp_", "msg_")
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of the chat."""
+        said = {"role": "assistant", "content": "".join(b.text for b in self.blocks if b.kind == "text")}
+        calls = [
+            {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": block.text or "{}"}}
+            for block in self.blocks
+            if block.kind == "call"
+        ]
+        return said | ({"tool_calls": calls} if calls else {})
 
     @property
     def status(self) -> str:
         return {None: "in_progress", "length": "incomplete"}.get(self.finish, "completed")
 
     def opening(self) -> bytes:
-        item = {**self._item(), "content": []}
-        return (
-            self._event("response.created", response=self.as_json())
-            + self._event("response.in_progress", response=self.as_json())
-            + self._event("response.output_item.added", output_index=0, item=item)
-            + self._event("response.content_part.added", **self._place(), part=self._part(""))
-        )
+        told = self.as_json()
+        return self._event("response.created", response=told) + self._event("response.in_progress", response=told)
 
-    def take(self, event: bytes) -> bytes:
-        """What follows from one event of the chat."""
-        if event.startswith(DONE):
-            return self._closing()
-        if event.startswith(b":"):
-            return b""
-        value = json.loads(event[6:])
-        if "error" in value:
-            return self._event("error", code="server_error", message=message_of(event), param=None)
-        self.usage = value.get("usage") or self.usage
-        sent = b""
-        for choice in value["choices"]:
-            self.finish = choice["finish_reason"] or self.finish
-            if text := choice["delta"].get("content"):
-                self.text += text
-                sent += self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
+    def opened(self, block: Block) -> bytes:
+        empty = {**self._item(block), "status": "in_progress"}
+        if block.kind != "call":
+            empty |= {"content": []}
+        sent = self._event("response.output_item.added", output_index=block.place, item=empty)
+        if block.kind == "text":
+            sent += self._event("response.content_part.added", **self._place(block), part=_part(""))
         return sent
 
-    def _closing(self) -> bytes:
+    def grew(self, block: Block, more: str) -> bytes:
+        if block.kind == "call":
+            place = {"item_id": self._item_id(block), "output_index": block.place}
+            return self._event("response.function_call_arguments.delta", **place, delta=more)
+        if block.kind == "reasoning":
+            return self._event("response.reasoning_text.delta", **self._place(block), delta=more)
+        return self._event("response.output_text.delta", **self._place(block), delta=more, logprobs=[])
+
+    def closed(self, block: Block) -> bytes:
+        if block.kind == "call":
+            place = {"item_id": self._item_id(block), "output_index": block.place}
+            name, told = "response.function_call_arguments.done", {"name": block.name, "arguments": block.text}
+            sent = self._event(name, **place, **told)
+        elif block.kind == "reasoning":
+            sent = self._event("response.reasoning_text.done", **self._place(block), text=block.text)
+        else:
+            sent = self._event("response.output_text.done", **self._place(block), text=block.text, logprobs=[])
+            sent += self._event("response.content_part.done", **self._place(block), part=_part(block.text))
+        return sent + self._event("response.output_item.done", output_index=block.place, item=self._item(block))
+
+    def closing(self) -> bytes:
         name = "response.incomplete" if self.status == "incomplete" else "response.completed"
-        return (
-            self._event("response.output_text.done", **self._place(), text=self.text, logprobs=[])
-            + self._event("response.content_part.done", **self._place(), part=self._part(self.text))
-            + self._event("response.output_item.done", output_index=0, item=self._item())
-            + self._event(name, response=self.as_json())
-        )
+        return self._event(name, response=self.as_json())
+
+    def failed(self, message: str) -> bytes:
+        return self._event("error", code="server_error", message=message, param=None)
 
     def as_json(self) -> dict[str, Any]:
-        prompt, completion = self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", 0)
-        usage = {
-            "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": completion,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": prompt + completion,
-        }
         return {
             "id": self.id,
             "object": "response",
-            "created_at": self.created,
+            "created_at": self._created,
             "status": self.status,
             "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if self.status == "incomplete" else None,
@@ -189,28 +246,59 @@ class Response:
             "max_output_tokens": self.asked.get("max_output_tokens"),
             "metadata": self.asked.get("metadata") or {},
             "model": self.asked.get("model") or "",
-            "output": [self._item()] if self.finish else [],
-            "parallel_tool_calls": False,
+            "output": [self._item(block) for block in self.blocks] if self.finish else [],
+            "parallel_tool_calls": self.asked.get("parallel_tool_calls") is not False,
+            "previous_response_id": self.asked.get("previous_response_id"),
+            "store": self.asked.get("store") is not False,
             "temperature": self.asked.get("temperature"),
             "top_p": self.asked.get("top_p"),
-            "tool_choice": "none",
-            "tools": [],
-            "usage": usage if self.usage else None,
+            "tool_choice": self.asked.get("tool_choice") or "auto",
+            "tools": self.asked.get("tools") or [],
+            "usage": self._usage() if self.usage else None,
         }
 
-    def _item(self) -> dict[str, Any]:
+    def _usage(self) -> dict[str, Any]:
+        prompt, completion = self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", 0)
+        cached = (self.usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+        reasoning = (self.usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
+        return {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": cached},
+            "output_tokens": completion,
+            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": prompt + completion,
+        }
+
+    def _item_id(self, block: Block) -> str:
+        prefix = {"call": "fc_", "reasoning": "rs_"}.get(block.kind, "msg_")
+        return f"{prefix}{self.id.removeprefix('resp_')}{block.place or ''}"
+
+    def _item(self, block: Block) -> dict[str, Any]:
+        told: dict[str, Any]
+        if block.kind == "call":
+            told = {"call_id": block.id, "name": block.name, "arguments": block.text}
+            return {"id": self._item_id(block), "type": "function_call", "status": "completed", **told}
+        if block.kind == "reasoning":
+            told = {"summary": [], "content": [{"type": "reasoning_text", "text": block.text}]}
+            return {"id": self._item_id(block), "type": "reasoning", **told}
         status = "completed" if self.finish else "in_progress"
-        content = [self._part(self.text)]
-        return {"id": self.item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+        content = [_part(block.text)]
+        return {
+            "id": self._item_id(block),
+            "type": "message",
+            "role": "assistant",
+            "status": status,
+            "content": content,
+        }
 
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": self.item_id, "output_index": 0, "content_index": 0}
+    def _place(self, block: Block) -> dict[str, Any]:
+        return {"item_id": self._item_id(block), "output_index": block.place, "content_index": 0}
 
-    @staticmethod
-    def _part(text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": []}
-
-    def _event(self, name: str, **more: Any) -> bytes:
-        event = {"type": name, "sequence_number": self._events, **more}
+    def _event(self, kind: str, /, **more: Any) -> bytes:
+        made = event(kind, sequence_number=self._events, **more)
         self._events += 1
-        return f"event: {name}\ndata: {json.dumps(event)}\n\n".encode()
+        return made
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": []}

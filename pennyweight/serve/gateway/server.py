@@ -27,6 +27,7 @@ from pennyweight.serve.gateway.gateway import Gateway
 from pennyweight.serve.gateway.guard import GuardedProtocol
 from pennyweight.serve.gateway.keys import Keys
 from pennyweight.serve.gateway.pool import Pools
+from pennyweight.serve.gateway.request_ids import RequestIds
 from pennyweight.serve.gateway.settings import GatewaySettings
 from pennyweight.service import Service
 
@@ -106,8 +107,13 @@ async def _batches(gateway: Gateway) -> AsyncIterator[None]:
 def _configuration(gateway: Gateway) -> uvicorn.Config:
     settings = gateway.settings
     return uvicorn.Config(
-        guarded(
-            application(gateway), host=settings.host, open_to_all=gateway.keys.open, origins=settings.allowed_origins
+        RequestIds(
+            guarded(
+                application(gateway),
+                host=settings.host,
+                open_to_all=gateway.keys.open,
+                origins=settings.allowed_origins,
+            )
         ),
         host=settings.host,
         port=settings.port,

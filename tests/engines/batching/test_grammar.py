@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -15,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from pennyweight.engines.batching.grammar import Grammars
 from pennyweight.errors import EngineRefused
+from pennyweight.generation import Form
 
 END = 0
 PADDED = 300  # logits of the model: more than its tokenizer has tokens
@@ -49,10 +51,14 @@ def grammars(directory: Path) -> Grammars:
     return Grammars(directory)
 
 
-def written(grammars: Grammars, directory: Path, seed: int, schema: object = SCHEMA, most: int = 400) -> str | None:
+def schema_of(schema: object) -> Form:
+    return Form("json_schema", json.dumps(schema))
+
+
+def written(grammars: Grammars, directory: Path, seed: int, form: object = SCHEMA, most: int = 400) -> str | None:
     """What a model of random taste writes under the schema; None where it does not come to an end."""
     tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-    grammar = grammars.compile(json.dumps(schema), (END,))
+    grammar = grammars.compile(form if isinstance(form, Form) else schema_of(form), (END,))
     taste, tokens = np.random.default_rng(seed), []
     for _ in range(most):
         logits = taste.normal(size=PADDED).astype(np.float32)
@@ -76,7 +82,7 @@ def test_what_ends_follows_the_schema(grammars: Grammars, directory: Path, seed:
 
 
 def test_each_answer_has_a_state_of_its_own(grammars: Grammars, directory: Path) -> None:
-    first, second = (grammars.compile('{"enum": ["a", "b"]}', (END,)) for _ in range(2))
+    first, second = (grammars.compile(schema_of({"enum": ["a", "b"]}), (END,)) for _ in range(2))
     flat = np.zeros(PADDED, np.float32)
     opening = int(first.masked(flat).argmax())
     first.take(opening)
@@ -85,9 +91,45 @@ def test_each_answer_has_a_state_of_its_own(grammars: Grammars, directory: Path)
 
 def test_a_schema_that_cannot_be_followed_is_refused(grammars: Grammars) -> None:
     with pytest.raises(EngineRefused, match="cannot be followed"):
-        grammars.compile('{"$ref": "#/nowhere"}', (END,))
+        grammars.compile(schema_of({"$ref": "#/nowhere"}), (END,))
+    for wrong in (Form("regex", "(["), Form("grammar", "root := nothing"), Form("grammar", "root ::= missing")):
+        with pytest.raises(EngineRefused, match="cannot be"):
+            grammars.compile(wrong, (END,))
 
 
 def test_a_model_without_an_end_token_cannot_end_a_document(grammars: Grammars) -> None:
     with pytest.raises(EngineRefused, match="no end token"):
-        grammars.compile('{"type": "boolean"}', ())
+        grammars.compile(schema_of({"type": "boolean"}), ())
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        (Form("choice", '["yes", "no \\"way\\"", "ümlaut"]'), r'yes|no "way"|ümlaut'),
+        (Form("regex", r"^[a-c]{2}-[0-9]{3}$"), r"[a-c]{2}-[0-9]{3}"),
+        (Form("grammar", 'root ::= "a" [0-9] ("x" | "y")'), r"a[0-9](x|y)"),
+        (Form("grammar", 'start: "b" /[0-9]/'), r"b[0-9]"),
+    ],
+)
+def test_choices_expressions_and_grammars_are_followed(
+    grammars: Grammars, directory: Path, form: Form, pattern: str
+) -> None:
+    texts = {written(grammars, directory, seed, form) for seed in range(12)}
+    assert all(text is not None and re.fullmatch(pattern, text) for text in texts)
+    assert len(texts) > 1
+
+
+def test_schemas_with_pattern_and_one_of_are_followed(grammars: Grammars, directory: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "pattern": "^[A-Z]{3}$"},
+            "v": {"oneOf": [{"const": 1}, {"const": "x"}]},
+        },
+        "required": ["id", "v"],
+        "additionalProperties": False,
+    }
+    for seed in range(6):
+        text = written(grammars, directory, seed, schema)
+        assert text is not None
+        jsonschema.validate(json.loads(text), schema)

@@ -81,3 +81,47 @@ def test_a_derived_seed_is_the_requests_own_and_fits_a_library() -> None:
     assert derived_seed(Generation("g", (1,), 1, seed=7)) == 7
     assert all(0 <= derived_seed(Generation("g", (1,), 1, seed=s)) < 2**31 for s in (-1, 2**63 - 1, None))
     assert len({derived_seed(Generation("g", (1,), 1)) for _ in range(20)}) > 1
+
+
+LOGITS = np.array([3.0, 2.0, 1.0, 0.0, -1.0], dtype=np.float32)
+
+
+def drawn(count: int, **wanted: Any) -> list[int]:
+    source = sampler(**wanted)
+    return [source.draw(LOGITS)[0] for _ in range(count)]
+
+
+def test_a_bias_moves_the_choice_and_bans_a_token() -> None:
+    assert drawn(1, logit_bias=((3, 100.0),)) == [3]
+    assert 0 not in drawn(200, temperature=1.0, seed=1, logit_bias=((0, -100.0),))
+
+
+def test_penalties_count_what_the_answer_holds() -> None:
+    assert drawn(3, presence_penalty=1.5) == [0, 1, 0]  # 3-1.5 < 2; then both are lowered once
+    assert drawn(4, frequency_penalty=1.2) == [0, 1, 0, 2]
+
+
+def test_a_repetition_penalty_counts_the_prompt_too() -> None:
+    asked = Generation("g", (0,), 8, repetition_penalty=2.0)
+    assert Sampler(asked).draw(LOGITS)[0] == 1
+    negative = Sampler(Generation("g", (0,), 8, repetition_penalty=2.0))
+    assert negative.draw(np.array([-1.0, -1.5], dtype=np.float32))[0] == 1  # below zero it is multiplied
+
+
+def test_no_end_token_comes_before_the_shortest_length() -> None:
+    asked = sampler(min_tokens=2, stop_tokens=(0,))
+    assert [asked.draw(LOGITS)[0] for _ in range(3)] == [1, 1, 0]
+    only_ends = np.array([1.0, -np.inf], dtype=np.float32)
+    assert sampler(min_tokens=2, stop_tokens=(0,)).draw(LOGITS[:2], only_ends)[0] == 0
+
+
+def test_the_k_likeliest_and_a_least_share_cut_the_tail() -> None:
+    assert set(drawn(300, temperature=2.0, seed=3, top_k=2)) == {0, 1}
+    assert set(drawn(300, temperature=1.0, seed=3, min_p=0.3)) == {0, 1}  # e^-1 is 0.37, e^-2 is 0.14
+    assert set(drawn(300, temperature=2.0, seed=3)) == {0, 1, 2, 3, 4}
+
+
+def test_log_probabilities_are_the_models_own_whatever_is_asked() -> None:
+    source = sampler(logit_bias=((3, 100.0),), top_logprobs=1)
+    token, logprob, tops = source.draw(LOGITS)
+    assert (token, tops[0][0]) == (3, 0) and logprob == pytest.approx(float(log_softmax(LOGITS)[3]))

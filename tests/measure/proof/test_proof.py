@@ -122,7 +122,7 @@ def test_progress_reaches_all_requests(scripted_endpoint: Endpoint) -> None:
 
 
 def test_a_request_that_the_server_refuses_is_an_endpoint_error(scripted_endpoint: Endpoint) -> None:
-    with pytest.raises(EndpointError, match="256"):
+    with pytest.raises(EndpointError, match="512"):
         answers_of(scripted_endpoint, [Request("r", "s", 9999, prompt="x")])
 
 

@@ -124,8 +124,11 @@ def test_an_equal_request_is_answered_from_the_cache(gateway: Running) -> None:
 def test_a_cached_stream_is_the_same_stream(gateway: Running) -> None:
     client = gateway.client()
     asked = {**CHAT, "temperature": 0, "stream": True, "messages": [{"role": "user", "content": "as a stream"}]}
-    first = [chunk.model_dump() for chunk in client.chat.completions.create(**asked)]
-    gateway.until(lambda: [chunk.model_dump() for chunk in client.chat.completions.create(**asked)] == first)
+
+    def streamed() -> list[dict[str, Any]]:  # with the id of its answer, so that two answers are never equal
+        return [chunk.model_dump() for chunk in client.chat.completions.create(**asked)]
+
+    gateway.until(lambda: streamed() == streamed())
 
 
 def test_equal_requests_at_once_are_one_for_the_engine(start: Start, tmp_path: Path) -> None:
@@ -306,6 +309,9 @@ def test_the_newer_api_whole_and_streamed(gateway: Running) -> None:
         {"input": 3},
         {"input": [{"type": "input_image"}]},
         {"input": "x", "previous_response_id": "r"},
+        {"input": "x", "conversation": "c"},
+        {"input": "x", "tools": [{"type": "web_search"}]},
+        {"input": "x", "imput": "y"},
         {"input": "x", "text": {"format": {"type": "json_schema"}}},
         {"input": [{"role": "user", "content": [{"a": 1}]}]},
         {"input": "x", "model": "other"},
@@ -315,6 +321,66 @@ def test_the_newer_api_whole_and_streamed(gateway: Running) -> None:
 def test_what_the_newer_api_cannot_be_asked(gateway: Running, wrong: dict[str, Any]) -> None:
     status, _, told = post(gateway, "/v1/responses", json.dumps({"model": "model", **wrong}).encode())
     assert status in (400, 404) and told["error"]["message"]
+
+
+def test_a_response_goes_on_with_an_earlier_one_unless_it_was_not_stored(gateway: Running) -> None:
+    client = gateway.client()
+    first = client.responses.create(model="model", input="Say it again", max_output_tokens=8, temperature=1)
+    more: dict[str, Any] = {"model": "model", "input": "and more", "max_output_tokens": 4, "temperature": 1}
+    second = client.responses.create(**more, previous_response_id=first.id)
+    assert second.previous_response_id == first.id
+    assert second.usage.input_tokens > client.responses.create(**more).usage.input_tokens + 8
+    hidden = client.responses.create(**more, store=False)
+    with pytest.raises(openai.NotFoundError, match="store: false"):
+        client.responses.create(**more, previous_response_id=hidden.id)
+
+
+def test_anthropics_client_works_whole_streamed_and_refused(gateway: Running) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    client = anthropic.Anthropic(base_url=gateway.base_url, api_key="none", max_retries=0)
+    asked: dict[str, Any] = {"model": "model", "max_tokens": 8, "messages": [{"role": "user", "content": "Say it"}]}
+    whole = client.messages.create(**asked, system="Be brief")
+    assert whole.content[0].text and whole.stop_reason == "max_tokens" and whole.usage.output_tokens == 8
+    with client.messages.stream(**asked, system="Be brief") as stream:
+        assert "".join(stream.text_stream) == whole.content[0].text
+        final = stream.get_final_message()
+    assert final.stop_reason == "max_tokens" and final.usage.output_tokens == 8
+    stopped = client.messages.create(**asked | {"max_tokens": 30}, stop_sequences=["user"])
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "user")
+    count = client.messages.count_tokens(model="model", messages=asked["messages"], system="Be brief")
+    assert count.input_tokens == whole.usage.input_tokens
+    image = [{"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}]
+    with pytest.raises(anthropic.BadRequestError, match="text only") as refused:
+        client.messages.create(**asked | {"messages": [{"role": "user", "content": image}]})
+    assert refused.value.body["type"] == "error"
+    with pytest.raises(anthropic.NotFoundError):
+        client.messages.create(**asked | {"model": "other"})
+
+
+def test_ollamas_client_works(gateway: Running) -> None:
+    ollama = pytest.importorskip("ollama")
+    client = ollama.Client(host=gateway.base_url)
+    asked: dict[str, Any] = {"model": "model:latest", "messages": [{"role": "user", "content": "Say it"}]}
+    options = {"num_predict": 8, "temperature": 1, "num_ctx": 512}
+    whole = client.chat(**asked, options=options)
+    assert whole.message.content and whole.done_reason == "length" and whole.eval_count == 8
+    pieces = list(client.chat(**asked, options=options, stream=True))
+    assert "".join(piece.message.content or "" for piece in pieces) == whole.message.content
+    assert pieces[-1].done and not pieces[0].done
+    assert client.generate(model="model", prompt="Say it", options=options).response
+    assert [one.model for one in client.list().models] == ["model"]
+    with pytest.raises(ollama.ResponseError, match="mirostat"):
+        client.chat(**asked, options={"mirostat": 1})
+
+
+def test_the_base_url_works_without_its_version_and_answers_carry_an_id(gateway: Running) -> None:
+    body = json.dumps(CHAT).encode()
+    status, headers, told = post(gateway, "/chat/completions", body, **{"x-request-id": "mine-1"})
+    assert (status, headers["x-request-id"]) == (200, "mine-1") and told["system_fingerprint"].startswith("fp_")
+    status, headers, _ = post(gateway, "/v1/completions", b"{", **{"x-request-id": "no good id"})
+    assert status == 400 and headers["x-request-id"].startswith("req_")
+    assert gateway.get("/version")["version"]
+    assert post(gateway, "/detokenize", b'{"tokens": [40]}')[2]["prompt"]
 
 
 def test_langchain_works_with_nothing_but_the_base_url(gateway: Running) -> None:

@@ -1,0 +1,227 @@
+"""/v1/messages: Anthropic's API, sent on as a chat completion.
+
+Source: Anthropic's API reference for Messages, its streaming events and count_tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from pennyweight.errors import PennyweightError
+from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
+from pennyweight.serve.gateway.refusals import Refused, refusal
+from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation, event, translated
+
+PATH = "/v1/messages"
+COUNT_PATH = "/v1/messages/count_tokens"
+PASSED_ON = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "priority")
+KNOWN = {*PASSED_ON, "messages", "system", "stop_sequences", "metadata", "tools", "tool_choice", "thinking"}
+KNOWN |= {"service_tier", "cache_control", "context_management", "container"}
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
+ERRORS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 413: "request_too_large"}
+ERRORS |= {429: "rate_limit_error", 503: "overloaded_error"}
+
+
+def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The same question as a body of /v1/chat/completions."""
+    for name, value in body.items():
+        if name not in KNOWN and value is not None:
+            raise Refused(400, f"{name[:60]} is not supported here: remove it.", name)
+    if not isinstance(body.get("max_tokens"), int) or isinstance(body.get("max_tokens"), bool):
+        raise Refused(400, "max_tokens must be a number of tokens.", "max_tokens")
+    chat = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
+    chat["messages"] = messages_of(body)
+    if body.get("stop_sequences"):
+        chat["stop"] = body["stop_sequences"]
+    if chat.get("stream") is True:
+        chat["stream_options"] = {"include_usage": True}
+    return chat | tools_of(body)
+
+
+def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    told = body.get("messages")
+    if not isinstance(told, list) or not told:
+        raise Refused(400, "messages must be a list with at least one message.", "messages")
+    system = _text(body["system"], "system") if body.get("system") else ""
+    made = [{"role": "system", "content": system}] if system else []
+    for message in told:
+        if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
+            raise Refused(400, "A message is an object with a role, user or assistant.", "messages")
+        made += _messages(message)
+    return made
+
+
+def _messages(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One message of ours, or several: results of tools are messages of their own."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return [{"role": message["role"], "content": content}]
+    if not isinstance(content, list):
+        raise Refused(400, "content is a text or a list of blocks.", "messages")
+    results, calls, text, thoughts = [], [], "", ""
+    for block in content:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "text":
+            text += str(block.get("text", ""))
+        elif kind == "thinking":
+            thoughts += str(block.get("thinking", ""))
+        elif kind == "tool_use":
+            function = {"name": block.get("name"), "arguments": json.dumps(block.get("input") or {})}
+            calls.append({"id": block.get("id", ""), "type": "function", "function": function})
+        elif kind == "tool_result":
+            answer = _text(block.get("content") or "", "messages")
+            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id", ""), "content": answer})
+        elif kind != "redacted_thinking":
+            raise Refused(400, f"A block of type {str(kind)[:40]!r} is not supported: text only.", "messages")
+    own: dict[str, Any] = {"role": message["role"], "content": text}
+    own |= {"tool_calls": calls} if calls else {}
+    own |= {"reasoning_content": thoughts} if thoughts else {}
+    return [*results, own] if text or calls or not results else results
+
+
+def _text(content: Any, param: str) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(b, dict) and b.get("type") == "text" for b in content):
+        return "\n".join(str(block.get("text", "")) for block in content)
+    raise Refused(400, f"{param}: text only is supported.", param)
+
+
+def tools_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    offered = body.get("tools") or []
+    if not isinstance(offered, list) or any(
+        not isinstance(tool, dict) or "input_schema" not in tool for tool in offered
+    ):
+        raise Refused(400, "tools are objects with name, description and input_schema.", "tools")
+    functions = [
+        {"name": t.get("name"), "description": t.get("description"), "parameters": t["input_schema"]} for t in offered
+    ]
+    made: dict[str, Any] = {"tools": [{"type": "function", "function": one} for one in functions]} if functions else {}
+    choice = body.get("tool_choice")
+    if choice is None:
+        return made
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "tool":
+        made["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+    elif kind in CHOICES:
+        made["tool_choice"] = CHOICES[kind]
+    else:
+        raise Refused(400, "tool_choice has a type: auto, any, tool or none.", "tool_choice")
+    if choice.get("disable_parallel_tool_use"):
+        made["parallel_tool_calls"] = False
+    return made
+
+
+class Messages:
+    """The stage: a Messages request is translated to a chat completion, and its answer back, errors too."""
+
+    def __init__(self, inner: Stage) -> None:
+        self._inner = inner
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        if ask.path != PATH:
+            async with aclosing(self._inner(ask)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        status = 0
+        try:
+            body = as_chat(ask.body)
+            inner = self._inner(ask.translated(CHAT_PATH, body, json.dumps(body).encode()))
+            async with aclosing(translated(inner, MessageTranslation(ask.body))) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Head):
+                        status = piece.status
+                    elif isinstance(piece, bytes) and status != 200:
+                        piece = error_of(piece, status)
+                    yield piece
+        except PennyweightError as error:
+            if status:
+                raise
+            response = refusal(error)
+            headers = {k: v for k, v in response.headers.items() if k not in ("content-length", "content-type")}
+            yield Head(response.status_code, "application/json", headers)
+            yield error_of(bytes(response.body), response.status_code)
+
+
+def error_of(body: bytes, status: int) -> bytes:
+    """An error in OpenAI's shape, in Anthropic's."""
+    try:
+        message = json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = body.decode(errors="replace")[:300]
+    kind = ERRORS.get(status, "api_error")
+    return json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()
+
+
+class MessageTranslation(Translation):
+    def __init__(self, asked: Mapping[str, Any]) -> None:
+        super().__init__(asked)
+        self.id = f"msg_{uuid.uuid4().hex}"
+
+    def opening(self) -> bytes:
+        message = {**self.as_json(), "content": [], "stop_reason": None, "stop_sequence": None}
+        return event("message_start", message=message) + event("ping")
+
+    def opened(self, block: Block) -> bytes:
+        return event("content_block_start", index=block.place, content_block=_empty(block))
+
+    def grew(self, block: Block, more: str) -> bytes:
+        names = {"text": ("text_delta", "text"), "reasoning": ("thinking_delta", "thinking")}
+        kind, field = names.get(block.kind, ("input_json_delta", "partial_json"))
+        return event("content_block_delta", index=block.place, delta={"type": kind, field: more})
+
+    def closed(self, block: Block) -> bytes:
+        return event("content_block_stop", index=block.place)
+
+    def closing(self) -> bytes:
+        told = self.as_json()
+        delta = {"stop_reason": told["stop_reason"], "stop_sequence": told["stop_sequence"]}
+        return event("message_delta", delta=delta, usage=told["usage"]) + event("message_stop")
+
+    def failed(self, message: str) -> bytes:
+        return event("error", error={"type": "api_error", "message": message})
+
+    def as_json(self) -> dict[str, Any]:
+        stopped = self.stopped_by if self.finish == "stop" else None
+        reason = "stop_sequence" if stopped else STOPS.get(self.finish or "", "end_turn")
+        cached = (self.usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        usage = {
+            "input_tokens": self.usage.get("prompt_tokens", 0) - (cached or 0),
+            "output_tokens": self.usage.get("completion_tokens", 0),
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached or 0,
+        }
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.asked.get("model") or "",
+            "content": [_whole(block) for block in self.blocks],
+            "stop_reason": reason,
+            "stop_sequence": stopped,
+            "usage": usage,
+        }
+
+
+def _empty(block: Block) -> dict[str, Any]:
+    if block.kind == "call":
+        return {"type": "tool_use", "id": f"toolu_{block.id}", "name": block.name, "input": {}}
+    if block.kind == "reasoning":
+        return {"type": "thinking", "thinking": "", "signature": ""}
+    return {"type": "text", "text": ""}
+
+
+def _whole(block: Block) -> dict[str, Any]:
+    made = _empty(block)
+    if block.kind == "call":
+        try:
+            return made | {"input": json.loads(block.text or "{}")}
+        except ValueError:
+            return made
+    return made | {"thinking" if block.kind == "reasoning" else "text": block.text}

@@ -1,0 +1,152 @@
+"""Other APIs in front of chat completions: a stage that asks a chat in their place and tells its answer in their words.
+
+A chat answer, streamed or whole, becomes blocks in their order: reasoning, text, and a call each. A translation says
+how its API spells that a block opens, grows and closes.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from pennyweight.serve.gateway.ask import Head, Piece
+from pennyweight.serve.gateway.relay import DONE, EVENTS, message_of
+
+CHAT_PATH = "/v1/chat/completions"
+Kind = Literal["reasoning", "text", "call"]
+
+
+@dataclass
+class Block:
+    """A part of an answer. A call has an id and a name; its text is the JSON of its arguments."""
+
+    kind: Kind
+    place: int
+    text: str = ""
+    id: str = ""
+    name: str = ""
+
+
+class Translation(ABC):
+    """One answer while it grows."""
+
+    stream_type: ClassVar[str] = EVENTS
+
+    def __init__(self, asked: Mapping[str, Any]) -> None:
+        self.asked = asked
+        self.blocks: list[Block] = []
+        self.finish: str | None = None
+        self.stopped_by: str | None = None
+        self.usage: Mapping[str, Any] = {}
+
+    @abstractmethod
+    def opening(self) -> bytes: ...
+
+    @abstractmethod
+    def opened(self, block: Block) -> bytes: ...
+
+    @abstractmethod
+    def grew(self, block: Block, more: str) -> bytes: ...
+
+    @abstractmethod
+    def closed(self, block: Block) -> bytes: ...
+
+    @abstractmethod
+    def closing(self) -> bytes: ...
+
+    @abstractmethod
+    def failed(self, message: str) -> bytes: ...
+
+    @abstractmethod
+    def as_json(self) -> Mapping[str, Any]: ...
+
+    def ended(self) -> None:  # noqa: B027  # most have nothing to do then
+        """Called once, when the answer is whole."""
+
+    def take(self, event: bytes) -> bytes:
+        """What follows from one event of the chat's stream."""
+        if event.startswith(b":"):
+            return event + b"\n\n"
+        if event.startswith(DONE):
+            self.ended()
+            return (self.closed(self.blocks[-1]) if self.blocks else b"") + self.closing()
+        value = json.loads(event[6:])
+        if "error" in value:
+            return self.failed(message_of(event))
+        self.usage = value.get("usage") or self.usage
+        return b"".join(self._choice(choice, choice["delta"]) for choice in value["choices"])
+
+    def take_whole(self, body: bytes) -> None:
+        value = json.loads(body)
+        self.usage = value["usage"]
+        self._choice(value["choices"][0], value["choices"][0]["message"])
+        self.ended()
+
+    def _choice(self, choice: Mapping[str, Any], said: Mapping[str, Any]) -> bytes:
+        self.finish = choice["finish_reason"] or self.finish
+        self.stopped_by = choice.get("stop_reason") or self.stopped_by
+        return b"".join(self._part(*part) for part in _parts(said))
+
+    def _part(self, kind: Kind, more: str, call: Mapping[str, Any]) -> bytes:
+        sent = b""
+        last = self.blocks[-1] if self.blocks else None
+        if last is None or last.kind != kind or call.get("id"):
+            sent += self.closed(last) if last else b""
+            last = Block(kind, len(self.blocks), id=call.get("id", ""), name=call.get("function", {}).get("name", ""))
+            self.blocks.append(last)
+            sent += self.opened(last)
+        last.text += more
+        return sent + (self.grew(last, more) if more else b"")
+
+
+def _parts(said: Mapping[str, Any]) -> Iterator[tuple[Kind, str, Mapping[str, Any]]]:
+    """Of a message, or of what a stream adds to it."""
+    if text := said.get("reasoning_content"):
+        yield "reasoning", text, {}
+    if text := said.get("content"):
+        yield "text", text, {}
+    for call in said.get("tool_calls") or ():
+        yield "call", call["function"].get("arguments") or "", call
+
+
+async def translated(pieces: AsyncGenerator[Piece], made: Translation) -> AsyncGenerator[Piece]:
+    """An answer that is no success passes unchanged."""
+    async with aclosing(pieces):
+        head = await anext(pieces)
+        assert isinstance(head, Head)
+        streams = head.status == 200 and head.content_type == EVENTS
+        yield replace(head, content_type=made.stream_type) if streams else head
+        if head.status != 200:
+            async for piece in pieces:
+                yield piece
+        elif streams:
+            async for piece in _streamed(pieces, made):
+                yield piece
+        else:
+            parts = [piece async for piece in pieces]
+            made.take_whole(b"".join(piece for piece in parts if isinstance(piece, bytes)))
+            yield json.dumps(made.as_json()).encode()
+            for piece in parts:
+                if not isinstance(piece, bytes):
+                    yield piece
+
+
+async def _streamed(pieces: AsyncGenerator[Piece], made: Translation) -> AsyncGenerator[Piece]:
+    yield made.opening()
+    rest = b""
+    async for piece in pieces:
+        if not isinstance(piece, bytes):
+            yield piece
+            continue
+        *events, rest = (rest + piece).split(b"\n\n")
+        if text := b"".join(made.take(event) for event in events):
+            yield text
+
+
+def event(kind: str, /, **more: Any) -> bytes:
+    """As both APIs spell one: its name, and its name again in the data."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **more})}\n\n".encode()
