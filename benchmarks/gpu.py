@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from pennyweight.engines.transformers.settings import Transformers
-from pennyweight.generation import Generation
+from pennyweight.generation import Generation, joined_score
 
 SHAPES: dict[str, dict[str, Any]] = {
     "1b": {
@@ -79,7 +79,7 @@ def run(directory: Path, streams: int) -> tuple[float, float]:
         if number == 0:
             runtime.step()
             runtime.cancel("0")
-            alone = seconds(lambda p=prompt: runtime.score(p, PROMPT - 1), 3)  # a prompt, read alone
+            alone = seconds(lambda p=prompt: joined_score(runtime.score(p, PROMPT - 1)), 3)  # a prompt, read alone
     for _ in range(streams):  # a step admits one prompt, and decodes for all that run
         runtime.step()
     step = seconds(runtime.step, OUTPUT // 2)

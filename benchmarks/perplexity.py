@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pennyweight import checkpoint, schemes, techniques, traces
 from pennyweight.engines.base import make
-from pennyweight.generation import Score
+from pennyweight.generation import Score, joined_score
 from pennyweight.model import Model
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.quantize import Quantize
@@ -31,7 +31,7 @@ def perplexity(directory: Path, text: str, limit: int) -> float:
     tokens = tokens[: limit or len(tokens)]
     total, count = 0.0, 0
     for start in range(0, len(tokens) - WINDOW + 1, WINDOW):
-        score = runtime.score(tokens[start : start + WINDOW], 1)
+        score = joined_score(runtime.score(tokens[start : start + WINDOW], 1))
         assert isinstance(score, Score)
         scored = score.logprobs
         total -= sum(scored)

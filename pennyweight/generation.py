@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Finish = Literal["stop", "length", "error", "refused"]
 SCORED_TOPS = 5
+MAX_PIECE, PIECE_VALUES = 64, 2**24  # positions scored at once, and their logits
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Form:
 
     kind: Literal["json_schema", "choice", "regex", "grammar"]
     text: str
+    compact: bool = False  # JSON without blanks between its parts, on engines that can forbid them
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,24 @@ class Score:
 
     logprobs: Sequence[float]
     tops: Sequence[Sequence[tuple[int, float]]]
+
+
+def joined_score(pieces: Iterable[Score]) -> Score:
+    """One score from those of its parts, in their order."""
+    logprobs: list[float] = []
+    tops: list[Sequence[tuple[int, float]]] = []
+    for piece in pieces:
+        logprobs.extend(piece.logprobs)
+        tops.extend(piece.tops)
+    return Score(logprobs, tops)
+
+
+def pieces_of(count: int, vocabulary: int) -> Iterator[tuple[int, int]]:
+    """Where the pieces of this many positions begin and end: so few that their logits stay within `PIECE_VALUES`, and
+    that whoever waits for the next step does not wait long."""
+    size = max(16, min(MAX_PIECE, PIECE_VALUES // max(1, vocabulary)))
+    for begin in range(0, count, size):
+        yield begin, min(begin + size, count)
 
 
 def derived_seed(generation: Generation) -> int:

@@ -11,7 +11,7 @@ from typing import Literal
 from pennyweight.conform.tiny import TOKENS, Truth
 from pennyweight.engines.base import Backend, Engine, Runtime
 from pennyweight.errors import PennyweightError
-from pennyweight.generation import Event, Generation, Score
+from pennyweight.generation import Event, Generation, Score, joined_score
 from pennyweight.worker.driver import last_line
 
 Result = Literal["right", "wrong", "refused"]
@@ -102,7 +102,7 @@ class _Library(Subject):
         self._runtime = runtime
 
     def score(self, tokens: list[int], start: int) -> Score:
-        return self._runtime.score(tokens, start)
+        return joined_score(self._runtime.score(tokens, start))
 
     def generate(self, truths: Sequence[Truth]) -> list[list[int]]:
         asked = _asked(truths)

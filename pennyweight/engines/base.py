@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -73,14 +73,15 @@ class Launch:
 class Runtime(Protocol):
     """A loaded model in a driver process: submit generations, then step until each has ended. Only one thread calls it.
 
-    `score` returns log-probabilities of the tokens from position `start` on (1 or more). `kernels` names the
+    `score` gives log-probabilities of the tokens from position `start` on (1 or more), in pieces between which it may
+    be stepped, and which end where the iterator is closed; one score at a time. `kernels` names the
     matrix-multiplication kernels as the library reports them: a slow kernel is why quantized is often not faster.
     """
 
     def submit(self, generation: Generation) -> None: ...
     def step(self) -> list[Event]: ...
     def cancel(self, generation_id: str) -> None: ...
-    def score(self, tokens: Sequence[int], start: int) -> Score: ...
+    def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]: ...
     def kernels(self) -> list[str]: ...
     def close(self) -> None: ...
 

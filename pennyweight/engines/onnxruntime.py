@@ -70,17 +70,15 @@ class ONNXRuntimeRuntime(RowRuntime):
     graph's input and as its output."""
 
     def __init__(self, directory: Path, settings: ONNXRuntime) -> None:
-        draft = settings.draft_directory(directory)
-        super().__init__(
-            settings, ONNXRuntimeRuntime(draft, settings.draft_settings()) if draft else None, Grammars(directory)
-        )
         import onnx
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()
         self._directory = directory
         description = json.loads((directory / "genai_config.json").read_text())["model"]
-        decoder, self._vocabulary = description["decoder"], description["vocab_size"]
+        draft, decoder = settings.draft_directory(directory), description["decoder"]
+        drafting = ONNXRuntimeRuntime(draft, settings.draft_settings()) if draft else None
+        super().__init__(settings, drafting, Grammars(directory), vocabulary=description["vocab_size"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings.num_threads or available_cores()
         options.inter_op_num_threads = 1
@@ -112,11 +110,6 @@ class ONNXRuntimeRuntime(RowRuntime):
         mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
         return self._run(0, [[token] for token in tokens], mask)[:, 0]
 
-    def _logits(self, tokens: Sequence[int]) -> Logits:
-        """In the spare row after all others."""
-        logits: Logits = self._run(self._settings.slots, [list(tokens)], np.ones((1, len(tokens)), np.int64))[0]
-        return logits
-
     def kernels(self) -> list[str]:
         """From a profile of one token, run in a separate session."""
         import onnxruntime
@@ -127,7 +120,7 @@ class ONNXRuntimeRuntime(RowRuntime):
             options.profile_file_prefix = str(Path(directory) / "profile")
             plain, self._session = self._session, self._opened(options)
             try:
-                self._logits([0])
+                self.extend(self._settings.slots, [0], 0, every=False)
                 profile = json.loads(Path(self._session.end_profiling()).read_text())
             finally:
                 self._session = plain

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
+import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,13 +18,24 @@ import numpy as np
 from pennyweight.engines.base import Runtime
 from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
 from pennyweight.errors import EngineRefused
-from pennyweight.generation import SCORED_TOPS, Event, Finish, Form, Generation, Score, choice_grammar, derived_seed
+from pennyweight.generation import (
+    SCORED_TOPS,
+    Event,
+    Finish,
+    Form,
+    Generation,
+    Score,
+    choice_grammar,
+    derived_seed,
+    pieces_of,
+)
 from pennyweight.hardware import Efficiency, Hardware, available_cores
 
 KV_CACHE_DTYPES = ("auto", "u8", "f16", "bf16", "f32")
 FEW_STREAMS = 4  # up to this many, memory bandwidth is the limit and float32 costs nothing (1.2x faster at 1)
 SUPERBLOCK = 256  # weights of one K-quant block
 KERNEL_PROMPT = 32  # tokens
+COMPILE_POLL_SECONDS = 0.002
 MAX_MIN_P = 0.9999  # of what the pipeline takes; 1 means the likeliest token alone
 PRECISIONS = ("auto", "f32", "bf16", "f16")
 
@@ -157,7 +171,7 @@ class OpenVINORuntime:
         self._waiting: deque[tuple[Generation, Any]] = deque()  # with its configuration
         self._handles: dict[str, tuple[Any, Generation]] = {}
         self._numbers = 0
-        self._scorer: Scorer | None = None
+        self._compiling: Future[Scorer] | None = None
 
     def submit(self, generation: Generation) -> None:
         configuration = self._configuration(generation)
@@ -246,15 +260,19 @@ class OpenVINORuntime:
         if handle is not None:
             handle.cancel()
 
-    def score(self, tokens: Sequence[int], start: int) -> Score:
-        if self._scorer is None:
-            self._scorer = Scorer(self._file, self._properties)
-        return self._scorer.score(tokens, start)
+    def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]:
+        """The first one waits for the scorer, which is compiled beside the steps."""
+        compiling = self._compiling = self._compiling or _in_a_thread(lambda: Scorer(self._file, self._properties))
+        while not compiling.done():
+            time.sleep(COMPILE_POLL_SECONDS)
+            yield Score((), ())
+        yield from compiling.result().score(tokens, start)
 
     def kernels(self) -> list[str]:
-        if self._scorer is None:
-            self._scorer = Scorer(self._file, self._properties)
-        return self._scorer.kernels()
+        for _ in self.score(range(KERNEL_PROMPT), 1):
+            pass
+        assert self._compiling is not None
+        return self._compiling.result().kernels()
 
     def close(self) -> None:
         self._handles.clear()
@@ -273,28 +291,30 @@ class Scorer:
         core = openvino.Core()
         with tempfile.TemporaryDirectory(prefix="pennyweight-ov-") as directory:
             model = core.read_model(_saved_graph(file, Path(directory), properties))
+            self._vocabulary = model.output("logits").get_partial_shape()[2].get_length()
             _return_scores(model)
             self._request = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
 
-    def score(self, tokens: Sequence[int], start: int) -> Score:
+    def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]:
         ids = np.asarray([tokens], dtype=np.int64)
         self._request.reset_state()
-        self._request.infer(
-            {
-                "input_ids": ids[:, :-1],
-                "attention_mask": np.ones_like(ids[:, :-1]),
-                "position_ids": np.arange(ids.shape[1] - 1)[None],
-                "beam_idx": np.zeros(1, dtype=np.int32),
-                "targets": ids[:, 1:],
-            }
-        )
-        names = ("own", "top", "top_logprob")
-        own, tops, logprobs = (self._request.get_tensor(name).data[0, start - 1 :].tolist() for name in names)
-        return Score(own, [list(zip(*pair, strict=True)) for pair in zip(tops, logprobs, strict=True)])
+        for begin, end in pieces_of(len(tokens) - 1, self._vocabulary):
+            self._request.infer(
+                {
+                    "input_ids": ids[:, begin:end],
+                    "attention_mask": np.ones((1, end), np.int64),
+                    "position_ids": np.arange(begin, end)[None],
+                    "beam_idx": np.zeros(1, dtype=np.int32),
+                    "targets": ids[:, begin + 1 : end + 1],
+                }
+            )
+            first = max(0, start - 1 - begin)
+            names = ("own", "top", "top_logprob")
+            own, tops, logprobs = (self._request.get_tensor(name).data[0, first:].tolist() for name in names)
+            yield Score(own, [list(zip(*pair, strict=True)) for pair in zip(tops, logprobs, strict=True)])
 
     def kernels(self) -> list[str]:
         """As the execution graph names them; available only after a prompt was processed."""
-        self.score(range(KERNEL_PROMPT), 1)
         counted: Counter[str] = Counter()
         for node in self._request.get_compiled_model().get_runtime_model().get_ordered_ops():
             info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
@@ -350,3 +370,16 @@ def _return_scores(model: Any) -> None:
 
 def _matching(logprobs: list[float], tokens: list[int]) -> Sequence[float]:
     return logprobs[: len(tokens)] if len(logprobs) >= len(tokens) else [0.0] * len(tokens)
+
+
+def _in_a_thread(make: Callable[[], Scorer]) -> Future[Scorer]:
+    made: Future[Scorer] = Future()
+
+    def work() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:  # told to whoever asks for a score
+            made.set_exception(error)
+
+    threading.Thread(target=work, name="openvino-scorer", daemon=True).start()
+    return made

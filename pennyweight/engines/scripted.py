@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +20,7 @@ from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.generation import Event, Finish, Generation, Score
 
 PROMPTS_KEPT = 256
+SCORED_AT_ONCE = 64  # tokens
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,13 @@ class ScriptedRuntime:
     def cancel(self, generation_id: str) -> None:
         self._running.pop(generation_id, None)
 
-    def score(self, tokens: Sequence[int], start: int) -> Score:
-        count = len(tokens) - start
-        logprobs = [-0.5 - self._settings.loss] * count
-        return Score(logprobs, [[pair] for pair in zip(tokens[start:], logprobs, strict=True)])
+    def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]:
+        for begin in range(start, len(tokens), SCORED_AT_ONCE):
+            part = tokens[begin : begin + SCORED_AT_ONCE]
+            logprobs = [-0.5 - self._settings.loss] * len(part)
+            if self._settings.prefill_ms:
+                time.sleep(self._settings.prefill_ms / 1000)
+            yield Score(logprobs, [[pair] for pair in zip(part, logprobs, strict=True)])
 
     def kernels(self) -> list[str]:
         return ["scripted answers: no matrix multiplication"]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pennyweight.engines.base import Engine
@@ -121,7 +121,8 @@ class Served:
         """What the answer must follow, in the words that this engine follows."""
         name, param = _called(body), "tool_choice"
         if name is not None and isinstance(body, ChatBody):
-            form = Form("json_schema", json.dumps(forced_schema(body.tools, name, parallel=body.parallel_tool_calls)))
+            schema = forced_schema(body.tools, name, parallel=body.parallel_tool_calls)
+            form = Form("json_schema", json.dumps(schema), compact=True)
         else:
             try:
                 found = forms.requested(body.model_dump(exclude_unset=True), body.response_format)
@@ -135,7 +136,7 @@ class Served:
         if form.kind != "json_schema" or self.engine.any_schema:
             return form
         try:
-            return Form("json_schema", json_schema.followed(json.loads(form.text)))
+            return replace(form, text=json_schema.followed(json.loads(form.text)))
         except EngineRefused as error:
             raise Refused(str(error), param) from None
 

@@ -3,15 +3,17 @@
 A process and not a thread, because libraries keep Python's interpreter lock while they compute (OpenVINO GenAI 2026.4
 does for a whole step), and HTTP would stand still meanwhile.
 
-    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start) ("kernels", key)
-                       ("close",)
+    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start) ("forget", key)
+                       ("kernels", key) ("close",)
     driver -> worker   ("ready",) ("failed", sentence) ("events", [Event, …]) ("reply", key, answer | None, fault)
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from pennyweight import engines
 from pennyweight.engines.base import Runtime
 from pennyweight.errors import EngineRefused, PennyweightError
-from pennyweight.generation import Event, Finish, Generation
+from pennyweight.generation import Event, Finish, Generation, Score, joined_score
 
 
 def run(connection: Connection, engine: str, settings: Mapping[str, Any], directory: str) -> None:
@@ -43,21 +45,32 @@ def run(connection: Connection, engine: str, settings: Mapping[str, Any], direct
         runtime.close()
 
 
+@dataclass
+class Scoring:
+    """A score that is being computed, piece by piece."""
+
+    key: int
+    left: Iterator[Score]
+    pieces: list[Score] = field(default_factory=list)
+
+
 class Driver:
     def __init__(self, connection: Connection, runtime: Runtime) -> None:
         self._connection = connection
         self._runtime = runtime
         self._active: set[str] = set()
+        self._scores: deque[Scoring] = deque()
         self._closing = False
 
     def drive(self) -> None:
         while not self._closing:
-            if not self._active or self._connection.poll():
+            if not (self._active or self._scores) or self._connection.poll():
                 self._handle(self._connection.recv())
                 continue
-            events = self._step()
-            if events:
+            if self._active and (events := self._step()):
                 self._connection.send(("events", events))
+            if self._scores:
+                self._score_on(self._scores[0])
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         match message:
@@ -68,7 +81,9 @@ class Driver:
                     self._active.discard(generation_id)
                     self._runtime.cancel(generation_id)
             case ("score", key, tokens, start):
-                self._reply(key, lambda: self._runtime.score(tokens, start))
+                self._scores.append(Scoring(key, self._runtime.score(tokens, start)))
+            case ("forget", key):
+                self._scores = deque(scoring for scoring in self._scores if scoring.key != key)
             case ("kernels", key):
                 self._reply(key, self._runtime.kernels)
             case _:
@@ -91,6 +106,17 @@ class Driver:
             self._closing = True
         self._active.difference_update([event.id for event in events if event.finish])
         return events
+
+    def _score_on(self, scoring: Scoring) -> None:
+        """The next piece of the first score, so that running answers wait for no more than that."""
+        try:
+            scoring.pieces.append(next(scoring.left))
+            return
+        except StopIteration:
+            self._connection.send(("reply", scoring.key, joined_score(scoring.pieces), None))
+        except Exception as error:  # as above
+            self._connection.send(("reply", scoring.key, None, last_line(error)))
+        self._scores.popleft()
 
     def _reply(self, key: int, ask: Callable[[], Any]) -> None:
         try:

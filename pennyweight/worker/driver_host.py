@@ -73,7 +73,13 @@ class DriverHost(Host):
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._asked[key] = answer
         self._connection.send((what, key, *more))
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._asked.pop(key, None)
+            if not self.failure:
+                self._connection.send(("forget", key))
+            raise
 
     # -- messages from the driver --
 
@@ -93,8 +99,8 @@ class DriverHost(Host):
                 self._deliver(event)
             return
         _, key, value, fault = message
-        answer = self._asked.pop(key)
-        if not answer.done():  # else the client has left
+        answer = self._asked.pop(key, None)
+        if answer is not None and not answer.done():  # else the client has left
             if fault is None:
                 answer.set_result(value)
             else:

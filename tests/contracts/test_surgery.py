@@ -14,7 +14,7 @@ import pytest
 
 from pennyweight import checkpoint, engines, traces
 from pennyweight.engines.base import Backend
-from pennyweight.generation import Score
+from pennyweight.generation import Score, joined_score
 from pennyweight.model import Model
 from pennyweight.techniques.base import Technique
 from pennyweight.techniques.depth import Depth
@@ -193,7 +193,7 @@ def scores(engine: str, model: Model, text: str) -> tuple[tuple[float, ...], tup
         scored = asyncio.run(asked(backend, tokens))
     else:
         runtime = made.load(model.path)
-        scored = runtime.score(tokens, 1)
+        scored = joined_score(runtime.score(tokens, 1))
         runtime.close()
     return tuple(scored.logprobs), tuple(tops[0][0] for tops in scored.tops)
 

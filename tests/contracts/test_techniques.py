@@ -11,6 +11,7 @@ import pytest
 
 from pennyweight import checkpoint, engines, paths, techniques, traces
 from pennyweight.errors import ModelError, StorageError, UsageError
+from pennyweight.generation import joined_score
 from pennyweight.model import LINEAGE_FILE, Model
 from pennyweight.schemes import TABLE
 from pennyweight.techniques import jobs
@@ -47,8 +48,8 @@ def test_quantized_models_load_and_score_like_their_source(scheme: str, model: M
     """Every scheme that an engine here reads: near the source's own log-probabilities, the nearer the finer."""
     made = techniques.apply(technique(scheme), model)
     tokens = Tokenizer(model.path).encode("Once upon a time there was a list of things to buy for the garden.")
-    reference = engines.make("transformers", {}).load(model.path).score(tokens, 1).logprobs
-    scored = engines.make(ENGINES[made.format], {}).load(made.path).score(tokens, 1).logprobs
+    reference = joined_score(engines.make("transformers", {}).load(model.path).score(tokens, 1)).logprobs
+    scored = joined_score(engines.make(ENGINES[made.format], {}).load(made.path).score(tokens, 1)).logprobs
     allowed = {"F16": 0.2, "FP32": 0.01, "Q8_0": 0.4, "INT8": 0.4, "INT8_STATIC": 0.4}.get(scheme, 2.5)
     assert np.mean(np.abs(np.subtract(reference, scored))) < allowed
 
@@ -102,8 +103,8 @@ def test_a_gguf_file_comes_back_as_the_weights_it_holds(model: Model) -> None:
     assert back.format == "huggingface" and back.scheme == "BF16"
     assert [step.technique for step in back.lineage.steps] == ["dequantize"]
     tokens = Tokenizer(model.path).encode("The answer to this question is rather simple.")
-    before = engines.make("transformers", {}).load(model.path).score(tokens, 1).logprobs
-    after = engines.make("transformers", {"dtype": "float32"}).load(back.path).score(tokens, 1).logprobs
+    before = joined_score(engines.make("transformers", {}).load(model.path).score(tokens, 1)).logprobs
+    after = joined_score(engines.make("transformers", {"dtype": "float32"}).load(back.path).score(tokens, 1)).logprobs
     assert np.mean(np.abs(np.subtract(before, after))) < 0.3  # bfloat16 keeps 8 bits of each weight
 
 

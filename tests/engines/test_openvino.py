@@ -9,6 +9,7 @@ import pytest
 from pennyweight import checkpoint, engines, techniques
 from pennyweight.engines.openvino import OpenVINO
 from pennyweight.errors import EngineRefused
+from pennyweight.generation import joined_score
 from pennyweight.hardware import Hardware
 from pennyweight.techniques.quantize import Quantize
 
@@ -39,7 +40,7 @@ def test_activations_are_rounded_or_left_as_they_are(tiny_checkpoint: Path) -> N
 
     def told(path: Path, **settings: int) -> list[float]:
         runtime = OpenVINO(inference_precision="f32", kv_cache_dtype="f32", **settings).load(path)
-        return list(runtime.score(range(3, 60), 1).logprobs)
+        return list(joined_score(runtime.score(range(3, 60), 1)).logprobs)
 
     rounded, whole = told(packed.path), told(packed.path, dynamic_quantization_group_size=0)
     assert whole != rounded

@@ -15,6 +15,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.engines import vllm
 from pennyweight.engines.vllm import VLLM
 from pennyweight.errors import EngineRefused
+from pennyweight.generation import joined_score
 from pennyweight.install import requirements
 from pennyweight.serve import open_engine
 from pennyweight.techniques.quantize import Quantize
@@ -132,7 +133,7 @@ def test_packed_weights_say_nearly_what_the_whole_ones_do(scheme: str, wide_chec
     model = checkpoint.open_model(str(wide_checkpoint))
     made = techniques.apply(Quantize(scheme, calibration=calibration), model)
     tokens = Tokenizer(wide_checkpoint).encode("Once upon a time there was a list of things to buy for the garden.")
-    reference = engines.make("transformers", {}).load(wide_checkpoint).score(tokens, 1).logprobs
+    reference = joined_score(engines.make("transformers", {}).load(wide_checkpoint).score(tokens, 1)).logprobs
     with open_engine(Deployment("vllm", str(made.path), made.id, scheme, {"max_num_seqs": 4})) as endpoint:
         client = openai.OpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none", max_retries=0, timeout=60)
         told = client.completions.create(

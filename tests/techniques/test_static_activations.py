@@ -9,6 +9,7 @@ import pytest
 
 from pennyweight import checkpoint, engines, techniques, traces
 from pennyweight.errors import ModelError, UsageError
+from pennyweight.generation import joined_score
 from pennyweight.techniques import static_activations
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.techniques.static_activations import Graph, Range, largest_values
@@ -32,7 +33,7 @@ def graph(whole: Path, tmp_path: Path) -> Graph:
 
 def logits(directory: Path) -> np.ndarray:
     runtime = engines.make("onnxruntime", {}).load(directory)
-    return np.asarray(runtime.score(TOKENS[0, 0].tolist(), 1).logprobs)
+    return np.asarray(joined_score(runtime.score(TOKENS[0, 0].tolist(), 1)).logprobs)
 
 
 def values(enormous: float = 0.0) -> np.ndarray:

@@ -542,3 +542,24 @@ def test_a_stream_that_may_be_refused_says_nothing_before(tokenizer: Tokenizer, 
     else:
         asyncio.run(stream(None, receive, send))  # type: ignore[arg-type]
         assert sent[0]["status"] == 200 and b"no such form" in sent[-2]["body"]
+
+
+def test_a_long_score_does_not_keep_a_stream_waiting_and_ends_with_its_client(
+    scripted: Callable[..., Deployment], tokenizer: Tokenizer
+) -> None:
+    with open_engine(scripted(prefill_ms=100.0, step_ms=5.0)) as endpoint:
+        client = client_of(endpoint)
+        tokens = tokenizer.encode("a") * 480  # 8 pieces of 0.1 s
+        with ThreadPoolExecutor(2) as pool:
+            asked = {"model": "model", "prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 1}
+            scoring = pool.submit(lambda: client.completions.create(**asked))
+            last, longest = time.monotonic(), 0.0
+            for _ in client.completions.create(model="model", prompt=TEXT, max_tokens=30, stream=True):
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            assert longest < 0.6
+            assert len(scoring.result().choices[0].logprobs.tokens) == 480
+        with pytest.raises(openai.APITimeoutError):
+            client_of(endpoint, timeout=0.2).completions.create(**asked)
+        started = time.monotonic()
+        assert client.completions.create(**asked | {"prompt": tokens[:2]}).choices
+        assert time.monotonic() - started < 0.6  # what was left of the score before is not computed

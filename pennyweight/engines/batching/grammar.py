@@ -16,6 +16,8 @@ from pennyweight.generation import Form
 
 WHITESPACE = r"[ \n\r\t]{0,24}"  # between two parts: room to indent, none to write blanks until the answer is cut
 
+COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+
 
 class Grammar:
     """What one answer may go on with. It has a state: each token of the answer is passed to `take`."""
@@ -81,7 +83,8 @@ def _grammar(form: Form) -> str:
     from llguidance.gbnf_to_lark import any_to_lark
 
     if form.kind == "json_schema":
-        return str(LLMatcher.grammar_from_json_schema(form.text, overrides={"whitespace_pattern": WHITESPACE}))
+        blanks: Any = COMPACT if form.compact else {"whitespace_pattern": WHITESPACE}
+        return str(LLMatcher.grammar_from_json_schema(form.text, overrides=blanks))
     if form.kind == "regex":
         return str(LLMatcher.grammar_from_regex(form.text.removeprefix("^").removesuffix("$")))
     if form.kind == "choice":

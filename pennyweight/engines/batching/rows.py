@@ -20,7 +20,7 @@ from pennyweight.engines.batching.prompt_lookup import PromptLookup
 from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax, most_likely
 from pennyweight.engines.batching.settings import RowEngine
 from pennyweight.errors import EngineError, EngineRefused
-from pennyweight.generation import SCORED_TOPS, Event, Finish, Generation, Score
+from pennyweight.generation import SCORED_TOPS, Event, Finish, Generation, Score, pieces_of
 
 PER_TOKEN = ("tokens", "logprobs", "alternatives")
 MIN_PREFIX = 16  # tokens
@@ -68,9 +68,12 @@ class Row:
 class RowRuntime(ABC):
     """The loop; a subclass supplies the operations, the draft model's runtime if there is one, and what compiles
     schemas for its tokenizer. The store's rows: first the running ones without gaps, then the one whose prompt is being
-    processed, and from `max_num_seqs` on the ended ones kept as a prefix cache."""
+    processed, from `max_num_seqs` on the ended ones kept as a prefix cache, and at last a spare one for scores."""
 
-    def __init__(self, settings: RowEngine, draft: RowRuntime | None, grammars: Grammars | None = None) -> None:
+    def __init__(
+        self, settings: RowEngine, draft: RowRuntime | None, grammars: Grammars | None = None, *, vocabulary: int
+    ) -> None:
+        self._vocabulary = vocabulary  # logits at one position
         self._settings = settings
         self._grammars = grammars
         self._draft = None if draft is None else DraftModel(draft)
@@ -90,10 +93,6 @@ class RowRuntime(ABC):
     @abstractmethod
     def _move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one row over another's."""
-
-    @abstractmethod
-    def _logits(self, tokens: Sequence[int]) -> Logits:
-        """Logits at every position of one sequence, outside the store's rows in use; (tokens, vocabulary)."""
 
     def submit(self, generation: Generation) -> None:
         self._waiting.append(Row(generation, Sampler(generation), self._grammar(generation)))
@@ -124,10 +123,11 @@ class RowRuntime(ABC):
                 self._release(index)
                 return
 
-    def score(self, tokens: Sequence[int], start: int) -> Score:
-        logprobs = log_softmax(self._logits(tokens)[start - 1 : -1])
-        own = np.take_along_axis(logprobs, np.asarray(tokens[start:])[:, None], axis=-1)[:, 0]
-        return Score(own.tolist(), most_likely(logprobs, SCORED_TOPS))
+    def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]:
+        """In the spare row after all others, as a long prompt is read."""
+        for begin, end in pieces_of(len(tokens) - 1, self._vocabulary):
+            logits = self.extend(self._settings.slots, tokens[begin:end], begin, every=True)
+            yield scored(logits, tokens[begin : end + 1], max(0, start - 1 - begin))
 
     def close(self) -> None:
         self._rows.clear()
@@ -253,3 +253,13 @@ def longest_common_prefix(prompt: Sequence[int], held: Iterable[tuple[int, Seque
         if same > longest:
             best, longest = row, same
     return (best, longest) if longest >= MIN_PREFIX else (0, 0)
+
+
+def scored(logits: Logits, tokens: Sequence[int], first: int) -> Score:
+    """From logits (n, vocabulary) after each of the first n of n + 1 tokens: the scores of those that follow, the first
+    `first` left out."""
+    if first >= len(logits):
+        return Score((), ())
+    logprobs = log_softmax(logits[first:])
+    own = np.take_along_axis(logprobs, np.asarray(tokens[first + 1 :])[:, None], axis=-1)[:, 0]
+    return Score(own.tolist(), most_likely(logprobs, SCORED_TOPS))

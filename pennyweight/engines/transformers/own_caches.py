@@ -8,7 +8,7 @@ right by construction. Which models the batch of runtime.py is right for, confor
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 
 from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.grammar import Grammars
-from pennyweight.engines.batching.rows import RowRuntime
+from pennyweight.engines.batching.rows import RowRuntime, scored
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.transformers.loading import as_logits, kernels, loaded
 from pennyweight.engines.transformers.settings import Transformers
 from pennyweight.errors import EngineRefused
+from pennyweight.generation import Score
 
 SHARED_ONLY = ("enable_prefix_caching", "max_num_batched_tokens", "speculative_method")
 
@@ -35,8 +36,8 @@ class OwnCachesRuntime(RowRuntime):
                 "transformers serves this architecture with a cache of its own for each request, so that "
                 f"{asked[0]} is not possible: leave it out."
             )
-        super().__init__(settings, None, Grammars(directory))
         self._model, self._device = loaded(directory, settings)
+        super().__init__(settings, None, Grammars(directory), vocabulary=self._model.config.vocab_size)
         taken = inspect.signature(self._model.forward).parameters
         self._cache_name = "past_key_values" if "past_key_values" in taken else "cache_params"  # the latter of Mamba
         self._caches: list[Any] = [None] * (settings.slots + 1)
@@ -73,9 +74,12 @@ class OwnCachesRuntime(RowRuntime):
         del length
         self._caches[target], self._caches[source] = self._caches[source], None
 
-    @torch.no_grad()
-    def _logits(self, tokens: Sequence[int]) -> Logits:
-        return as_logits(self._model(torch.tensor([list(tokens)], device=self._device), use_cache=False).logits[0])
+    def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]:
+        """In one piece: some of these caches take a prompt whole only."""
+        with torch.no_grad():
+            ids = torch.tensor([list(tokens[:-1])], device=self._device)
+            logits = as_logits(self._model(ids, use_cache=False).logits[0])
+        yield scored(logits, tokens, start - 1)
 
     def kernels(self) -> list[str]:
         return kernels(self._model)

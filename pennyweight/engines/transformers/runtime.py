@@ -93,12 +93,11 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
 class TransformersRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
         draft = settings.draft_directory(directory)
-        super().__init__(
-            settings, TransformersRuntime(draft, settings.draft_settings()) if draft else None, Grammars(directory)
-        )
         self._model, self._device = loaded(directory, settings)
+        drafting = TransformersRuntime(draft, settings.draft_settings()) if draft else None
+        super().__init__(settings, drafting, Grammars(directory), vocabulary=self._model.config.vocab_size)
         stored = None if settings.kv_cache_dtype == "auto" else getattr(torch, settings.kv_cache_dtype)
-        self._layers = [RowLayer(settings.slots, stored) for _ in range(self._model.config.num_hidden_layers)]
+        self._layers = [RowLayer(settings.slots + 1, stored) for _ in range(self._model.config.num_hidden_layers)]
         self._store = Cache(layers=self._layers)
 
     @torch.no_grad()
@@ -133,10 +132,6 @@ class TransformersRuntime(RowRuntime):
     def _move(self, source: int, target: int, length: int) -> None:
         for layer in self._layers:
             layer.move(source, target, length)
-
-    @torch.no_grad()
-    def _logits(self, tokens: Sequence[int]) -> Logits:
-        return as_logits(self._model(self._ids([list(tokens)]), use_cache=False).logits[0])
 
     def kernels(self) -> list[str]:
         return kernels(self._model)

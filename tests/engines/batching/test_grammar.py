@@ -133,3 +133,10 @@ def test_schemas_with_pattern_and_one_of_are_followed(grammars: Grammars, direct
         text = written(grammars, directory, seed, schema)
         assert text is not None
         jsonschema.validate(json.loads(text), schema)
+
+
+def test_a_compact_document_has_no_blanks(grammars: Grammars, directory: Path) -> None:
+    form = Form("json_schema", json.dumps(SCHEMA), compact=True)
+    for seed in range(4):
+        text = written(grammars, directory, seed, form)
+        assert text == json.dumps(json.loads(text or ""), separators=(",", ":"))

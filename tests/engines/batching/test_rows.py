@@ -18,7 +18,7 @@ from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.rows import MIN_PREFIX, KeptRows, RowRuntime, longest_common_prefix
 from pennyweight.engines.batching.sampling import Logits, log_softmax
 from pennyweight.engines.batching.settings import RowEngine
-from pennyweight.generation import SCORED_TOPS, Generation
+from pennyweight.generation import PIECE_VALUES, SCORED_TOPS, Generation, joined_score
 
 VOCABULARY = 12
 END = 0
@@ -42,7 +42,7 @@ class Fake(RowRuntime):
     answers repeat themselves, so that guessing ahead has something to find."""
 
     def __init__(self, max_rows: int, draft: Fake | None = None, **settings: Any) -> None:
-        super().__init__(FakeEngine(max_num_seqs=max_rows, **settings), draft)
+        super().__init__(FakeEngine(max_num_seqs=max_rows, **settings), draft, vocabulary=PIECE_VALUES // 16)
         self.limit = max_rows
         self.slots = FakeEngine(max_num_seqs=max_rows, **settings).slots
         self.store: dict[int, list[int]] = {}
@@ -50,7 +50,7 @@ class Fake(RowRuntime):
         self.extended: list[int] = []
 
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
-        assert 0 <= row < self.limit and tokens and start <= len(self.store.get(row, []))
+        assert (0 <= row < self.limit or row == self.slots) and tokens and start <= len(self.store.get(row, []))
         self.extended.append(len(tokens))
         held = self.store[row] = [*self.store.get(row, [])[:start], *tokens]
         made = [logits_after(held[: start + n + 1]) for n in range(len(tokens))]
@@ -70,9 +70,6 @@ class Fake(RowRuntime):
 
     def kernels(self) -> list[str]:
         return []
-
-    def _logits(self, tokens: Sequence[int]) -> Logits:
-        return np.stack([logits_after(tokens[: n + 1]) for n in range(len(tokens))])
 
 
 def collect(runtime: Fake, into: dict[str, list[int]], finished: dict[str, str]) -> None:
@@ -223,7 +220,7 @@ def test_an_end_token_ends_the_answer_and_is_no_part_of_it() -> None:
 
 def test_a_score_is_the_log_softmax_at_the_tokens_own_places() -> None:
     tokens = [4, 7, 2, 9]
-    score = Fake(1).score(tokens, 1)
+    score = joined_score(Fake(1).score(tokens, 1))
     expected = [log_softmax(logits_after(tokens[: n + 1])) for n in range(3)]
     assert score.logprobs == pytest.approx([float(row[t]) for row, t in zip(expected, tokens[1:], strict=True)])
     for tops, row in zip(score.tops, expected, strict=True):
@@ -233,7 +230,7 @@ def test_a_score_is_the_log_softmax_at_the_tokens_own_places() -> None:
 
 @pytest.mark.parametrize("start", [1, 2, 3])
 def test_a_score_begins_where_it_is_asked_to(start: int) -> None:
-    whole, part = (Fake(1).score([4, 7, 2, 9], first) for first in (1, start))
+    whole, part = (joined_score(Fake(1).score([4, 7, 2, 9], first)) for first in (1, start))
     assert list(part.logprobs) == list(whole.logprobs[start - 1 :])
     assert list(part.tops) == list(whole.tops[start - 1 :])
 
@@ -304,3 +301,17 @@ def test_a_kept_row_that_only_begins_another_makes_room_for_it() -> None:
     assert [kept.take([1]), kept.take([2, 2]), kept.take([3])] == [4, 5, 6]
     assert kept.take([2, 2, 2]) == 5
     assert kept.take([9]) == 4
+
+
+def test_a_long_score_comes_in_pieces_between_steps() -> None:
+    runtime, tokens = Fake(1), [n % 11 for n in range(50)]  # 16 positions a piece
+    runtime.submit(generation("g", (3, 4), max_tokens=6))
+    said: dict[str, list[int]] = {}
+    pieces = []
+    for piece in runtime.score(tokens, 20):
+        pieces.append(piece)
+        collect(runtime, said, {})
+    assert [len(piece.logprobs) for piece in pieces] == [0, 13, 16, 1]
+    whole = joined_score(Fake(1).score(tokens, 1))
+    assert list(joined_score(pieces).logprobs) == pytest.approx(list(whole.logprobs)[19:])
+    assert len(said["g"]) == 4
