@@ -19,6 +19,7 @@ from pennyweight.tokenizer import Tokenizer
 
 # A token, its log-probability (None: not known), and the likeliest at its place.
 Row = tuple[int, float | None, Sequence[tuple[int, float]]]
+FIRST_TOKEN = "x-first-token-seconds"  # header of a whole answer: from the request's arrival
 ID_LENGTH = 9  # of calls: Mistral's templates take no other
 
 

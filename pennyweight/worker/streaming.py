@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.generation import Event, Generation
-from pennyweight.openai_api.answers import Answer, whole_body
+from pennyweight.openai_api.answers import FIRST_TOKEN, Answer, usage_of, whole_body
 from pennyweight.openai_api.errors import error_event
 from pennyweight.openai_api.sse import wait_for_disconnect
 from pennyweight.tokenizer import Tokenizer
@@ -151,7 +152,8 @@ class EventStream(Response):
                 await _together([_put_one(answer, put, self._refusable) for answer in self._answers])
             if self._include_usage:
                 await put(self._answers[0][0].usage_chunk([answer for answer, _ in self._answers]))
-            await put(b"data: [DONE]\n\n")
+            usage = json.dumps(usage_of([answer for answer, _ in self._answers]))
+            await put(b": usage " + usage.encode() + b"\n\ndata: [DONE]\n\n")
         except EngineError as error:
             if not begun:
                 raise  # it can still be a status
@@ -178,8 +180,12 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T | Non
 async def whole(request: Request, answers: Sequence[Growing]) -> Response:
     """The answer in one piece; a client that leaves meanwhile ends the generations."""
 
+    began, first = time.monotonic(), list[float]()
+
     async def gather(answer: Answer, generating: Generating) -> None:
         async for text, event in generating:
+            if not first:
+                first.append(time.monotonic() - began)
             answer.add(event, text)
 
     async def all_of_them() -> dict[str, Any]:
@@ -187,7 +193,9 @@ async def whole(request: Request, answers: Sequence[Growing]) -> Response:
         return whole_body([answer for answer, _ in answers])
 
     body = await unless_left(request, all_of_them())
-    return Response(status_code=499) if body is None else JSONResponse(body)
+    if body is None:
+        return Response(status_code=499)
+    return JSONResponse(body, headers={FIRST_TOKEN: f"{first[0]:.6f}"} if first else None)
 
 
 async def _put_one(growing: Growing, put: Callable[[bytes], Awaitable[None]], refusable: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from pennyweight.serve.gateway.admission import Ticket
-from pennyweight.serve.gateway.ask import Ask, Piece, Stage
+from pennyweight.serve.gateway.ask import Ask, Outcome, Piece, Stage
 
 
 class Admitting:
@@ -14,11 +14,14 @@ class Admitting:
         self._inner = inner
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
-        queue = ask.pool.queue
-        await queue.enter(Ticket(ask.priority, ask.tenant.name, ask.cost))
+        queue, used = ask.pool.queue, None
+        ticket = Ticket(ask.priority, ask.tenant.name, ask.cost, ask.sequences)
+        await queue.enter(ticket)
         try:
             async with aclosing(self._inner(ask)) as pieces:
                 async for piece in pieces:
+                    if isinstance(piece, Outcome) and piece.whole:
+                        used = piece.used if piece.used is not None else ask.cost
                     yield piece
         finally:
-            queue.leave()
+            queue.leave(ticket, used)

@@ -30,6 +30,7 @@ class Ask:
     cache: str = ""
     key: str = ""
     cost: int = 0
+    sequences: int = 1
     prompt_tokens: int = 0
     blocks: tuple[int, ...] = ()
 
@@ -43,6 +44,7 @@ class Ask:
             tenant,
             pool,
             cost=reading.cost_of(body, text),
+            sequences=reading.sequences_of(body),
             prompt_tokens=reading.tokens_of(text),
             blocks=reading.blocks_of(text),
         )
@@ -68,11 +70,12 @@ class Head:
 @dataclass(frozen=True)
 class Outcome:
     """How an answer ended: when its first token came (monotonic seconds; 0 where none did), how many tokens it has, and
-    whether it is whole."""
+    whether it is whole. `used` are all tokens that it took, the prompt's too, where the engine said so."""
 
     first: float = 0.0
     tokens: int = 0
     whole: bool = False
+    used: int | None = None
 
 
 Piece = Head | bytes | Outcome

@@ -1,4 +1,4 @@
-"""Rate limits per tenant, in requests and tokens per minute. Unused tokens are refunded."""
+"""Rate limits per tenant, in requests and tokens per minute. What is charged is corrected by what was used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from pennyweight.errors import PennyweightError
 from pennyweight.serve.gateway.ask import Ask, Outcome, Piece, Stage
 from pennyweight.serve.gateway.refusals import Shed
 from pennyweight.serve.gateway.tenant import Tenant
@@ -49,20 +50,22 @@ class Limits:
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
         self.charge(ask.tenant, ask.cost)
-        tokens, asked = 0, True
+        streamed = 0
+        used = ask.cost  # of an answer that its client leaves: nobody knows better
         try:
             async with aclosing(self._inner(ask)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Outcome):
-                        tokens = piece.tokens
-                    elif isinstance(piece, bytes):
-                        tokens += piece.count(EVENT_END)  # until the outcome is known: a client may leave before
+                        used = ask.prompt_tokens + piece.tokens if piece.used is None else piece.used
+                    elif isinstance(piece, bytes) and ask.body.get("stream") is True:
+                        streamed += piece.count(EVENT_END)
+                        used = ask.prompt_tokens + streamed  # as far as it has come, if its client leaves
                     yield piece
-        except Shed:
-            asked = False
+        except PennyweightError:
+            used = 0
             raise
         finally:
-            self.refund(ask.tenant, ask.cost - (ask.prompt_tokens + tokens if asked else 0))
+            self.refund(ask.tenant, ask.cost - used)
 
     def charge(self, tenant: Tenant, tokens: int) -> None:
         """Take one request and its tokens from the tenant's minute, or raise `Shed`."""
@@ -78,7 +81,7 @@ class Limits:
             budget.take(tokens)
 
     def refund(self, tenant: Tenant, tokens: int) -> None:
-        """Give back tokens that were charged and not used."""
+        """Give back tokens that were charged and not used; a negative number takes those that were used beyond."""
         budget = self._tokens.get(tenant.name)
         if budget:
             budget.take(-tokens)

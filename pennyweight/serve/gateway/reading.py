@@ -13,6 +13,8 @@ from pennyweight.serve.gateway.refusals import Refused
 
 BODY_SECONDS = 30.0
 CHARACTERS_PER_TOKEN = 4
+BEYOND_ASCII = 1.5  # characters that each byte more than one counts as
+MAX_SEQUENCES = 1024
 MAX_COUNTED = 2**20  # a cap on numbers in a request: larger ones are for the engine to refuse
 DEFAULT_ANSWER = 256  # tokens, where a request names no limit
 BLOCK, MAX_BLOCKS = 256, 64  # characters per block, and the number of blocks that identify a prompt's prefix
@@ -66,19 +68,28 @@ def prompt_text(body: Mapping[str, Any]) -> str:
     for name in ("messages", "prompt", "input"):
         value = body.get(name)
         if value is not None:
-            return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return ""
 
 
 def cost_of(body: Mapping[str, Any], text: str) -> int:
     """Estimated tokens: the prompt's plus, for each of `n` answers, the answer's limit."""
     answer = whole_number(body, "max_completion_tokens", "max_tokens", "max_output_tokens", default=DEFAULT_ANSWER)
-    return tokens_of(text) + answer * max(1, whole_number(body, "n", default=1))
+    return tokens_of(text) + answer * sequences_of(body)
+
+
+def sequences_of(body: Mapping[str, Any]) -> int:
+    """Answers that are generated side by side: `n` for each prompt."""
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+    prompts = len(prompt) if several and isinstance(prompt, list) else 1
+    return min(MAX_SEQUENCES, prompts * max(1, whole_number(body, "n", default=1)))
 
 
 def tokens_of(text: str) -> int:
-    """Estimated tokens: English has about four characters a token."""
-    return len(text) // CHARACTERS_PER_TOKEN
+    """Estimated tokens: English has about four characters a token, Chinese one."""
+    more = len(text.encode(errors="surrogatepass")) - len(text)
+    return int(len(text) + BEYOND_ASCII * more) // CHARACTERS_PER_TOKEN
 
 
 def blocks_of(text: str) -> tuple[int, ...]:

@@ -9,12 +9,13 @@ import logging
 import re
 import time
 from asyncio import timeout
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 import aiohttp
 
 from pennyweight.errors import EngineError
+from pennyweight.openai_api.answers import FIRST_TOKEN
 from pennyweight.openai_api.errors import error_event
 from pennyweight.serve.gateway.admission import PATIENCE
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
@@ -30,7 +31,8 @@ EMPTY = b'"content":""'
 EVENTS = "text/event-stream"
 LAST_BYTES = 4096  # of a stream, in which its end is looked for
 OPENING = b'"delta":{"role":"assistant"'
-USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
+USED = re.compile(rb'"completion_tokens": ?(\d+), ?"total_tokens": ?(\d+)|"total_tokens": ?(\d+)')
+TOLD_USAGE = re.compile(rb": usage [^\n]*\n\n")  # our worker's, to the gateway alone
 HEADERS = {"content-type": "application/json"}
 
 
@@ -80,8 +82,10 @@ class Relay:
         raise Unavailable(f"{ATTEMPTS} engines in a row gave no answer ({reason}): try later.")
 
     async def _answer(self, replica: Replica, ask: Ask) -> AsyncGenerator[Piece]:
+        began = time.monotonic()
         try:
-            async with self._session.post(replica.base_url + ask.path, data=ask.raw, headers=HEADERS) as answer:
+            raw = under_name(ask, replica.names)
+            async with self._session.post(replica.base_url + ask.path, data=raw, headers=HEADERS) as answer:
                 if answer.status >= 500:
                     raise _Lost(f"HTTP {answer.status}: {(await answer.text())[:200]}")
                 head = Head(answer.status, answer.content_type)
@@ -94,7 +98,8 @@ class Relay:
                 replica.last_byte = time.monotonic()
                 yield head
                 yield data
-                yield Outcome(replica.last_byte, tokens_in(data), answer.status == 200)
+                fine = answer.status == 200
+                yield outcome_of(data, first_token(began, answer.headers, replica.last_byte) if fine else 0.0, fine)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _Lost(f"{type(error).__name__}: {error}") from None
 
@@ -122,14 +127,14 @@ class Relay:
                 yield head
             events += data.count(b"\n\n")
             last = (last + data)[-LAST_BYTES:]
-            yield data
+            yield TOLD_USAGE.sub(b"", data)
         *_, before, end = [b"", *last.strip().split(b"\n\n")]
         if before.startswith(ERROR) or end.startswith(ERROR):
             yield Outcome(first, events)  # the engine itself reported the error
             return
         if not first or not end.startswith(DONE):
             raise _Lost("the stream ended early")
-        yield Outcome(first, events, whole=True)
+        yield outcome_of(last, first, True, otherwise=events)
 
 
 async def _chosen(ask: Ask, avoid: set[int]) -> Replica:
@@ -154,10 +159,29 @@ def first_content_event(held: bytes) -> bytes | None:
     return next((event for event in telling if OPENING not in event or EMPTY not in event), None)
 
 
-def tokens_in(answer: bytes) -> int:
-    """Completion tokens that a whole answer reports."""
-    found = USAGE.search(answer)
-    return int(found[1]) if found else 0
+def outcome_of(told: bytes, first: float, whole: bool, otherwise: int = 0) -> Outcome:
+    """With the tokens that a whole answer, or the end of a stream, reports."""
+    found = list(USED.finditer(told))
+    if not found:
+        return Outcome(first, otherwise, whole)
+    completion, total, prompt_only = found[-1].groups()
+    return Outcome(first, int(completion or 0), whole, used=int(total or prompt_only))
+
+
+def first_token(began: float, headers: Mapping[str, str], ended: float) -> float:
+    """When a whole answer's first token was there: its worker says how long that took."""
+    try:
+        return min(ended, began + float(headers[FIRST_TOKEN]))
+    except (KeyError, ValueError):
+        return ended
+
+
+def under_name(ask: Ask, names: Sequence[str]) -> bytes:
+    """The body as this engine takes it: after a reload to other names it still answers what was accepted before."""
+    name = ask.body.get("model")
+    if not name or name in names or not names:
+        return ask.raw
+    return json.dumps({**ask.body, "model": names[0]}).encode()
 
 
 def message_of(event: bytes) -> str:

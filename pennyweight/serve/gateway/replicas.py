@@ -55,6 +55,7 @@ class Replica:
     ready_since: float = 0.0
     unhealthy: int = 0
     generated: list[str] = field(default_factory=list)  # token counters of its latest metrics
+    names: Sequence[str] = ()  # that its engine answers to
     _known: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     @property
@@ -118,7 +119,10 @@ class Replicas:
 
     @property
     def capacity(self) -> int:
-        return sum(replica.slots + max(1, replica.slots // SPARE) for replica in self.ready)
+        """Sequences that may be at the engines at once; no spare ones where a time to first token is promised, which an
+        engine's own queue would break."""
+        spare = 0 if self._settings.slo_ttft_ms else 1
+        return sum(replica.slots + spare * max(1, replica.slots // SPARE) for replica in self.ready)
 
     async def start(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -201,7 +205,7 @@ class Replicas:
     def _launched(self, slots: int) -> Replica:
         number = next(self._numbers)
         log = self._logs / f"engine-{number}.log"
-        return Replica(number, local.start_engine(self.deployment, log, names=self._names), slots)
+        return Replica(number, local.start_engine(self.deployment, log, names=self._names), slots, names=self._names)
 
     async def _become_ready(self, replica: Replica) -> None:
         await asyncio.to_thread(replica.process.wait_healthy, self._settings.start_seconds)
@@ -247,8 +251,12 @@ class Replicas:
                     await asyncio.to_thread(fresh.process.stop)
 
     async def _drain(self, queue: Admission) -> None:
-        deadline = time.monotonic() + self._settings.drain_seconds
-        while (queue.running or queue.waiting) and time.monotonic() < deadline:
+        left, deadline = -1, 0.0
+        while queue.running or queue.waiting:
+            if (now := queue.waiting + queue.running) != left:  # as long as it goes on, all accepted work is done here
+                left, deadline = now, time.monotonic() + self._settings.drain_seconds
+            if time.monotonic() > deadline:
+                break
             await asyncio.sleep(0.05)
         ended, self.all = self.all, []
         self._notify()

@@ -314,4 +314,4 @@ def test_a_long_score_comes_in_pieces_between_steps() -> None:
     assert [len(piece.logprobs) for piece in pieces] == [0, 13, 16, 1]
     whole = joined_score(Fake(1).score(tokens, 1))
     assert list(joined_score(pieces).logprobs) == pytest.approx(list(whole.logprobs)[19:])
-    assert len(said["g"]) == 4
+    assert len(said["g"]) >= 4
