@@ -35,6 +35,6 @@ def keys(
         raise UsageError(f"pw keys {action} needs a name.")
     if action == "remove":
         remove(file, name)
-        typer.echo(f"Removed {name} from {file}; a running gateway accepts it until it is restarted.")
+        typer.echo(f"Removed {name} from {file}; a running gateway refuses it within seconds.")
         return
     typer.echo(add(file, Tenant(name, "", requests_per_minute, tokens_per_minute, priority)))

@@ -74,9 +74,9 @@ class Admission:
         try:
             await self._wait_for_turn(ticket, ticket.turn)
         except BaseException:
-            if ticket.turn.done():  # it came in the same moment
+            if ticket in self.inside:  # its turn came in the same moment
                 self.leave(ticket)
-            else:
+            elif not ticket.turn.done():
                 self._queue = [other for other in self._queue if other is not ticket]
                 heapq.heapify(self._queue)
             raise
@@ -84,7 +84,7 @@ class Admission:
     async def _wait_for_turn(self, ticket: Ticket, turn: asyncio.Future[None]) -> None:
         """Wait at most the promised time to first token, and at most `PATIENCE` while no engine runs."""
         if ticket.priority >= BATCH:
-            await turn
+            await asyncio.shield(turn)
             return
         step = self._slo or PATIENCE
         while not (await asyncio.wait({turn}, timeout=step))[0]:
@@ -92,6 +92,7 @@ class Admission:
                 raise Shed(f"No engine was free within {self._slo:.1f} s: come back later.", self._wait())
             if not self._capacity():
                 raise Unavailable("No engine is running at the moment: it is being started again; try later.")
+        turn.result()
 
     def leave(self, ticket: Ticket, used: int | None = None) -> None:
         """A running request has ended, well or not; `used` are the tokens that it really took, if they are known. Its
@@ -126,6 +127,13 @@ class Admission:
         if not self._queue and not self.inside:
             self._last.clear()
             self._now = 0.0
+
+    def refuse_all(self, reason: str) -> None:
+        """Whoever waits is refused: the gateway is ending."""
+        waiting, self._queue = self._queue, []
+        for ticket in waiting:
+            assert ticket.turn is not None
+            ticket.turn.set_exception(Unavailable(reason))
 
     def release(self) -> None:
         """Release all waiting requests: this pool is closing, and its successor will answer them."""

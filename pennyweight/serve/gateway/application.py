@@ -59,10 +59,13 @@ class RequestHandler:
         ask = await self.ask(request, path)
 
         def ended(ending: Ending, outcome: Outcome) -> None:
+            self._gateway.answering.discard(response.end)
             self._gateway.metrics.ended(ending, ask.tenant.name, arrived, outcome)
 
         streams = ask.body.get("stream") is True and path not in (ollama.CHAT, ollama.GENERATE)
-        return StreamedResponse(self._gateway.answer(ask), ended, streams=streams)
+        response = StreamedResponse(self._gateway.answer(ask), ended, streams=streams)
+        self._gateway.answering.add(response.end)
+        return response
 
     async def forward(self, request: Request, path: str) -> Response:
         return StreamedResponse(self._gateway.passed_on(await self.ask(request, path)), lambda *_: None)

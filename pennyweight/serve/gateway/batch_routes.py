@@ -19,6 +19,8 @@ from pennyweight.serve.gateway.tenant import Tenant
 
 MAX_UPLOAD = 512 * 2**20
 UPLOAD_SECONDS = 600.0
+LEAST_LASTING, MOST_LASTING = 3600, 30 * 24 * 3600  # seconds, as OpenAI has them
+MAX_PAGE = 10_000
 
 
 def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most: int) -> list[Route]:
@@ -31,13 +33,16 @@ def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most
     async def files(request: Request) -> Response:
         kept, tenant = mine(request)
         if request.method == "GET":
-            return listed([file.as_json() for file in await kept.files(tenant)])
+            purpose = request.query_params.get("purpose")
+            rows = [file.as_json() for file in await kept.files(tenant) if purpose in (None, file.purpose)]
+            return listed(rows, request)
         try:
             async with asyncio.timeout(UPLOAD_SECONDS), bounded(request).form(max_files=1, max_fields=10) as form:
-                file, purpose = form.get("file"), form.get("purpose")
-                if not isinstance(file, UploadFile) or not isinstance(purpose, str):
+                file, wanted = form.get("file"), form.get("purpose")
+                if not isinstance(file, UploadFile) or not isinstance(wanted, str):
                     raise Refused(400, "A form with file and purpose is needed.", "file")
-                made = await kept.upload(tenant, file.filename or "file", purpose, file.file)
+                lasts = lasting(form.get("expires_after[anchor]"), form.get("expires_after[seconds]"))
+                made = await kept.upload(tenant, file.filename or "file", wanted, file.file, lasts)
         except TimeoutError:
             raise Refused(408, f"The file did not come within {UPLOAD_SECONDS:.0f} s.", "file") from None
         except ClientDisconnect:
@@ -59,7 +64,7 @@ def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most
     async def many(request: Request) -> Response:
         kept, tenant = mine(request)
         if request.method == "GET":
-            return listed(await kept.batches(tenant))
+            return listed(await kept.batches(tenant), request)
         return JSONResponse(await kept.create(tenant, reading.parsed(await reading.read(request, most))))
 
     async def one(request: Request) -> Response:
@@ -95,6 +100,31 @@ def bounded(request: Request) -> Request:
     return Request(request.scope, receive)
 
 
-def listed(rows: list[dict[str, Any]]) -> Response:
-    ends = {"first_id": rows[0]["id"], "last_id": rows[-1]["id"]} if rows else {"first_id": None, "last_id": None}
-    return JSONResponse({"object": "list", "data": rows, "has_more": False, **ends})
+def lasting(anchor: object, seconds: object) -> int | None:
+    """Seconds that an uploaded file is kept, as OpenAI's `expires_after` says it; None: until it is removed."""
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at" or not (isinstance(seconds, str) and seconds.isdigit()):
+        raise Refused(400, "expires_after has an anchor, created_at, and seconds.", "expires_after")
+    if not LEAST_LASTING <= int(seconds) <= MOST_LASTING:
+        raise Refused(400, f"expires_after takes {LEAST_LASTING} to {MOST_LASTING} seconds.", "expires_after")
+    return int(seconds)
+
+
+def listed(rows: list[dict[str, Any]], request: Request) -> Response:
+    """A page of them: at most `limit`, after the one with the id `after`; `order` asc or desc."""
+    asked = request.query_params
+    limit, order, after = asked.get("limit", ""), asked.get("order", "desc"), asked.get("after")
+    if limit and not (limit.isdigit() and 1 <= int(limit) <= MAX_PAGE):
+        raise Refused(400, f"limit must be 1 to {MAX_PAGE}.", "limit")
+    if order not in ("asc", "desc"):
+        raise Refused(400, "order must be asc or desc.", "order")
+    rows = rows if order == "desc" else rows[::-1]
+    if after is not None:
+        place = next((n for n, row in enumerate(rows) if row["id"] == after), None)
+        if place is None:
+            raise Refused(400, f"after names {after[:60]!r}, which is none of yours.", "after")
+        rows = rows[place + 1 :]
+    page = rows[: int(limit)] if limit else rows[:MAX_PAGE]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
+    return JSONResponse({"object": "list", "data": page, "has_more": len(page) < len(rows), **ends})

@@ -6,13 +6,15 @@ they belong to one thread.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ CREATE TABLE IF NOT EXISTS items (
     PRIMARY KEY (batch, line)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS waiting ON items (batch, line) WHERE status IS NULL;
 """
+DAY_SECONDS = 24 * 3600
 OPEN = ("in_progress", "cancelling")
 
 
@@ -52,9 +55,11 @@ class StoredFile:
     purpose: str
     bytes: int
     created: int
+    expires: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "expires_at": self.expires,
             "id": self.id,
             "object": "file",
             "bytes": self.bytes,
@@ -69,26 +74,40 @@ class BatchStore:
     def __init__(self, directory: Path) -> None:
         self._folder = directory / "files"
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (directory / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise StorageError(
+                f"Another gateway uses {directory}: stop it, or give this one a --state of its own."
+            ) from None
         try:
             self._base = sqlite3.connect(directory / "queue.db", isolation_level=None, check_same_thread=False)
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.executescript(TABLES)
+            if "expires" not in [row[1] for row in self._base.execute("PRAGMA table_info(files)")]:
+                self._base.execute("ALTER TABLE files ADD COLUMN expires INTEGER")  # of an earlier release
         except sqlite3.Error as error:
             raise StorageError(f"{directory / 'queue.db'} cannot be used ({error}): give another --state.") from None
         self._base.row_factory = sqlite3.Row
 
     def close(self) -> None:
         self._base.close()
+        self._lock.close()
 
     # -- files --
 
     def path(self, file_id: str) -> Path:
         return self._folder / file_id
 
-    def add_file(self, tenant: str, filename: str, purpose: str, content: Iterator[bytes]) -> StoredFile:
-        """Inserted into the table only when it is complete and on disk."""
+    def add_file(
+        self, tenant: str, filename: str, purpose: str, content: Iterator[bytes], lasts: int | None = None
+    ) -> StoredFile:
+        """Inserted into the table only when it is complete and on disk. `lasts`: seconds after which it is gone."""
         made = self._written(tenant, filename, purpose, content)
+        made = replace(made, expires=made.created + lasts) if lasts else made
         try:
             self._name_file(made)
         except BaseException:
@@ -111,14 +130,22 @@ class BatchStore:
         return StoredFile(file_id, tenant, filename, purpose, size, int(time.time()))
 
     def _name_file(self, file: StoredFile) -> None:
-        row = (file.id, file.tenant, file.filename, file.purpose, file.bytes, file.created)
-        self._base.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", row)
+        row = (file.id, file.tenant, file.filename, file.purpose, file.bytes, file.created, file.expires)
+        self._base.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def remove_expired(self) -> None:
+        rows = self._base.execute("SELECT tenant, id FROM files WHERE expires < ?", (int(time.time()),)).fetchall()
+        for row in rows:
+            self.remove_file(row["tenant"], row["id"])
 
     def file(self, tenant: str, file_id: str) -> StoredFile | None:
+        self.remove_expired()
         row = self._base.execute("SELECT * FROM files WHERE id = ? AND tenant = ?", (file_id, tenant)).fetchone()
         return StoredFile(*row) if row else None
 
     def files(self, tenant: str) -> list[StoredFile]:
+        """The latest first."""
+        self.remove_expired()
         rows = self._base.execute("SELECT * FROM files WHERE tenant = ? ORDER BY created DESC, rowid DESC", (tenant,))
         return [StoredFile(*row) for row in rows]
 
@@ -160,23 +187,34 @@ class BatchStore:
         rows = self._base.execute("SELECT * FROM batches WHERE tenant = ? ORDER BY created DESC, rowid DESC", (tenant,))
         return [self._as_json(row) for row in rows.fetchall()]
 
-    def waiting(self, most: int, without: set[tuple[str, int]]) -> list[Item]:
-        """The oldest batches' items that are not done and not among these."""
-        found: list[Item] = []
+    def waiting(self, most: int, without: set[tuple[str, int]], paused: Collection[str] = ()) -> list[Item]:
+        """Items that are not done and not among these, of tenants that are not paused: the oldest of each tenant, and
+        the same number of each as far as there are."""
+        running = Counter(batch for batch, _ in without)
+        shares: dict[str, int] = {}
+        by_tenant: dict[str, deque[Item]] = {}
         batches = self._base.execute("SELECT * FROM batches WHERE status = 'in_progress' ORDER BY created, rowid")
         for batch in batches.fetchall():
+            tenant = batch["tenant"]
+            shares[tenant] = shares.get(tenant, 0) + running[batch["id"]]
+            own = by_tenant.setdefault(tenant, deque())
+            if tenant in paused or len(own) >= most:
+                continue
             rows = self._base.execute(
                 "SELECT line, name, body FROM items WHERE batch = ? AND status IS NULL ORDER BY line LIMIT ?",
-                (batch["id"], most + len(without)),
+                (batch["id"], most + running[batch["id"]]),
             )
-            found += [
-                Item(batch["id"], row["line"], row["name"], batch["tenant"], batch["endpoint"], row["body"])
+            own += [
+                Item(batch["id"], row["line"], row["name"], tenant, batch["endpoint"], row["body"])
                 for row in rows
                 if (batch["id"], row["line"]) not in without
             ]
-            if len(found) >= most:
-                break
-        return found[:most]
+        found: list[Item] = []
+        while len(found) < most and (left := [tenant for tenant, own in by_tenant.items() if own]):
+            tenant = min(left, key=lambda name: shares[name])
+            shares[tenant] += 1
+            found.append(by_tenant[tenant].popleft())
+        return found
 
     def finish(self, item: Item, status: int, answer: str) -> None:
         """Once: what is done stays as it is."""
@@ -218,7 +256,7 @@ class BatchStore:
                 self._name_file(file)
             self._base.execute(
                 "UPDATE batches SET status = ?, ended = ?, output = ?, errors = ?, counts = ? WHERE id = ?",
-                (status, int(time.time()), *names, json.dumps(self._counted(row["id"])), row["id"]),
+                (status, int(time.time()), *names, json.dumps(self._summary(row["id"])), row["id"]),
             )
             self._base.execute("DELETE FROM items WHERE batch = ?", (row["id"],))
 
@@ -240,8 +278,19 @@ class BatchStore:
         ).fetchone()
         return dict(zip(("total", "completed", "failed"), counted, strict=True))
 
+    def _summary(self, batch: str) -> dict[str, Any]:
+        """Counts, and the tokens that all answers took."""
+        usage = dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 0)
+        for row in self._base.execute("SELECT answer FROM items WHERE batch = ? AND status = 200", (batch,)):
+            told = _parsed(row["answer"]).get("usage") or {}
+            usage["input_tokens"] += told.get("prompt_tokens", told.get("input_tokens", 0))
+            usage["output_tokens"] += told.get("completion_tokens", told.get("output_tokens", 0))
+            usage["total_tokens"] += told.get("total_tokens", 0)
+        return {**self._counted(batch), "usage": usage}
+
     def _as_json(self, row: sqlite3.Row) -> dict[str, Any]:
         counts = json.loads(row["counts"]) if row["counts"] else self._counted(row["id"])
+        usage = counts.pop("usage", None)
         ended = {f"{row['status']}_at": row["ended"]} if row["ended"] else {}
         faults = json.loads(row["faults"])
         return {
@@ -258,6 +307,8 @@ class BatchStore:
             "metadata": json.loads(row["metadata"]),
             "errors": {"object": "list", "data": faults} if faults else None,
             "request_counts": counts,
+            "usage": usage,
+            "expires_at": row["created"] + DAY_SECONDS,
             **ended,
         }
 
@@ -275,3 +326,11 @@ def _result(item: sqlite3.Row) -> str:
         body = item["answer"]
     response = {"status_code": item["status"], "request_id": number, "body": body}
     return json.dumps({"id": number, "custom_id": item["name"], "response": response, "error": None})
+
+
+def _parsed(answer: str) -> dict[str, Any]:
+    try:
+        value = json.loads(answer)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,11 +19,12 @@ from pennyweight.serve.gateway import reading
 from pennyweight.serve.gateway.ask import Ask, Head, Stage
 from pennyweight.serve.gateway.batch_store import BatchStore, Item, StoredFile
 from pennyweight.serve.gateway.pool import Pool
-from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.refusals import Refused, Shed
 from pennyweight.serve.gateway.tenant import BATCH, Tenant
 
 LOG = logging.getLogger("pennyweight.gateway")
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+WINDOW = "24h"  # the only completion_window that OpenAI's API has
 LOOK_SECONDS = 0.5
 PAUSE_SECONDS = 5.0  # after a fault of the disk
 MAX_FAULTS = 20
@@ -32,14 +34,21 @@ T = TypeVar("T")
 
 
 class Batches:
-    """`answer` is the first stage of a request, `room` the number that may run at once, `pool_for` finds the pool
-    of a model's name."""
+    """`answer` is the first stage of a request, `room` the number that may run at once; `pool_for` finds the pool of a
+    model's name, `tenant_of` the owner of a key by name."""
 
     def __init__(
-        self, directory: Path, answer: Stage, room: Callable[[], int], pool_for: Callable[[Any], Pool]
+        self,
+        directory: Path,
+        answer: Stage,
+        *,
+        room: Callable[[], int],
+        pool_for: Callable[[Any], Pool],
+        tenant_of: Callable[[str], Tenant | None],
     ) -> None:
         self._store = BatchStore(directory)
-        self._answer, self._room, self._pool_for = answer, room, pool_for
+        self._answer, self._room, self._pool_for, self._tenant_of = answer, room, pool_for, tenant_of
+        self._paused: dict[str, float] = {}  # tenants over their limit, until when
         self._thread = ThreadPoolExecutor(1, "batches")
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._attempts: dict[tuple[str, int], int] = {}
@@ -74,7 +83,8 @@ class Batches:
     async def _fill(self) -> None:
         free = self._room() - len(self._running)
         if free > 0:
-            for item in await self._call(self._store.waiting, free, set(self._running)):
+            paused = [tenant for tenant, until in self._paused.items() if until > time.monotonic()]
+            for item in await self._call(self._store.waiting, free, set(self._running), paused):
                 key = (item.batch, item.line)
                 task = self._running[key] = asyncio.create_task(self._run(item))
                 task.add_done_callback(lambda _, key=key: self._ended(key))  # type: ignore[misc]
@@ -87,6 +97,9 @@ class Batches:
         key = (item.batch, item.line)
         try:
             status, answer = await self._answered(item)
+        except Shed as shed:  # over its key's limit: later
+            self._paused[item.tenant] = time.monotonic() + shed.retry_after
+            return
         except PennyweightError as error:
             self._attempts[key] = self._attempts.get(key, 0) + 1
             LOG.warning("an item of %s got no answer: %s", item.batch, error)
@@ -110,7 +123,8 @@ class Batches:
         pool = self._pool_for(body.get("model"))
         if body.get("model") not in (None, "", *pool.names):  # a reload took the name away
             body["model"] = pool.names[0]
-        ask = Ask.of(item.endpoint, body, json.dumps(body).encode(), Tenant(item.tenant), pool)
+        tenant = self._tenant_of(item.tenant) or Tenant(item.tenant)
+        ask = Ask.of(item.endpoint, body, json.dumps(body).encode(), tenant, pool)
         head, parts = None, list[bytes]()
         async for piece in self._answer(replace(ask, priority=BATCH)):
             if isinstance(piece, Head):
@@ -122,7 +136,9 @@ class Batches:
 
     # -- what clients ask --
 
-    async def upload(self, tenant: str, filename: str, purpose: str, content: BinaryIO) -> StoredFile:
+    async def upload(
+        self, tenant: str, filename: str, purpose: str, content: BinaryIO, lasts: int | None = None
+    ) -> StoredFile:
         if purpose != "batch":
             raise Refused(400, f"Files of purpose {purpose[:50]!r} are not kept: use batch.", "purpose")
 
@@ -130,7 +146,7 @@ class Batches:
             while piece := content.read(PIECE):
                 yield piece
 
-        return await self._kept(self._store.add_file, tenant, filename[:200], purpose, pieces())
+        return await self._kept(self._store.add_file, tenant, filename[:200], purpose, pieces(), lasts)
 
     async def files(self, tenant: str) -> list[StoredFile]:
         return await self._call(self._store.files, tenant)
@@ -161,6 +177,8 @@ class Batches:
             raise Refused(400, f"endpoint must be one of {', '.join(ENDPOINTS)}.", "endpoint")
         if not isinstance(file_id, str) or not isinstance(metadata, dict) or not writable(file_id):
             raise Refused(400, "input_file_id must name a file, and metadata must be an object.", "input_file_id")
+        if body.get("completion_window", WINDOW) != WINDOW:
+            raise Refused(400, f"completion_window must be {WINDOW}.", "completion_window")
         file = await self.file(tenant, file_id)
         items, faults = await self._call(self._read, self.path(file), endpoint)
         made = await self._kept(self._store.add_batch, tenant, endpoint, file.id, metadata, items, faults)

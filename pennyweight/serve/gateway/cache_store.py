@@ -53,6 +53,9 @@ def open_store(policy: CachePolicy) -> Store:
     return SQLiteStore(Path(place), ttl, policy.max_bytes)
 
 
+SIZE_OF_ALL = "SELECT coalesce(sum(length(body)), 0) FROM answers_2"
+
+
 class SQLiteStore:
     """Read on the event loop (a look by primary key takes some ten microseconds), written by a thread of its own."""
 
@@ -61,13 +64,16 @@ class SQLiteStore:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._reader = self._connect(file)
+            self._reader.execute("DROP TABLE IF EXISTS answers")  # of an earlier release, without sizes
             self._reader.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, type TEXT, body BLOB, made REAL, used REAL)"
-                " WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS answers_2 (key TEXT PRIMARY KEY, type TEXT, body BLOB, made REAL,"
+                " used REAL, size INTEGER) WITHOUT ROWID"
             )
-            self._reader.execute("CREATE INDEX IF NOT EXISTS by_use ON answers (used)")
+            self._reader.execute("CREATE INDEX IF NOT EXISTS by_use ON answers_2 (used)")
             self._writer = self._connect(file)
-            self._bytes = int(self._reader.execute("SELECT coalesce(sum(length(body)), 0) FROM answers").fetchone()[0])
+            self._bytes = int(
+                self._reader.execute("SELECT coalesce(sum(length(body)), 0) FROM answers_2").fetchone()[0]
+            )
         except sqlite3.Error as error:
             raise StorageError(f"The cache {file} cannot be used ({error}): give another file with --cache.") from None
         self.failures = 0
@@ -86,14 +92,17 @@ class SQLiteStore:
         if (fresh := self._unwritten.get(key)) is not None:
             return fresh
         try:
-            row = self._reader.execute("SELECT type, body, made FROM answers WHERE key = ?", (key,)).fetchone()
+            row = self._reader.execute("SELECT type, body, made, size FROM answers_2 WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             self._fail(error)
             return None
         if row is None or self._clock() - row[2] > self._ttl:
             return None
+        content_type, body, made, size = row
+        if not isinstance(content_type, str) or not isinstance(body, bytes) or len(body) != size:
+            return None  # not as it was written
         self._work.put((key, None))
-        return Entry(*row)
+        return Entry(content_type, body, made)
 
     def put(self, key: str, entry: Entry) -> None:
         self._unwritten[key] = entry
@@ -119,12 +128,12 @@ class SQLiteStore:
     def _apply(self, key: str, entry: Entry | None) -> None:
         now = self._clock()
         if entry is None:
-            self._writer.execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
+            self._writer.execute("UPDATE answers_2 SET used = ? WHERE key = ?", (now, key))
             return
-        old = self._writer.execute("SELECT length(body) FROM answers WHERE key = ?", (key,)).fetchone()
+        old = self._writer.execute("SELECT length(body) FROM answers_2 WHERE key = ?", (key,)).fetchone()
         self._writer.execute(
-            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)",
-            (key, entry.content_type, entry.body, entry.made, now),
+            "INSERT OR REPLACE INTO answers_2 VALUES (?, ?, ?, ?, ?, ?)",
+            (key, entry.content_type, entry.body, entry.made, now, len(entry.body)),
         )
         self._bytes += len(entry.body) - (old[0] if old else 0)
         if self._bytes > self._bound:
@@ -132,15 +141,15 @@ class SQLiteStore:
 
     def _sweep(self) -> None:
         """What is out of date goes, then what was not used for longest."""
-        self._writer.execute("DELETE FROM answers WHERE made < ?", (self._clock() - self._ttl,))
-        left = int(self._writer.execute("SELECT coalesce(sum(length(body)), 0) FROM answers").fetchone()[0])
+        self._writer.execute("DELETE FROM answers_2 WHERE made < ?", (self._clock() - self._ttl,))
+        left = int(self._writer.execute(SIZE_OF_ALL).fetchone()[0])
         doomed = []
-        for key, size in self._writer.execute("SELECT key, length(body) FROM answers ORDER BY used"):
+        for key, size in self._writer.execute("SELECT key, length(body) FROM answers_2 ORDER BY used"):
             if left <= SWEEP_SHARE * self._bound:
                 break
             doomed.append((key,))
             left -= size
-        self._writer.executemany("DELETE FROM answers WHERE key = ?", doomed)
+        self._writer.executemany("DELETE FROM answers_2 WHERE key = ?", doomed)
         self._bytes = left
 
     def _fail(self, error: sqlite3.Error) -> None:
@@ -173,9 +182,7 @@ class RedisStore:
             return None
         if value is None:
             return None
-        head, _, body = value.partition(b"\n")
-        content_type, made = json.loads(head)
-        return Entry(content_type, body, made)
+        return _entry(value)
 
     def put(self, key: str, entry: Entry) -> None:
         if time.monotonic() < self._not_before:
@@ -185,7 +192,7 @@ class RedisStore:
         task.add_done_callback(self._tasks.discard)
 
     async def _set(self, key: str, entry: Entry) -> None:
-        value = json.dumps([entry.content_type, entry.made]).encode() + b"\n" + entry.body
+        value = json.dumps([entry.content_type, entry.made, len(entry.body)]).encode() + b"\n" + entry.body
         try:
             await self._redis.set(f"pennyweight:{key}", value, ex=self._ttl)
         except Exception as error:  # as above
@@ -199,3 +206,14 @@ class RedisStore:
         self.failures += 1
         self._not_before = time.monotonic() + PAUSE
         LOG.warning("Redis is gone for now: %s", error)
+
+
+def _entry(value: bytes) -> Entry | None:
+    """What another program wrote, or half of an answer, is a miss."""
+    head, _, body = value.partition(b"\n")
+    try:
+        content_type, made, size = json.loads(head)
+        made = float(made)
+    except (ValueError, TypeError):
+        return None
+    return Entry(content_type, body, made) if isinstance(content_type, str) and len(body) == size else None

@@ -5,9 +5,10 @@ ollama -> messages -> responses -> limits -> lookup -> flights -> keep -> admitt
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,12 +27,14 @@ from pennyweight.serve.gateway.messages import Messages
 from pennyweight.serve.gateway.metrics import Metrics
 from pennyweight.serve.gateway.ollama import Ollama
 from pennyweight.serve.gateway.pool import Pool, Pools
-from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.refusals import Refused, Unavailable
 from pennyweight.serve.gateway.relay import Relay
 from pennyweight.serve.gateway.responses import Responses
 from pennyweight.serve.gateway.settings import GatewaySettings
 from pennyweight.serve.gateway.tenant import BATCH, Tenant
 
+SHUTTING_DOWN = "This gateway is shutting down: ask another, or later."
+TICK_SECONDS = 0.05
 LOG = logging.getLogger("pennyweight.gateway")
 
 
@@ -47,6 +50,7 @@ class Gateway:
     evidence: Evidence | None = None
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
+    answering: set[Callable[[str], None]] = field(default_factory=set)  # ends an answer that is under way
     started: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -56,7 +60,13 @@ class Gateway:
         self.answer: Stage = Ollama(Messages(Responses(self.limits)))
         self.batches: Batches | None = None
         if self.settings.state is not None:
-            self.batches = Batches(self.settings.state, admitting, self._batch_room, self.pool_for_batch)
+            self.batches = Batches(
+                self.settings.state,
+                Responses(Limits(admitting)),  # limits of their own, at the key's rates
+                room=self._batch_room,
+                pool_for=self.pool_for_batch,
+                tenant_of=self.keys.named,
+            )
 
     def _cached(self, inner: Stage) -> Stage:
         if self.store is None:
@@ -70,7 +80,7 @@ class Gateway:
     def tenant(self, authorization: str, api_key: str = "") -> Tenant:
         """By `Authorization: Bearer …`, or by `x-api-key`, which Anthropic's clients send."""
         if self.draining:
-            raise Refused(503, "This gateway is shutting down: ask another.")
+            raise Unavailable(SHUTTING_DOWN)
         tenant = self.keys.tenant(authorization or (f"Bearer {api_key}" if api_key else ""))
         if tenant is None:
             message = "The API key is missing or unknown: send `Authorization: Bearer …`."
@@ -89,6 +99,17 @@ class Gateway:
     def pool_for_batch(self, name: Any) -> Pool:
         """As `pool_for`, but accepted work is done even if a reload has removed its model's name."""
         return self.pools.pool_for(name if isinstance(name, str) else None) or self.pools.default
+
+    async def drain(self) -> None:
+        """Nothing new is taken; what waits is refused, what runs has `drain_seconds`, and then ends with a reason."""
+        self.draining = True
+        for pool in self.pools.all:
+            pool.queue.refuse_all(SHUTTING_DOWN)
+        deadline = time.monotonic() + self.settings.drain_seconds
+        while self.answering and time.monotonic() < deadline:
+            await asyncio.sleep(TICK_SECONDS)
+        for end in list(self.answering):
+            end(SHUTTING_DOWN)
 
     def _batch_room(self) -> int:
         return sum(pool.queue.room(BATCH) if pool.replicas.ready else 0 for pool in self.pools.all)

@@ -40,8 +40,8 @@ class ResponsesBody(BaseModel):
 
 class BatchesBody(BaseModel):
     input_file_id: str
-    endpoint: Literal["/v1/chat/completions", "/v1/completions"]
-    completion_window: str = "24h"
+    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
+    completion_window: Literal["24h"] = "24h"
     metadata: dict[str, str] | None = None
 
 

@@ -3,8 +3,10 @@ capacity; all share one HTTP application."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +16,8 @@ from pennyweight.serve.gateway.admission import Admission
 from pennyweight.serve.gateway.replicas import Replicas
 from pennyweight.serve.gateway.settings import GatewaySettings
 from pennyweight.service import Service
+
+SMALL_BYTES = 32 * 2**20
 
 
 class Pool:
@@ -29,6 +33,7 @@ class Pool:
         )
         self.queue = Admission(lambda: self.replicas.capacity, settings.max_queue, settings.slo_ttft_ms / 1000)
         self.replicas.on_change = self._replicas_changed
+        self.identity = _identity(self.deployment)
         self.card: dict[str, object] = {}
         self.successor: Pool | None = None
 
@@ -45,6 +50,18 @@ class Pool:
     @property
     def gives_embeddings(self) -> bool:
         return self.deployment.settings.get("runner") == "pooling"
+
+
+def _identity(deployment: Deployment) -> str:
+    """Equal where the same files answer: the contents of small ones, such as a chat template or a tokenizer, and size
+    and time of weights."""
+    made = hashlib.sha256(f"{metadata.version('pennyweight')} {deployment.id}".encode())
+    for file in sorted(Path(deployment.model_path).rglob("*")):
+        if file.is_file():
+            found = file.stat()
+            told = file.read_bytes() if found.st_size <= SMALL_BYTES else str(found.st_mtime_ns).encode()
+            made.update(f"{file.name} {found.st_size} ".encode() + told)
+    return made.hexdigest()
 
 
 class Pools:

@@ -217,8 +217,11 @@ class Replicas:
         self.on_change()
 
     def _lose(self, replica: Replica, why: str) -> None:
+        said = replica.process.log_tail() or "nothing"
         self.last_loss = (
-            replica.process.exit_message() if not replica.process.alive else f"{self.deployment.engine}: {why}"
+            replica.process.exit_message()
+            if not replica.process.alive
+            else f"{self.deployment.engine}: {why} (its log: {said})."
         )
         LOG.warning("engine %d is lost: %s", replica.number, self.last_loss)
         if time.monotonic() - replica.ready_since > WELL_SECONDS:

@@ -33,6 +33,7 @@ from pennyweight.service import Service
 
 KEEP_ALIVE_SECONDS = 75
 RELOAD_SECONDS = 600.0
+CLOSING_SECONDS = 5  # for answers that were ended to be sent
 
 
 def run(
@@ -58,8 +59,7 @@ async def _serve(
             on_ready(f"{scheme}://{settings.host}:{settings.port}")
             while not server.should_exit and not serving.done():
                 await asyncio.sleep(0.05)
-            gateway.draining = True
-            await serving
+            await asyncio.gather(serving, gateway.drain())
 
 
 class _Server(uvicorn.Server):
@@ -124,7 +124,7 @@ def _configuration(gateway: Gateway) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
+        timeout_graceful_shutdown=int(settings.drain_seconds) + CLOSING_SECONDS,
         server_header=False,
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.private_key,

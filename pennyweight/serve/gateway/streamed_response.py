@@ -14,7 +14,7 @@ from pennyweight.errors import PennyweightError
 from pennyweight.openai_api.errors import error_event
 from pennyweight.openai_api.sse import wait_for_disconnect
 from pennyweight.serve.gateway.ask import Head, Outcome, Piece
-from pennyweight.serve.gateway.refusals import Shed, refusal
+from pennyweight.serve.gateway.refusals import Shed, Unavailable, refusal
 
 EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 QUIET_SECONDS = 15.0
@@ -33,10 +33,18 @@ class StreamedResponse(Response):
         super().__init__()
         self._pieces, self._on_end, self._streams = pieces, on_end, streams
         self._outcome = Outcome()
+        self._writing: asyncio.Task[Ending] | None = None
+        self._reason = ""
+
+    def end(self, reason: str) -> None:
+        """End it now: a stream that has begun with an event that says why, another with a 503."""
+        self._reason = reason
+        if self._writing is not None:
+            self._writing.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
-        writing = asyncio.create_task(self._write(send))
+        writing = self._writing = asyncio.create_task(self._write(send))
         leaving = asyncio.create_task(wait_for_disconnect(receive))
         ending: Ending = "abort"
         try:
@@ -81,7 +89,10 @@ class StreamedResponse(Response):
                         self._outcome = piece
             await put(b"", more=False)
             return "stop" if self._outcome.whole else "error"
-        except PennyweightError as error:
+        except (PennyweightError, asyncio.CancelledError) as cause:
+            if isinstance(cause, asyncio.CancelledError) and not self._reason:
+                raise
+            error = Unavailable(self._reason) if isinstance(cause, asyncio.CancelledError) else cause
             if begun:
                 await put(error_event(str(error)), more=False)
             else:

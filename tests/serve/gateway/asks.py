@@ -15,7 +15,14 @@ DEPLOYMENT = Deployment("scripted", "nowhere", "tiny", "BF16", {})
 
 def a_pool(**more: Any) -> Any:
     """What stages look at of a pool."""
-    values = {"deployment": DEPLOYMENT, "names": ("model",), "closed": False, "successor": None, **more}
+    values = {
+        "deployment": DEPLOYMENT,
+        "names": ("model",),
+        "closed": False,
+        "successor": None,
+        "identity": "d",
+        **more,
+    }
     return SimpleNamespace(**values)
 
 

@@ -8,6 +8,7 @@ import json
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import openai
 import pytest
 
+from pennyweight.errors import StorageError
 from pennyweight.serve.gateway.ask import Ask, Head, Piece
 from pennyweight.serve.gateway.batch_store import BatchStore
 from pennyweight.serve.gateway.batches import Batches
@@ -101,7 +103,9 @@ def test_what_cannot_be_asked_is_refused(keeping: Running) -> None:
         client.batches.retrieve("batch_x")
     file = client.files.create(file=("a.jsonl", b"x"), purpose="batch")
     with pytest.raises(openai.BadRequestError, match="endpoint"):
-        client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+        client.batches.create(input_file_id=file.id, endpoint="/v1/moderations", completion_window="24h")
+    with pytest.raises(openai.BadRequestError, match="completion_window"):
+        client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="7d")
     assert client.files.retrieve(file.id).bytes == 1 and client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)
@@ -181,7 +185,7 @@ def test_an_item_that_no_engine_answers_ends_and_so_does_its_batch(tmp_path: Pat
             yield Head(400, "text/plain")
             yield b"no JSON at all"
 
-        batches = Batches(tmp_path, answer, lambda: 4, lambda _: a_pool())
+        batches = Batches(tmp_path, answer, room=lambda: 4, pool_for=lambda _: a_pool(), tenant_of=lambda _: None)
         content = b"".join(lines(1, prompt=word).replace(b"n0", word.encode()) for word in ("kill", "fault", "fine"))
         file = await batches.upload("a", "f", "batch", io.BytesIO(content))
         made = await batches.create("a", {"endpoint": ENDPOINT, "input_file_id": file.id})
@@ -210,7 +214,7 @@ def test_a_full_disk_is_told_and_what_was_done_is_asked_for_again(tmp_path: Path
             yield Head(200, "application/json")
             yield json.dumps({"text": "x" * 20_000}).encode()
 
-        batches = Batches(tmp_path, answer, lambda: 1, lambda _: a_pool())
+        batches = Batches(tmp_path, answer, room=lambda: 1, pool_for=lambda _: a_pool(), tenant_of=lambda _: None)
         store: BatchStore = batches._store
         file = await batches.upload("a", "f", "batch", io.BytesIO(lines(3)))
         made = await batches.create("a", {"endpoint": ENDPOINT, "input_file_id": file.id})
@@ -233,3 +237,56 @@ def test_a_full_disk_is_told_and_what_was_done_is_asked_for_again(tmp_path: Path
         await batches.close()
 
     asyncio.run(work())
+
+
+def test_lists_come_in_pages_and_files_can_expire(keeping: Running) -> None:
+    client = keeping.client()
+    expires = {"anchor": "created_at", "seconds": 3600}
+    files = [client.files.create(file=(f"{n}", b"x"), purpose="batch", expires_after=expires) for n in range(3)]
+    assert files[0].expires_at == files[0].created_at + 3600
+    first = client.files.list(limit=2)
+    assert [file.id for file in first.data] == [files[2].id, files[1].id] and first.has_more
+    assert client.files.list(after=files[1].id).data[0].id == files[0].id
+    with pytest.raises(openai.BadRequestError, match="limit"):
+        client.files.list(limit=0)
+    with pytest.raises(openai.BadRequestError, match="expires_after"):
+        client.files.create(file=("x", b"x"), purpose="batch", expires_after=expires | {"seconds": 5})
+
+
+def test_a_batch_of_responses_tells_its_usage(keeping: Running) -> None:
+    client = keeping.client()
+    rows = [
+        {
+            "custom_id": f"n{n}",
+            "method": "POST",
+            "url": "/v1/responses",
+            "body": {"model": "model", "input": "Say it", "max_output_tokens": 5},
+        }
+        for n in range(3)
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file = client.files.create(file=("r.jsonl", content), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/responses", completion_window="24h")
+    keeping.until(lambda: client.batches.retrieve(made.id).status == "completed")
+    ended = client.batches.retrieve(made.id)
+    assert ended.usage.output_tokens == 15 and ended.usage.total_tokens > 15
+    assert '"object": "response"' in client.files.content(ended.output_file_id).text
+
+
+def test_each_tenant_has_its_turn(tmp_path: Path) -> None:
+    store = BatchStore(tmp_path)
+    many = store.add_batch("many", ENDPOINT, "f", {}, [(f"n{n}", "{}") for n in range(50)], [])
+    store.add_batch("few", ENDPOINT, "f", {}, [(f"n{n}", "{}") for n in range(3)], [])
+    assert Counter(item.tenant for item in store.waiting(6, set())) == {"many": 3, "few": 3}
+    running = {(many, line) for line in range(4)}
+    assert Counter(item.tenant for item in store.waiting(3, running)) == {"few": 3}
+    assert Counter(item.tenant for item in store.waiting(3, running, ["few"])) == {"many": 3}
+    store.close()
+
+
+def test_one_gateway_uses_a_state(tmp_path: Path) -> None:
+    store = BatchStore(tmp_path)
+    with pytest.raises(StorageError, match="Another gateway"):
+        BatchStore(tmp_path)
+    store.close()
+    BatchStore(tmp_path).close()

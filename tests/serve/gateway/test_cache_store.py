@@ -143,3 +143,20 @@ def test_places_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.db").write_text("this is no database, and long enough to be seen as none" * 100)
     with pytest.raises(StorageError, match=r"no\.db"):
         open_store(CachePolicy(str(tmp_path / "no.db")))
+
+
+def test_what_cannot_be_read_is_a_miss(place: str) -> None:
+    async def work() -> None:
+        async with closing(open_store(CachePolicy(place, 60))) as store:
+            store.put("key", entry(b'{"whole": 1}'))
+            assert await eventually(store, "key") is not None
+            await asyncio.sleep(0.2)
+            if isinstance(store, SQLiteStore):
+                store._writer.execute("UPDATE answers_2 SET body = substr(body, 1, 4)")
+                assert await store.get("key") is None
+                return
+            for value in (b"no head", b'["application/json", 1.0, 12]\n{"half', b"[]\n", b"{}"):
+                await store._redis.set("pennyweight:key", value)
+                assert await store.get("key") is None
+
+    asyncio.run(work())

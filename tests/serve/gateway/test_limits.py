@@ -57,3 +57,33 @@ def test_what_was_not_used_is_given_back() -> None:
     for _ in range(3):  # 80 are asked for each time, and 5 are used
         asyncio.run(ask())
     limits.charge(tenant, 50)
+
+
+def charged(pieces: list[Piece], *, leaves: bool = False, **body: object) -> float:
+    """Tokens that are missing from a full bucket of 1000 after this answer."""
+    tenant = Tenant("a", tokens_per_minute=1000)
+
+    async def answer(ask: Ask) -> AsyncGenerator[Piece]:
+        for piece in pieces:
+            yield piece
+
+    async def work() -> float:
+        limits = Limits(answer)
+        ask = an_ask(tenant=tenant, max_tokens=100, **body)
+        running = limits(ask)
+        async for _ in running:
+            if leaves:
+                break
+        await running.aclose()
+        return 1000 - limits._tokens["a"].level
+
+    return asyncio.run(work())
+
+
+def test_what_was_used_is_charged_whatever_was_declared() -> None:
+    head = Head(200, "application/json")
+    assert charged([head, b"{}", Outcome(1.0, 7, True, used=12)]) == pytest.approx(12)
+    assert charged([head, b"{}", Outcome(1.0, 700, True, used=900)]) == pytest.approx(900)  # n, or a long prompt
+    assert charged([head, b"{}"], leaves=True) == pytest.approx(100)  # nobody knows how far it came
+    events = [Head(200, "text/event-stream"), b"data: 1\n\ndata: 2\n\n"]
+    assert charged(events, stream=True) == pytest.approx(2)
