@@ -161,14 +161,17 @@ class Tokenizer:
     def prompt_text(self, request: Request) -> str:
         """What the model reads of a request, as text."""
         if request.messages:
-            return self.chat_text(request.messages)
+            return self.chat_text(request.messages, tools=self._tools_of(request))
         return request.prompt or self.decode(request.prompt_tokens)
 
     def request_tokens(self, request: Request) -> Sequence[int]:
         """What the model reads of a request."""
         if request.messages:
-            return self.chat(request.messages)
+            return self.chat(request.messages, tools=self._tools_of(request))
         return request.prompt_tokens or self.encode(request.prompt)
+
+    def _tools_of(self, request: Request) -> Sequence[Mapping[str, Any]] | None:
+        return (request.fields.get("tools") or None) if "tools" in self.template_text else None
 
     def chat_text(
         self,

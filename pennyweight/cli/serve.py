@@ -82,6 +82,9 @@ def serve(
     label = service.only.short_label if service.only else service.label
 
     def ready(base_url: str) -> None:
+        for deployment in service.members.values():
+            if said := catalogue.note(deployment):
+                typer.echo(said, err=True)
         typer.echo(f"{label} at {base_url}/v1, model {names}; status page {base_url}/. Ctrl-C stops it.")
 
     evidence = None if engine else formats.evidence_beside(absolute(target))

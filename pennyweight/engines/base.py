@@ -44,6 +44,7 @@ WORKER_FIELDS = (
     "ignore_eos",
     "echo",
     "truncate_prompt_tokens",
+    "add_special_tokens",
     "tools",
     "tool_choice",
     "parallel_tool_calls",
@@ -169,6 +170,11 @@ class Engine:
     def context_length(self, config: Mapping[str, Any]) -> int:
         """Tokens of prompt and answer that one request may have."""
         return int(config.get("max_position_embeddings", 2048))
+
+    def note(self, config: Mapping[str, Any]) -> str | None:
+        """What who starts it should know, in a sentence."""
+        del config
+        return None
 
     @classmethod
     def missing(cls) -> str | None:

@@ -86,6 +86,7 @@ class CompletionBody(Body):
     max_tokens: int = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
+    add_special_tokens: bool = True
     logprob_start_len: int = Field(0, ge=0)
 
     @property
@@ -202,6 +203,7 @@ class ChatBody(Templated, Body):
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
+    add_special_tokens: Literal[False] = False  # the template writes them
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False

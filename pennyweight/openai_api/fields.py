@@ -42,6 +42,7 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "continue_final_message": (False,),
     "parse_special_tokens": (False,),
     "truncate_prompt_tokens": (-1,),
+    "add_special_tokens": (),
     "echo": (False,),
     # no engine of ours follows these
     "audio": (),
@@ -61,7 +62,6 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
 }
 # Fields that say how an answer is sent, stored or accounted for, and nothing of what it is.
 DELIVERY = (
-    "add_special_tokens",
     "cache_salt",
     "logprob_start_len",
     "logprobs",

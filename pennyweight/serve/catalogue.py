@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pennyweight import engines, schemes
+from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.export.targets import EXPORTS, NOT_RUN, export
 from pennyweight.hardware import Efficiency, Hardware
@@ -25,6 +27,7 @@ __all__ = [
     "export",
     "install",
     "names",
+    "note",
     "offer",
     "refusal",
     "remove",
@@ -108,6 +111,12 @@ def refusal(engine: str, scheme: str, config: Mapping[str, Any], directory: Path
     except (EngineMissing, EngineRefused) as error:
         return str(error)
     return None
+
+
+def note(deployment: Deployment) -> str | None:
+    """What its engine has to say about running it."""
+    config = json.loads((Path(deployment.model_path) / "config.json").read_text())
+    return engines.make(deployment.engine, deployment.settings).note(config)
 
 
 def unheeded(engine: str, fields: Iterable[str]) -> list[str]:

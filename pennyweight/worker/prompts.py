@@ -93,11 +93,11 @@ class Prompts:
         if isinstance(body, ChatBody):
             tools = [] if body.tool_choice == "none" else body.tools
             return [self._chat(self._conversation(body.messages, tools, body))]
-        return [self._ids(prompt) for prompt in body.prompts]
+        return [self._ids(prompt, special=body.add_special_tokens) for prompt in body.prompts]
 
-    def _ids(self, prompt: str | list[int]) -> list[int]:
+    def _ids(self, prompt: str | list[int], *, special: bool) -> list[int]:
         if isinstance(prompt, str):
-            return self._tokenizer.encode(prompt)
+            return self._tokenizer.encode(prompt, add_special_tokens=special)
         self._check_ids(prompt)
         return prompt
 
@@ -120,6 +120,9 @@ class Prompts:
         self, messages: Sequence[Message], tools: Sequence[Tool], body: ChatBody | TokenizeBody
     ) -> Conversation:
         template = self._tokenizer.template_text
+        documents = getattr(body, "documents", None) or None
+        if documents and "documents" not in template:
+            raise Refused("The model's chat template takes no documents: put them into a message.", "documents")
         plain = [message.plain() for message in messages]
         if "developer" not in template:
             plain = [m | {"role": "system"} if m["role"] == "developer" else m for m in plain]
@@ -129,7 +132,7 @@ class Prompts:
         return Conversation(
             plain,
             offered or None,
-            getattr(body, "documents", None) or None,
+            documents,
             body.add_generation_prompt,
             body.continue_final_message,
             getattr(body, "parse_special_tokens", False),

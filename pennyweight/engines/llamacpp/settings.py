@@ -23,6 +23,7 @@ SOURCE = "llama_cpp_python"
 SOURCE_VERSION = "0.3.36"
 PROGRAM = "llama-server"
 DEFAULT_LENGTH = 4096
+DEFAULT_SLOTS = 8
 GEMMA_PATTERN = 6  # blocks; not stored in the GGUF; a wrong value silently gives wrong positions
 
 
@@ -95,8 +96,9 @@ def version_of(program: str, _changed: int) -> str:
 @dataclass(frozen=True)
 class LlamaCpp(Speculating):
     """Every slot of the server has room for `max_model_len` tokens of prompt and answer (0: the model's context, at
-    most 4,096), all of it allocated when it starts."""
+    most 4,096), all of it allocated when it starts. So there are fewer slots by default than on other engines."""
 
+    max_num_seqs: int = DEFAULT_SLOTS
     max_model_len: int = 0
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = False
@@ -185,20 +187,32 @@ class LlamaCpp(Speculating):
         return min(whole, self.max_model_len or DEFAULT_LENGTH)
 
     def search_settings(self, hardware: Hardware, streams: int, longest: int) -> Mapping[str, tuple[Any, ...]]:
-        del hardware, streams
+        del hardware
         length = -(-longest // 256) * 256
         return {
+            **({"max_num_seqs": (streams,)} if streams > DEFAULT_SLOTS else {}),
             "max_model_len": (length,),
             "kv_cache_dtype": ("auto", "q8_0"),
             "flash_attention": ("auto", "off"),
             "enable_prefix_caching": (False, True),
         }
 
+    def cache_bytes(self, config: Mapping[str, Any]) -> float:
+        """Of all slots, full or not."""
+        kind = "f16" if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
+        each = ModelShape.of(config).cache_values_per_token * KV_BYTES[kind]
+        return each * self.context_length(config) * self.max_num_seqs
+
+    def note(self, config: Mapping[str, Any]) -> str | None:
+        return (
+            f"llamacpp keeps {self.cache_bytes(config) / 2**30:.1f} GiB for {self.max_num_seqs} slots of "
+            f"{self.context_length(config):,} tokens: max_num_seqs and max_model_len change that."
+        )
+
     def refuse_memory(self, config: Mapping[str, Any], weights: int) -> None:
         """The whole cache is allocated at start-up: refuse here rather than fail there."""
-        kind = "f16" if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
-        each, length = ModelShape.of(config).cache_values_per_token * KV_BYTES[kind], self.context_length(config)
-        wanted, free = each * length * self.max_num_seqs, max(0, free_memory() - weights)
+        length, wanted = self.context_length(config), self.cache_bytes(config)
+        each, free = wanted / length / self.max_num_seqs, max(0, free_memory() - weights)
         if wanted > free:
             raise EngineRefused(
                 f"llamacpp: {self.max_num_seqs} slots of {length} tokens need {wanted / 2**30:.1f} GiB of cache and "
