@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Finish = Literal["stop", "length", "error", "refused"]
+Pooling = Literal["mean", "last"]
 SCORED_TOPS = 5
 MAX_PIECE, PIECE_VALUES = 64, 2**24  # positions scored at once, and their logits
 
@@ -75,6 +77,28 @@ class Score:
 
     logprobs: Sequence[float]
     tops: Sequence[Sequence[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class States:
+    """Of a piece of a sequence: how many positions, the sum of the model's last hidden states over them, and the last
+    one."""
+
+    count: int
+    total: Sequence[float]
+    last: Sequence[float]
+
+
+def pooled(pieces: Sequence[States], pooling: Pooling) -> list[float]:
+    """One vector of length 1 for a whole sequence: the mean of its states, or the last of them."""
+    pieces = [piece for piece in pieces if piece.count]
+    if pooling == "last":
+        found = list(pieces[-1].last)
+    else:
+        count = sum(piece.count for piece in pieces)
+        found = [sum(values) / count for values in zip(*(piece.total for piece in pieces), strict=True)]
+    length = math.sqrt(sum(value * value for value in found)) or 1.0
+    return [value / length for value in found]
 
 
 def joined_score(pieces: Iterable[Score]) -> Score:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pennyweight.engines import conformance
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
-from pennyweight.generation import Event, Generation, Score
+from pennyweight.generation import Event, Generation, Score, States
 from pennyweight.hardware import UNKNOWN_EFFICIENCY, Efficiency, Hardware
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class Runtime(Protocol):
     """A loaded model in a driver process: submit generations, then step until each has ended. Only one thread calls it.
 
     `score` gives log-probabilities of the tokens from position `start` on (1 or more), in pieces between which it may
-    be stepped, and which end where the iterator is closed; one score at a time. `kernels` names the
+    be stepped, and which end where the iterator is closed; one score at a time. `embed`
+    gives the last hidden states likewise, on engines that say they `embeds`. `kernels` names the
     matrix-multiplication kernels as the library reports them: a slow kernel is why quantized is often not faster.
     """
 
@@ -83,6 +84,7 @@ class Runtime(Protocol):
     def step(self) -> list[Event]: ...
     def cancel(self, generation_id: str) -> None: ...
     def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]: ...
+    def embed(self, tokens: Sequence[int]) -> Iterator[States]: ...
     def kernels(self) -> list[str]: ...
     def close(self) -> None: ...
 
@@ -125,6 +127,7 @@ class Engine:
     efficiency: ClassVar[Mapping[str, Efficiency]] = {"": UNKNOWN_EFFICIENCY}
     colour: ClassVar[str] = "#4a3aa7"  # in the report
     forms: ClassVar[tuple[str, ...]] = ()  # kinds of `Form` that it can hold an answer to
+    embeds: ClassVar[bool] = False  # gives hidden states for embeddings
     any_schema: ClassVar[bool] = False  # takes JSON schemas as they are, not only openai_api/json_schema.py's subset
     # fields of a request that sampling follows, beside those that our worker follows for every engine
     answer_fields: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "seed")

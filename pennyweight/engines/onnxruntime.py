@@ -28,6 +28,7 @@ from pennyweight.hardware import Efficiency, Hardware, available_cores
 
 FIRST_CAPACITY = 512  # positions a row can hold before the store grows
 POSITIONS = "pennyweight_positions"
+HIDDEN = "hidden_states_at_positions"  # its output, before the head
 # Products of unsigned and signed bytes overflow on x86 without VNNI; there, and only there, this takes a slower kernel.
 PRECISE_BYTES = "session.x64quantprecision"
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -77,6 +78,7 @@ class ONNXRuntimeRuntime(RowRuntime):
         self._directory = directory
         description = json.loads((directory / "genai_config.json").read_text())["model"]
         draft, decoder = settings.draft_directory(directory), description["decoder"]
+        self._width = decoder["hidden_size"]
         drafting = ONNXRuntimeRuntime(draft, settings.draft_settings()) if draft else None
         super().__init__(settings, drafting, Grammars(directory), vocabulary=description["vocab_size"])
         options = onnxruntime.SessionOptions()
@@ -106,6 +108,11 @@ class ONNXRuntimeRuntime(RowRuntime):
         logits: Logits = self._run(row, [list(tokens)], np.ones((1, start + len(tokens)), np.int64), every=every)[0]
         return logits
 
+    def states(self, row: int, tokens: Sequence[int], start: int) -> Logits:
+        mask = np.ones((1, start + len(tokens)), np.int64)
+        states: Logits = self._run(row, [list(tokens)], mask, output=HIDDEN)[0]
+        return states
+
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
         return self._run(0, [[token] for token in tokens], mask)[:, 0]
@@ -132,9 +139,17 @@ class ONNXRuntimeRuntime(RowRuntime):
         for array in self._store:
             array[target, :, :length] = array[source, :, :length]
 
-    def _run(self, first: int, tokens: list[list[int]], mask: NDArray[np.int64], *, every: bool = True) -> Logits:
+    def _run(
+        self,
+        first: int,
+        tokens: list[list[int]],
+        mask: NDArray[np.int64],
+        *,
+        every: bool = True,
+        output: str = "logits",
+    ) -> Logits:
         """Forward for the rows from `first` on; the mask's row sums are the lengths after these tokens. Logits at every
-        one of them, or only at the last."""
+        one of them, or only at the last; or hidden states."""
         self._grow(mask.shape[1])
         _, heads, positions, width = self._shape
         rows = len(tokens)
@@ -147,10 +162,11 @@ class ONNXRuntimeRuntime(RowRuntime):
         binding.bind_cpu_input("attention_mask", mask)
         wanted = np.arange(0 if every else len(tokens[0]) - 1, len(tokens[0]))
         binding.bind_cpu_input(POSITIONS, wanted)
-        logits = np.empty((rows, len(wanted), self._vocabulary), np.float32)
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        last = self._vocabulary if output == "logits" else self._width
+        found = np.empty((rows, len(wanted), last), np.float32)
+        binding.bind_output(output, "cpu", 0, np.float32, found.shape, found.ctypes.data)
         self._session.run_with_iobinding(binding)
-        return logits
+        return found
 
     def _grow(self, positions: int) -> None:
         rows, heads, capacity, width = self._shape
@@ -180,7 +196,8 @@ def logits_at_positions(model: Any) -> bytes:
     head = made_by["logits"]
     while not head.op_type.startswith("MatMul"):  # the nodes after it work on each position separately
         head = made_by[head.input[0]]
-    chosen = onnx.helper.make_node("Gather", [head.input[0], POSITIONS], [f"{POSITIONS}/hidden"], axis=1)
+    chosen = onnx.helper.make_node("Gather", [head.input[0], POSITIONS], [HIDDEN], axis=1)
+    graph.output.append(onnx.helper.make_tensor_value_info(HIDDEN, onnx.TensorProto.FLOAT, [None, None, None]))
     graph.node.insert(list(graph.node).index(head), chosen)
     head.input[0] = chosen.output[0]
     graph.input.append(onnx.helper.make_tensor_value_info(POSITIONS, onnx.TensorProto.INT64, ["positions"]))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pennyweight.engines.base import Runtime
 from pennyweight.engines.speculation import SPECULATION_PRESETS, Speculating
@@ -25,6 +26,7 @@ from pennyweight.generation import (
     Form,
     Generation,
     Score,
+    States,
     choice_grammar,
     derived_seed,
     pieces_of,
@@ -85,6 +87,7 @@ class OpenVINO(Speculating):
         "repetition_penalty",
         "min_tokens",
     )
+    embeds: ClassVar[bool] = True
     max_top_logprobs: ClassVar[int] = 0  # the pipeline reports only the sampled token's log-probability
 
     def __post_init__(self) -> None:
@@ -262,17 +265,26 @@ class OpenVINORuntime:
 
     def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]:
         """The first one waits for the scorer, which is compiled beside the steps."""
-        compiling = self._compiling = self._compiling or _in_a_thread(lambda: Scorer(self._file, self._properties))
-        while not compiling.done():
+        while not self._compiled().done():
             time.sleep(COMPILE_POLL_SECONDS)
             yield Score((), ())
-        yield from compiling.result().score(tokens, start)
+        yield from self._compiled().result().score(tokens, start)
+
+    def embed(self, tokens: Sequence[int]) -> Iterator[States]:
+        while not self._compiled().done():
+            time.sleep(COMPILE_POLL_SECONDS)
+            yield States(0, (), ())
+        yield from self._compiled().result().embed(tokens)
+
+    def _compiled(self) -> Future[Scorer]:
+        if self._compiling is None:
+            self._compiling = _in_a_thread(lambda: Scorer(self._file, self._properties))
+        return self._compiling
 
     def kernels(self) -> list[str]:
         for _ in self.score(range(KERNEL_PROMPT), 1):
             pass
-        assert self._compiling is not None
-        return self._compiling.result().kernels()
+        return self._compiled().result().kernels()
 
     def close(self) -> None:
         self._handles.clear()
@@ -297,21 +309,33 @@ class Scorer:
 
     def score(self, tokens: Sequence[int], start: int) -> Iterator[Score]:
         ids = np.asarray([tokens], dtype=np.int64)
+        for begin, _ in self._run(ids, len(tokens) - 1):
+            first = max(0, start - 1 - begin)
+            names = ("own", "top", "top_logprob")
+            own, tops, logprobs = (self._request.get_tensor(name).data[0, first:].tolist() for name in names)
+            yield Score(own, [list(zip(*pair, strict=True)) for pair in zip(tops, logprobs, strict=True)])
+
+    def embed(self, tokens: Sequence[int]) -> Iterator[States]:
+        ids = np.asarray([tokens], dtype=np.int64)
+        for begin, end in self._run(ids, len(tokens)):
+            states = self._request.get_tensor("hidden").data[0]
+            yield States(end - begin, states.sum(axis=0, dtype=np.float64).tolist(), states[-1].tolist())
+
+    def _run(self, ids: NDArray[np.int64], count: int) -> Iterator[tuple[int, int]]:
+        """Forward over the first `count` ids, piece by piece; the last one needs no token that follows."""
         self._request.reset_state()
-        for begin, end in pieces_of(len(tokens) - 1, self._vocabulary):
+        targets = np.append(ids[:, 1:], ids[:, :1], axis=1)
+        for begin, end in pieces_of(count, self._vocabulary):
             self._request.infer(
                 {
                     "input_ids": ids[:, begin:end],
                     "attention_mask": np.ones((1, end), np.int64),
                     "position_ids": np.arange(begin, end)[None],
                     "beam_idx": np.zeros(1, dtype=np.int32),
-                    "targets": ids[:, begin + 1 : end + 1],
+                    "targets": targets[:, begin:end],
                 }
             )
-            first = max(0, start - 1 - begin)
-            names = ("own", "top", "top_logprob")
-            own, tops, logprobs = (self._request.get_tensor(name).data[0, first:].tolist() for name in names)
-            yield Score(own, [list(zip(*pair, strict=True)) for pair in zip(tops, logprobs, strict=True)])
+            yield begin, end
 
     def kernels(self) -> list[str]:
         """As the execution graph names them; available only after a prompt was processed."""
@@ -359,7 +383,12 @@ def _return_scores(model: Any) -> None:
     chosen = op.gather_elements(logits, op.unsqueeze(targets, last), 2)
     own = op.squeeze(op.subtract(op.subtract(chosen, peak), spread), last)
     top_logprob = op.subtract(op.subtract(best.output(0), peak), spread)
+    head = logits.get_node()
+    while head.get_type_name() != "MatMul":
+        head = head.input_value(0).get_node()
+    hidden = op.convert(head.input_value(0), "f32")
     outputs = {"own": own.output(0), "top": best.output(1), "top_logprob": top_logprob.output(0)}
+    outputs["hidden"] = hidden.output(0)
     for name, output in outputs.items():
         output.set_names({name})
     model.remove_result(result)

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from pennyweight.engines.base import Engine, Runtime
 from pennyweight.errors import EngineError, EngineRefused
-from pennyweight.generation import Event, Finish, Generation, Score
+from pennyweight.generation import Event, Finish, Generation, Score, States
 
 PROMPTS_KEPT = 256
 SCORED_AT_ONCE = 64  # tokens
@@ -112,6 +112,9 @@ class ScriptedRuntime:
             if self._settings.prefill_ms:
                 time.sleep(self._settings.prefill_ms / 1000)
             yield Score(logprobs, [[pair] for pair in zip(part, logprobs, strict=True)])
+
+    def embed(self, tokens: Sequence[int]) -> Iterator[States]:
+        raise EngineRefused(f"scripted: {len(tokens)} tokens have no hidden states here.")
 
     def kernels(self) -> list[str]:
         return ["scripted answers: no matrix multiplication"]

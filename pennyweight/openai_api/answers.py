@@ -5,7 +5,9 @@ Source: OpenAI's API reference for /v1/completions and /v1/chat/completions; `re
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pennyweight.generation import Event, Score
+from pennyweight.openai_api.bodies import EmbeddingsBody
 from pennyweight.openai_api.readers import Reader
 from pennyweight.openai_api.reading import Reading
 from pennyweight.tokenizer import Tokenizer
@@ -287,3 +290,17 @@ def _offsets(tokens: Sequence[str]) -> list[int]:
 
 def _sse(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+def embeddings(
+    vectors: Sequence[Sequence[float]], texts: Sequence[Sequence[int]], body: EmbeddingsBody, model: str
+) -> dict[str, Any]:
+    """The body that answers a request for embeddings; base64 holds little-endian float32."""
+    rows = []
+    for place, vector in enumerate(vectors):
+        packed = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+        told = packed if body.encoding_format == "base64" else list(vector)
+        rows.append({"object": "embedding", "index": place, "embedding": told})
+    used = sum(map(len, texts))
+    usage = {"prompt_tokens": used, "total_tokens": used}
+    return {"object": "list", "data": rows, "model": body.model or model, "pooling": body.pooling, "usage": usage}

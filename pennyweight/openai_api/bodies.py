@@ -18,6 +18,7 @@ from pennyweight.openai_api.tools import Tool, chosen_tool
 MAX_ANSWERS = 16  # of one request
 MAX_PROMPTS = 64  # of one request
 MAX_BIASES = 1024
+MAX_TEXTS = 2048  # of one request for embeddings
 STRICT = ConfigDict(strict=True)
 REASONING = ("reasoning_content", "reasoning", "thinking")
 
@@ -246,3 +247,28 @@ class DetokenizeBody(BaseModel):
 
     model: str = ""
     tokens: list[int]
+
+
+class EmbeddingsBody(BaseModel):
+    """`pooling` is ours: the mean of all positions' hidden states, or the last one."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    model: str = ""
+    input: str | list[str] | list[int] | list[list[int]] = Field(min_length=1)
+    encoding_format: Literal["float", "base64"] = "float"
+    pooling: Literal["mean", "last"] = "mean"
+    dimensions: None = None  # vectors are not made to be cut
+    user: str | None = None
+
+    @property
+    def texts(self) -> Sequence[str | list[int]]:
+        if isinstance(self.input, str) or isinstance(self.input[0], int):
+            return [self.input]
+        return self.input
+
+    @model_validator(mode="after")
+    def _texts_have_something(self) -> EmbeddingsBody:
+        if len(self.texts) > MAX_TEXTS or not all(self.texts):
+            raise ValueError(f"input holds 1 to {MAX_TEXTS} texts, and none is empty")
+        return self

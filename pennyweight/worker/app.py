@@ -29,7 +29,8 @@ from pennyweight import engines
 from pennyweight.browsers import guarded
 from pennyweight.engines.base import Engine
 from pennyweight.errors import EngineError, EngineRefused, ModelError, PennyweightError
-from pennyweight.openai_api.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from pennyweight.openai_api.answers import embeddings
+from pennyweight.openai_api.bodies import ChatBody, CompletionBody, DetokenizeBody, EmbeddingsBody, TokenizeBody
 from pennyweight.openai_api.errors import error_body
 from pennyweight.processes import end_with
 from pennyweight.tokenizer import Tokenizer
@@ -59,6 +60,20 @@ def application(served: Served) -> Starlette:
 
     async def complete(request: Request) -> Response:
         return await answer_call(request, CompletionBody)
+
+    async def embed(request: Request) -> Response:
+        body = _read(EmbeddingsBody, await request.body())
+        _check_model(served, body.model)
+        if not served.engine.embeds:
+            raise Refused(f"{served.engine.name} gives no embeddings here: use openvino, onnxruntime or transformers.")
+
+        async def all_of_them() -> JSONResponse:
+            texts = await served.prompts.texts(body)
+            vectors = [await served.host.embed(tokens, body.pooling) for tokens in texts]
+            return JSONResponse(embeddings(vectors, texts, body, served.names[0]))
+
+        answer = await unless_left(request, all_of_them())
+        return Response(status_code=499) if answer is None else answer
 
     async def models(_: Request) -> Response:
         card = {
@@ -99,6 +114,7 @@ def application(served: Served) -> Starlette:
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
+            Route("/v1/embeddings", embed, methods=["POST"]),
             Route("/v1/models", models),
             Route("/tokenize", tokenize, methods=["POST"]),
             Route("/detokenize", detokenize, methods=["POST"]),

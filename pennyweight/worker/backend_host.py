@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pennyweight.engines.base import Backend
-from pennyweight.errors import EngineError, PennyweightError
-from pennyweight.generation import Generation, Score
+from pennyweight.errors import EngineError, EngineRefused, PennyweightError
+from pennyweight.generation import Generation, Pooling, Score
 from pennyweight.worker import driver
 from pennyweight.worker.host import Host
 
@@ -27,6 +27,10 @@ class BackendHost(Host):
     async def score(self, tokens: Sequence[int], start: int) -> Score:
         self._refuse_dead()
         return await self._backend.score(tokens, start)
+
+    async def embed(self, tokens: Sequence[int], pooling: Pooling) -> list[float]:
+        del tokens, pooling
+        raise EngineRefused(f"{self._engine} gives no embeddings here: use openvino, onnxruntime or transformers.")
 
     async def kernels(self) -> list[str]:
         self._refuse_dead()

@@ -3,8 +3,8 @@
 A process and not a thread, because libraries keep Python's interpreter lock while they compute (OpenVINO GenAI 2026.4
 does for a whole step), and HTTP would stand still meanwhile.
 
-    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start) ("forget", key)
-                       ("kernels", key) ("close",)
+    worker -> driver   ("submit", Generation) ("cancel", id) ("score", key, tokens, start)
+                       ("embed", key, tokens, pooling) ("forget", key) ("kernels", key) ("close",)
     driver -> worker   ("ready",) ("failed", sentence) ("events", [Event, …]) ("reply", key, answer | None, fault)
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from pennyweight import engines
 from pennyweight.engines.base import Runtime
 from pennyweight.errors import EngineRefused, PennyweightError
-from pennyweight.generation import Event, Finish, Generation, Score, joined_score
+from pennyweight.generation import Event, Finish, Generation, joined_score, pooled
 
 
 def run(connection: Connection, engine: str, settings: Mapping[str, Any], directory: str) -> None:
@@ -46,12 +46,13 @@ def run(connection: Connection, engine: str, settings: Mapping[str, Any], direct
 
 
 @dataclass
-class Scoring:
-    """A score that is being computed, piece by piece."""
+class InPieces:
+    """A score, or an embedding, that is being computed piece by piece."""
 
     key: int
-    left: Iterator[Score]
-    pieces: list[Score] = field(default_factory=list)
+    left: Iterator[Any]
+    joined: Callable[[list[Any]], Any]
+    pieces: list[Any] = field(default_factory=list)
 
 
 class Driver:
@@ -59,18 +60,18 @@ class Driver:
         self._connection = connection
         self._runtime = runtime
         self._active: set[str] = set()
-        self._scores: deque[Scoring] = deque()
+        self._in_pieces: deque[InPieces] = deque()
         self._closing = False
 
     def drive(self) -> None:
         while not self._closing:
-            if not (self._active or self._scores) or self._connection.poll():
+            if not (self._active or self._in_pieces) or self._connection.poll():
                 self._handle(self._connection.recv())
                 continue
             if self._active and (events := self._step()):
                 self._connection.send(("events", events))
-            if self._scores:
-                self._score_on(self._scores[0])
+            if self._in_pieces:
+                self._go_on(self._in_pieces[0])
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         match message:
@@ -81,9 +82,12 @@ class Driver:
                     self._active.discard(generation_id)
                     self._runtime.cancel(generation_id)
             case ("score", key, tokens, start):
-                self._scores.append(Scoring(key, self._runtime.score(tokens, start)))
+                self._in_pieces.append(InPieces(key, self._runtime.score(tokens, start), joined_score))
+            case ("embed", key, tokens, pooling):
+                made = InPieces(key, self._runtime.embed(tokens), lambda pieces: pooled(pieces, pooling))
+                self._in_pieces.append(made)
             case ("forget", key):
-                self._scores = deque(scoring for scoring in self._scores if scoring.key != key)
+                self._in_pieces = deque(one for one in self._in_pieces if one.key != key)
             case ("kernels", key):
                 self._reply(key, self._runtime.kernels)
             case _:
@@ -107,16 +111,16 @@ class Driver:
         self._active.difference_update([event.id for event in events if event.finish])
         return events
 
-    def _score_on(self, scoring: Scoring) -> None:
-        """The next piece of the first score, so that running answers wait for no more than that."""
+    def _go_on(self, asked: InPieces) -> None:
+        """The next piece of the first of them, so that running answers wait for no more than that."""
         try:
-            scoring.pieces.append(next(scoring.left))
+            asked.pieces.append(next(asked.left))
             return
         except StopIteration:
-            self._connection.send(("reply", scoring.key, joined_score(scoring.pieces), None))
+            self._connection.send(("reply", asked.key, asked.joined(asked.pieces), None))
         except Exception as error:  # as above
-            self._connection.send(("reply", scoring.key, None, last_line(error)))
-        self._scores.popleft()
+            self._connection.send(("reply", asked.key, None, last_line(error)))
+        self._in_pieces.popleft()
 
     def _reply(self, key: int, ask: Callable[[], Any]) -> None:
         try:

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from pennyweight.errors import EngineError
-from pennyweight.generation import Generation, Score
+from pennyweight.generation import Generation, Pooling, Score
 from pennyweight.processes import describe_exit
 from pennyweight.worker import driver
 from pennyweight.worker.host import Host
@@ -48,6 +48,10 @@ class DriverHost(Host):
 
     async def score(self, tokens: Sequence[int], start: int) -> Score:
         found: Score = await self._ask("score", list(tokens), start)
+        return found
+
+    async def embed(self, tokens: Sequence[int], pooling: Pooling) -> list[float]:
+        found: list[float] = await self._ask("embed", list(tokens), pooling)
         return found
 
     async def kernels(self) -> list[str]:

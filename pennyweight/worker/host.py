@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pennyweight.errors import EngineError
-from pennyweight.generation import Event, Generation, Score
+from pennyweight.generation import Event, Generation, Pooling, Score
 from pennyweight.worker.metrics import Metrics
 
 
@@ -60,6 +60,10 @@ class Host(ABC):
 
     @abstractmethod
     async def score(self, tokens: Sequence[int], start: int) -> Score: ...
+
+    @abstractmethod
+    async def embed(self, tokens: Sequence[int], pooling: Pooling) -> list[float]:
+        """One vector of length 1."""
 
     @abstractmethod
     async def kernels(self) -> list[str]: ...

@@ -8,10 +8,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from pennyweight.errors import PennyweightError
-from pennyweight.openai_api.bodies import ChatBody, CompletionBody, Message, TokenizeBody
+from pennyweight.openai_api.bodies import ChatBody, CompletionBody, EmbeddingsBody, Message, TokenizeBody
 from pennyweight.openai_api.tools import Tool
 from pennyweight.tokenizer import Tokenizer
 
@@ -63,6 +63,23 @@ class Prompts:
         most = body.truncate_prompt_tokens
         return found if most < 1 else [tokens[-most:] for tokens in found]
 
+    async def texts(self, body: EmbeddingsBody) -> list[list[int]]:
+        """The texts of a request for embeddings. Raises `Refused` for one that is longer than the context."""
+        size = sum(len(text.encode()) for text in body.texts if isinstance(text, str))
+        longest = max((len(text.encode()) for text in body.texts if isinstance(text, str)), default=0)
+        if longest > self._most_bytes:
+            self._refuse_bytes(longest, "input")
+
+        def cut() -> list[list[int]]:
+            return [self._ids(text, special=True) for text in body.texts]
+
+        found = cut() if size <= AT_ONCE else await self._in_a_thread(cut)
+        for tokens in found:
+            if not 0 < len(tokens) <= self._context_length:
+                message = f"A text of {len(tokens)} tokens does not fit into {self._context_length}: shorten it."
+                raise Refused(message, "input", "context_length_exceeded")
+        return found
+
     async def tokenized(self, body: TokenizeBody) -> list[int]:
         def cut() -> list[list[int]]:
             if body.messages is not None:
@@ -79,15 +96,19 @@ class Prompts:
 
     async def _in_time(self, cut: Callable[[], list[list[int]]], size: int, field: str) -> list[list[int]]:
         if size > self._most_bytes:
-            raise Refused(
-                f"This model's context is {self._context_length} tokens of at most {self._tokenizer.longest_token} "
-                f"bytes, and the text has {size:,} bytes: shorten it.",
-                field,
-                "context_length_exceeded",
-            )
-        if size <= AT_ONCE:
-            return cut()
+            self._refuse_bytes(size, field)
+        return cut() if size <= AT_ONCE else await self._in_a_thread(cut)
+
+    async def _in_a_thread(self, cut: Callable[[], list[list[int]]]) -> list[list[int]]:
         return await asyncio.get_running_loop().run_in_executor(self._threads, cut)
+
+    def _refuse_bytes(self, size: int, field: str) -> NoReturn:
+        raise Refused(
+            f"This model's context is {self._context_length} tokens of at most {self._tokenizer.longest_token} "
+            f"bytes, and the text has {size:,} bytes: shorten it.",
+            field,
+            "context_length_exceeded",
+        )
 
     def _cut(self, body: CompletionBody | ChatBody) -> list[list[int]]:
         if isinstance(body, ChatBody):

@@ -372,3 +372,26 @@ def _metric(endpoint: Endpoint, name: str) -> float:
     with urllib.request.urlopen(f"{endpoint.base_url}/metrics", timeout=5) as reply:
         lines = reply.read().decode().splitlines()
     return float(next(line for line in lines if re.match(rf"(pennyweight|vllm):{name}[ {{]", line)).split()[-1])
+
+
+def test_embeddings_are_the_mean_or_the_last_of_the_hidden_states(
+    client: openai.OpenAI, deployment: Deployment, tiny_checkpoint: Path
+) -> None:
+    if not engines.engine_class(deployment.engine).embeds:
+        with pytest.raises((openai.BadRequestError, openai.NotFoundError)):
+            client.embeddings.create(model="model", input="x")
+        return
+    import torch
+    from transformers import AutoModel
+
+    tokenizer = Tokenizer(tiny_checkpoint)
+    texts_ = [PROMPTS[1], PROMPTS[2] * 2]
+    stock = AutoModel.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval()
+    for pooling in ("mean", "last"):
+        made = client.embeddings.create(model="model", input=texts_, extra_body={"pooling": pooling})
+        for row, text in zip(made.data, texts_, strict=True):
+            with torch.no_grad():
+                states = stock(torch.tensor([tokenizer.encode(text)])).last_hidden_state[0]
+            wanted = torch.nn.functional.normalize(states.mean(0) if pooling == "mean" else states[-1], dim=0)
+            assert float(torch.tensor(row.embedding) @ wanted) > 0.98  # 8-bit forms are near
+    assert made.usage.prompt_tokens == sum(len(tokenizer.encode(text)) for text in texts_)

@@ -20,7 +20,7 @@ from pennyweight.engines.batching.prompt_lookup import PromptLookup
 from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax, most_likely
 from pennyweight.engines.batching.settings import RowEngine
 from pennyweight.errors import EngineError, EngineRefused
-from pennyweight.generation import SCORED_TOPS, Event, Finish, Generation, Score, pieces_of
+from pennyweight.generation import SCORED_TOPS, Event, Finish, Generation, Score, States, pieces_of
 
 PER_TOKEN = ("tokens", "logprobs", "alternatives")
 MIN_PREFIX = 16  # tokens
@@ -86,6 +86,10 @@ class RowRuntime(ABC):
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
         """Put tokens into a row from position `start` on; logits (n, vocabulary) after each or after the last one."""
 
+    def states(self, row: int, tokens: Sequence[int], start: int) -> Logits:
+        """As `extend`, but the last hidden states, after the final norm: (n, width)."""
+        raise EngineRefused(f"{self._settings.name} gives no states of {len(tokens)} tokens in {row} from {start} on.")
+
     @abstractmethod
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         """One token for each of the first rows, which hold `lengths` positions; logits (rows, vocabulary)."""
@@ -128,6 +132,11 @@ class RowRuntime(ABC):
         for begin, end in pieces_of(len(tokens) - 1, self._vocabulary):
             logits = self.extend(self._settings.slots, tokens[begin:end], begin, every=True)
             yield scored(logits, tokens[begin : end + 1], max(0, start - 1 - begin))
+
+    def embed(self, tokens: Sequence[int]) -> Iterator[States]:
+        """In the spare row, as `score`."""
+        for begin, end in pieces_of(len(tokens), self._vocabulary):
+            yield states_of(self.states(self._settings.slots, tokens[begin:end], begin))
 
     def close(self) -> None:
         self._rows.clear()
@@ -263,3 +272,7 @@ def scored(logits: Logits, tokens: Sequence[int], first: int) -> Score:
     logprobs = log_softmax(logits[first:])
     own = np.take_along_axis(logprobs, np.asarray(tokens[first + 1 :])[:, None], axis=-1)[:, 0]
     return Score(own.tolist(), most_likely(logprobs, SCORED_TOPS))
+
+
+def states_of(states: Logits) -> States:
+    return States(len(states), states.sum(axis=0, dtype=np.float64).tolist(), states[-1].tolist())

@@ -23,6 +23,7 @@ class RowEngine(Speculating):
 
     forms: ClassVar[tuple[str, ...]] = ("json_schema", "choice", "regex", "grammar")  # grammar.py
     any_schema: ClassVar[bool] = True
+    embeds: ClassVar[bool] = True
     answer_fields: ClassVar[tuple[str, ...]] = (
         *Speculating.answer_fields,
         "top_k",

@@ -17,12 +17,12 @@ import torch
 
 from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.grammar import Grammars
-from pennyweight.engines.batching.rows import RowRuntime, scored
+from pennyweight.engines.batching.rows import RowRuntime, scored, states_of
 from pennyweight.engines.batching.sampling import Logits
 from pennyweight.engines.transformers.loading import as_logits, kernels, loaded
 from pennyweight.engines.transformers.settings import Transformers
 from pennyweight.errors import EngineRefused
-from pennyweight.generation import Score
+from pennyweight.generation import Score, States
 
 SHARED_ONLY = ("enable_prefix_caching", "max_num_batched_tokens", "speculative_method")
 
@@ -69,6 +69,12 @@ class OwnCachesRuntime(RowRuntime):
             **{self._cache_name: cache},
             **more,
         )
+
+    def embed(self, tokens: Sequence[int]) -> Iterator[States]:
+        with torch.no_grad():
+            ids = torch.tensor([list(tokens)], device=self._device)
+            states = as_logits(self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+        yield states_of(states)
 
     def _move(self, source: int, target: int, length: int) -> None:
         del length

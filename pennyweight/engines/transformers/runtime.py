@@ -115,6 +115,16 @@ class TransformersRuntime(RowRuntime):
         return as_logits(output.logits[0])
 
     @torch.no_grad()
+    def states(self, row: int, tokens: Sequence[int], start: int) -> Logits:
+        for layer in self._layers:
+            layer.span = (row, start)
+        places = torch.arange(start, start + len(tokens), device=self._device)[None]
+        made = self._model.base_model(
+            input_ids=self._ids([list(tokens)]), position_ids=places, past_key_values=self._store, use_cache=True
+        )
+        return as_logits(made.last_hidden_state[0])
+
+    @torch.no_grad()
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         held = torch.from_numpy(lengths).to(self._device)
         for layer in self._layers:

@@ -118,7 +118,9 @@ def application(gateway: Gateway) -> Starlette:
         door.tenant(request)
         if not any(pool.gives_embeddings for pool in gateway.pools.all):
             engine = gateway.pools.default.deployment.engine
-            message = f"This {engine} gives no embeddings: serve the model with vllm and runner=pooling."
+            message = (
+                f"{engine} gives no embeddings: use openvino, onnxruntime, transformers, or vllm with runner=pooling."
+            )
             raise Refused(400, message)
         return await door.generate(request, "/v1/embeddings")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
+from pennyweight import engines
 from pennyweight.deployment import Deployment
 from pennyweight.serve.gateway.admission import Admission
 from pennyweight.serve.gateway.replicas import Replicas
@@ -49,7 +50,8 @@ class Pool:
 
     @property
     def gives_embeddings(self) -> bool:
-        return self.deployment.settings.get("runner") == "pooling"
+        pooling = self.deployment.settings.get("runner") == "pooling"  # vLLM's
+        return pooling or engines.engine_class(self.deployment.engine).embeds
 
 
 def _identity(deployment: Deployment) -> str:
