@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pennyweight.install.environments import Recipe
 
 ENGINES = {
-    "openvino": "pennyweight.engines.openvino:OpenVINO",
+    "openvino": "pennyweight.engines.openvino.settings:OpenVINO",
     "onnxruntime": "pennyweight.engines.onnxruntime:ONNXRuntime",
     "llamacpp": "pennyweight.engines.llamacpp.settings:LlamaCpp",
     "vllm": "pennyweight.engines.vllm:VLLM",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pennyweight import checkpoint, engines, techniques
-from pennyweight.engines.openvino import OpenVINO
+from pennyweight.engines.openvino.settings import OpenVINO
 from pennyweight.errors import EngineRefused
 from pennyweight.generation import joined_score
 from pennyweight.hardware import Hardware
