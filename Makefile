@@ -6,7 +6,7 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-perplexity bench-proof bench-rival bench-search bench-service bench-streams bench-techniques clean
+.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-hostile bench-perplexity bench-proof bench-rival bench-search bench-service bench-streams bench-techniques clean
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
@@ -64,6 +64,9 @@ bench-compatibility: $(INSTALLED)
 # LITELLM: a virtual environment with litellm[proxy], to be compared with. The soak takes 20 minutes.
 bench-gateway: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gateway $(if $(LITELLM),--litellm $(LITELLM))
+
+bench-hostile: $(INSTALLED)
+	$(BIN)/python -m benchmarks.hostile
 
 bench-search: $(INSTALLED)
 	$(BIN)/python -m benchmarks.search
