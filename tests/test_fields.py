@@ -31,7 +31,8 @@ def page() -> str:
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return (
         f"{HEAD}{table}\nRefused by every engine of ours: {', '.join(f'`{name}`' for name in nowhere)}.\n\n"
-        f"Taken, and without effect on an answer: {', '.join(f'`{name}`' for name in fields.DELIVERY)}.\n"
+        "Taken by every engine; they say what is asked, how long it may get, and how it is sent and accounted for: "
+        f"{', '.join(f'`{name}`' for name in fields.DELIVERY)}.\n"
     )
 
 

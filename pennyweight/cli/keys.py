@@ -27,6 +27,8 @@ def keys(
     if action not in ("list", "add", "remove"):
         raise UsageError(f"pw keys has no action {action!r}: use list, add NAME or remove NAME.")
     if action == "list":
+        if not file.exists():
+            raise UsageError(f"{file} does not exist: add a key with `pw keys add NAME --file {file}`.")
         for tenant in read(file):
             requests, tokens = tenant.requests_per_minute or "any", tenant.tokens_per_minute or "any"
             typer.echo(f"{tenant.name}: {requests} requests and {tokens} tokens a minute, priority {tenant.priority}")

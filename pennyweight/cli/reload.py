@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pennyweight.cli import options
+
 
 def reload(
-    service: Annotated[Path, typer.Argument(help="Directory or file of the new service.")],
+    target: Annotated[str, typer.Argument(help="Directory or file of the new service, or a model with --engine.")],
+    engine: Annotated[str | None, typer.Option(help="Engine for a model's directory.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="Engine setting NAME=VALUE; repeatable.")] = None,
+    served_model_name: Annotated[list[str] | None, typer.Option(help="Model name for clients; repeatable.")] = None,
     port: Annotated[int, typer.Option(help="The gateway's port.")] = 8000,
 ) -> None:
     """Switch a running gateway to another service.
 
     No request is dropped."""
-    from pennyweight import formats
+    import tempfile
+
+    from pennyweight import codec
+    from pennyweight.errors import EngineError
+    from pennyweight.inputs import read_target
     from pennyweight.paths import absolute
     from pennyweight.serve import gateway
 
-    formats.read_service(service)  # refuse here what the gateway would refuse
-    typer.echo(f"Serving {gateway.reload(port, absolute(service))}.")
+    found = read_target(target, engine=engine, settings=options.settings(setting), names=served_model_name or ())
+    if found.service is None:
+        raise EngineError(f"{target} is served already: give a deployment.")
+    if not engine:
+        typer.echo(f"Serving {gateway.reload(port, absolute(target))}.")
+        return
+    with tempfile.TemporaryDirectory(prefix="pennyweight-") as place:
+        file = Path(place) / "service.json"
+        file.write_text(json.dumps(codec.plain(found.service)))
+        typer.echo(f"Serving {gateway.reload(port, file)}.")

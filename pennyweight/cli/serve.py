@@ -83,7 +83,7 @@ def serve(
 
     def ready(base_url: str) -> None:
         for deployment in service.members.values():
-            if said := catalogue.note(deployment):
+            for said in catalogue.notes(deployment):
                 typer.echo(said, err=True)
         typer.echo(f"{label} at {base_url}/v1, model {names}; status page {base_url}/. Ctrl-C stops it.")
 

@@ -213,6 +213,8 @@ class ChatBody(Templated, Body):
     @model_validator(mode="after")
     def _tools_are_there(self) -> ChatBody:
         chosen_tool(self.tool_choice, self.tools)
+        if self.top_logprobs_asked is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
         return self
 
     @property

@@ -101,9 +101,14 @@ def unknown(body: Mapping[str, Any]) -> str | None:
     """A sentence about the first field that no API has; None where all are known."""
     for name, value in body.items():
         if name not in CHANGING and name not in DELIVERY and value is not None:
-            near = difflib.get_close_matches(name, [*CHANGING, *DELIVERY], n=1, cutoff=0.75)
-            return f"{name[:60]} is no field of a request: " + (f"write {near[0]}." if near else "remove it.")
+            return f"{name[:60]} is no field of a request: {instead(name, [*CHANGING, *DELIVERY])}."
     return None
+
+
+def instead(name: str, known: Iterable[str]) -> str:
+    """What to do about a name that is not known."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+    return f"write {near[0]}" if near else "remove it"
 
 
 def unsupported(names: Iterable[str], followed: Iterable[str]) -> str | None:

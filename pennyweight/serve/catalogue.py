@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight import engines, schemes
+from pennyweight.chat_template import templates_of
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineMissing, EngineRefused, UsageError
 from pennyweight.export.targets import EXPORTS, NOT_RUN, export
@@ -27,7 +28,7 @@ __all__ = [
     "export",
     "install",
     "names",
-    "note",
+    "notes",
     "offer",
     "refusal",
     "remove",
@@ -113,10 +114,23 @@ def refusal(engine: str, scheme: str, config: Mapping[str, Any], directory: Path
     return None
 
 
-def note(deployment: Deployment) -> str | None:
-    """What its engine has to say about running it."""
-    config = json.loads((Path(deployment.model_path) / "config.json").read_text())
-    return engines.make(deployment.engine, deployment.settings).note(config)
+def notes(deployment: Deployment) -> list[str]:
+    """What who starts it should know: about its engine, and about its model."""
+    place = Path(deployment.model_path)
+    config, tokenizer = (_json(place / name) for name in ("config.json", "tokenizer_config.json"))
+    said = engines.make(deployment.engine, deployment.settings).note(config)
+    found = [] if said is None else [said]
+    if not templates_of(place, tokenizer):
+        found.append(
+            f"{deployment.model_name or place.name} has no chat template: messages become plain paragraphs, as for a "
+            "model that only continues texts."
+        )
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    value = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return value if isinstance(value, dict) else {}
 
 
 def unheeded(engine: str, fields: Iterable[str]) -> list[str]:

@@ -144,7 +144,7 @@ def _read(shape: type[Shape], raw: bytes) -> Shape:
         first = next((one for one in found if one["type"] == "value_error"), found[0])  # ours say most
         param = str(first["loc"][0]) if first["loc"] else None
         said = str(first["msg"]).removeprefix("Value error, ")
-        raise Refused(f"{param}: {said}." if param else f"{said[:1].upper()}{said[1:]}.", param) from None
+        raise Refused(f"{param}: {said}." if param else f"{said}.", param) from None
 
 
 def _check_model(served: Served, name: str) -> None:

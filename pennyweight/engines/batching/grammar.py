@@ -14,7 +14,7 @@ from pennyweight.engines.batching.sampling import Logits
 from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.generation import Form
 
-WHITESPACE = r"[ \n\r\t]{0,24}"  # between two parts: room to indent, none to write blanks until the answer is cut
+WHITESPACE = r"\n? {0,8}"  # between two parts: room to indent, none to write blanks until the answer is cut
 
 COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 

@@ -26,6 +26,7 @@ from pennyweight.serve.gateway.refusals import Refused, refusal
 from pennyweight.serve.gateway.streamed_response import Ending, StreamedResponse
 from pennyweight.serve.gateway.tenant import BATCH, Tenant
 
+TRANSLATED = (messages.PATH, responses.PATH, ollama.CHAT, ollama.GENERATE)
 LOG = logging.getLogger("pennyweight.gateway")
 
 
@@ -46,6 +47,8 @@ class RequestHandler:
         if path in (ollama.CHAT, ollama.GENERATE) and isinstance(name, str):
             body["model"] = name = name.removesuffix(ollama.LATEST)
         pool = self._gateway.pool_for(name)
+        if not name and path in TRANSLATED:
+            body["model"] = pool.names[0]
         if self._gateway.settings.log_requests:
             LOG.info("%s asks %s: %s", tenant.name, path, raw.decode(errors="replace"))
         # A key's own priority, or a lower one from the request: a request cannot raise its priority.
@@ -186,6 +189,8 @@ def application(gateway: Gateway) -> Starlette:
                     Route(f"{prefix}/models/{{name:path}}", model),
                 )
             ],
+            Route("/v1/v1/messages", message, methods=["POST"]),  # of a base URL that ends with /v1
+            Route("/v1/v1/messages/count_tokens", count, methods=["POST"]),
             Route("/api/chat", ollama_chat, methods=["POST"]),
             Route("/api/generate", ollama_generate, methods=["POST"]),
             Route("/api/tags", ollama_tags),
@@ -206,15 +211,27 @@ def application(gateway: Gateway) -> Starlette:
     )
 
 
-async def _refused(_: Request, error: Exception) -> Response:
-    return refusal(error)
+async def _refused(request: Request, error: Exception) -> Response:
+    return in_its_words(request.url.path, refusal(error))
+
+
+def in_its_words(path: str, made: Response) -> Response:
+    """An error of the gateway's own in the shape of the API whose path was asked."""
+    if "/messages" in path:
+        told = messages.error_of(bytes(made.body), made.status_code)
+    elif path.startswith("/api/"):
+        told = ollama.error_of(bytes(made.body))
+    else:
+        return made
+    headers = {name: value for name, value in made.headers.items() if not name.startswith("content-")}
+    return Response(told, made.status_code, headers, "application/json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     made = refusal(Refused(error.status_code, f"{request.method} {request.url.path}: {error.detail}."))
     made.headers.update(error.headers or {})
-    return made
+    return in_its_words(request.url.path, made)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -70,12 +70,14 @@ class Head:
 @dataclass(frozen=True)
 class Outcome:
     """How an answer ended: when its first token came (monotonic seconds; 0 where none did), how many tokens it has, and
-    whether it is whole. `used` are all tokens that it took, the prompt's too, where the engine said so."""
+    whether it is whole. `used` are all tokens that it took, the prompt's too, where the engine said so;
+    `finish` is its finish_reason."""
 
     first: float = 0.0
     tokens: int = 0
     whole: bool = False
     used: int | None = None
+    finish: str = ""
 
 
 Piece = Head | bytes | Outcome

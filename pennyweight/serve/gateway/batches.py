@@ -232,7 +232,7 @@ class Batches:
         if not isinstance(name, str) or not isinstance(body, dict) or not writable(name):
             raise Refused(400, "A line needs custom_id, a text, and body, an object.")
         if row.get("method", "POST") != "POST" or row.get("url", endpoint) != endpoint:
-            raise Refused(400, f"A line of this batch asks POST {endpoint}.")
+            raise Refused(400, f"A line must ask POST {endpoint}, as its batch does.")
         if body.get("stream"):
             raise Refused(400, "A batch does not stream: remove stream.")
         self._check(body.get("model"))

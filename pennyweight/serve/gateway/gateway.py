@@ -83,7 +83,7 @@ class Gateway:
             raise Unavailable(SHUTTING_DOWN)
         tenant = self.keys.tenant(authorization or (f"Bearer {api_key}" if api_key else ""))
         if tenant is None:
-            message = "The API key is missing or unknown: send `Authorization: Bearer …`."
+            message = "The API key is missing or unknown: send `Authorization: Bearer …` or `x-api-key: …`."
             raise Refused(401, message, code="invalid_api_key")
         return tenant
 
@@ -100,13 +100,17 @@ class Gateway:
         """As `pool_for`, but accepted work is done even if a reload has removed its model's name."""
         return self.pools.pool_for(name if isinstance(name, str) else None) or self.pools.default
 
-    async def drain(self) -> None:
-        """Nothing new is taken; what waits is refused, what runs has `drain_seconds`, and then ends with a reason."""
+    async def drain(self, hurried: Callable[[], bool]) -> None:
+        """Nothing new is taken; what waits is refused, what runs has `drain_seconds`, less where `hurried`, and then
+        ends with a reason."""
         self.draining = True
         for pool in self.pools.all:
             pool.queue.refuse_all(SHUTTING_DOWN)
+        if self.answering:
+            count, seconds = len(self.answering), self.settings.drain_seconds
+            LOG.warning("finishing %d requests, for at most %.0f s; a second signal ends them now", count, seconds)
         deadline = time.monotonic() + self.settings.drain_seconds
-        while self.answering and time.monotonic() < deadline:
+        while self.answering and time.monotonic() < deadline and not hurried():
             await asyncio.sleep(TICK_SECONDS)
         for end in list(self.answering):
             end(SHUTTING_DOWN)

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import Any
 
 from pennyweight.errors import PennyweightError
+from pennyweight.openai_api.fields import instead
 from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
 from pennyweight.serve.gateway.refusals import Refused, refusal
 from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation, event, translated
@@ -31,7 +32,7 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     """The same question as a body of /v1/chat/completions."""
     for name, value in body.items():
         if name not in KNOWN and value is not None:
-            raise Refused(400, f"{name[:60]} is not supported here: remove it.", name)
+            raise Refused(400, f"{name[:60]} is not supported here: {instead(name, KNOWN)}.", name)
     if not isinstance(body.get("max_tokens"), int) or isinstance(body.get("max_tokens"), bool):
         raise Refused(400, "max_tokens must be a number of tokens.", "max_tokens")
     chat = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
@@ -202,7 +203,7 @@ class MessageTranslation(Translation):
             "type": "message",
             "role": "assistant",
             "model": self.asked.get("model") or "",
-            "content": [_whole(block) for block in self.blocks],
+            "content": [told for block in self.blocks if (told := _whole(block)) is not None],
             "stop_reason": reason,
             "stop_sequence": stopped,
             "usage": usage,
@@ -217,11 +218,12 @@ def _empty(block: Block) -> dict[str, Any]:
     return {"type": "text", "text": ""}
 
 
-def _whole(block: Block) -> dict[str, Any]:
+def _whole(block: Block) -> dict[str, Any] | None:
+    """None for a call that was cut: whoever makes it would make another one."""
     made = _empty(block)
     if block.kind == "call":
         try:
-            return made | {"input": json.loads(block.text or "{}")}
+            return made | {"input": json.loads(block.text)}
         except ValueError:
-            return made
+            return None
     return made | {"thinking" if block.kind == "reasoning" else "text": block.text}

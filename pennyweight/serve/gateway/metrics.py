@@ -50,7 +50,7 @@ class Metrics:
 
     def ended(self, ending: str, tenant: str, arrived: float, outcome: Outcome) -> None:
         now = time.monotonic()
-        self.finished.labels(ending).inc()
+        self.finished.labels(outcome.finish if ending == "stop" and outcome.finish else ending).inc()
         self._endings[ending] += 1
         self.generation_tokens.inc(outcome.tokens)
         self._by_tenant.setdefault(tenant, Counted()).update(requests=1, tokens=outcome.tokens)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pennyweight.errors import PennyweightError
+from pennyweight.openai_api.fields import instead
 from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
 from pennyweight.serve.gateway.refusals import Refused, refusal
 from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation, translated
@@ -41,7 +42,7 @@ def as_chat(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """The same question as a body of /v1/chat/completions."""
     for name, value in body.items():
         if name not in KNOWN or (name in ("suffix", "images", "template", "context", "raw") and value):
-            raise Refused(400, f"{name[:60]} is not supported here: remove it.", name)
+            raise Refused(400, f"{name[:60]} is not supported here: {instead(name, KNOWN)}.", name)
     chat: dict[str, Any] = {"messages": _messages(path, body)}
     chat |= {"model": body["model"]} if body.get("model") else {}
     options = body.get("options") or {}
@@ -51,7 +52,7 @@ def as_chat(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         if name in LOADING:  # how a model is loaded: decided when this server was started
             continue
         if name not in OPTIONS:
-            raise Refused(400, f"options: {name[:60]} is not supported here: remove it.", "options")
+            raise Refused(400, f"options: {name[:60]} is not supported here: {instead(name, OPTIONS)}.", "options")
         if name != "num_predict" or value != -1:
             chat[OPTIONS[name]] = value
     if body.get("stream", True) is not False:
@@ -115,17 +116,17 @@ class Ollama:
                     if isinstance(piece, Head):
                         status = piece.status
                     elif isinstance(piece, bytes) and status != 200:
-                        piece = _error(piece)
+                        piece = error_of(piece)
                     yield piece
         except PennyweightError as error:
             if status:
                 raise
             response = refusal(error)
             yield Head(response.status_code, "application/json")
-            yield _error(bytes(response.body))
+            yield error_of(bytes(response.body))
 
 
-def _error(body: bytes) -> bytes:
+def error_of(body: bytes) -> bytes:
     try:
         message = json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):

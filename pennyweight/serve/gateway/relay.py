@@ -32,6 +32,7 @@ EVENTS = "text/event-stream"
 LAST_BYTES = 4096  # of a stream, in which its end is looked for
 OPENING = b'"delta":{"role":"assistant"'
 USED = re.compile(rb'"completion_tokens": ?(\d+), ?"total_tokens": ?(\d+)|"total_tokens": ?(\d+)')
+FINISHED = re.compile(rb'"finish_reason": ?"(\w+)"')
 TOLD_USAGE = re.compile(rb": usage [^\n]*\n\n")  # our worker's, to the gateway alone
 HEADERS = {"content-type": "application/json"}
 
@@ -161,11 +162,12 @@ def first_content_event(held: bytes) -> bytes | None:
 
 def outcome_of(told: bytes, first: float, whole: bool, otherwise: int = 0) -> Outcome:
     """With the tokens that a whole answer, or the end of a stream, reports."""
+    finish = next((match[1].decode() for match in FINISHED.finditer(told)), "")
     found = list(USED.finditer(told))
     if not found:
-        return Outcome(first, otherwise, whole)
+        return Outcome(first, otherwise, whole, finish=finish)
     completion, total, prompt_only = found[-1].groups()
-    return Outcome(first, int(completion or 0), whole, used=int(total or prompt_only))
+    return Outcome(first, int(completion or 0), whole, int(total or prompt_only), finish)
 
 
 def first_token(began: float, headers: Mapping[str, str], ended: float) -> float:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from pennyweight.openai_api.fields import instead
 from pennyweight.serve.gateway.ask import Ask, Piece, Stage
 from pennyweight.serve.gateway.refusals import Refused
 from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation, event, translated
@@ -49,7 +50,7 @@ class Conversations:
         if text is None:
             raise Refused(
                 404,
-                f"There is no response {str(response)[:60]!r}: it was stored with store: false, or is forgotten.",
+                f"There is no response {str(response)[:60]!r}: it was asked for with store: false, or is forgotten.",
                 "previous_response_id",
                 "previous_response_not_found",
             )
@@ -63,7 +64,7 @@ def as_chat(body: Mapping[str, Any], before: Sequence[Mapping[str, Any]] = ()) -
         if name in NOT_HELD and value:
             raise Refused(400, f"{name} is not supported here: remove it.", name)
         if name not in KNOWN and name not in NOT_HELD and value is not None:
-            raise Refused(400, f"{name[:60]} is no field of a response: remove it.", name)
+            raise Refused(400, f"{name[:60]} is no field of a response: {instead(name, KNOWN)}.", name)
     messages = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
     messages += [dict(message) for message in before]
     asked = body.get("input")
@@ -277,19 +278,22 @@ class ResponseTranslation(Translation):
         told: dict[str, Any]
         if block.kind == "call":
             told = {"call_id": block.id, "name": block.name, "arguments": block.text}
-            return {"id": self._item_id(block), "type": "function_call", "status": "completed", **told}
+            return {"id": self._item_id(block), "type": "function_call", "status": self._status(block), **told}
         if block.kind == "reasoning":
             told = {"summary": [], "content": [{"type": "reasoning_text", "text": block.text}]}
             return {"id": self._item_id(block), "type": "reasoning", **told}
-        status = "completed" if self.finish else "in_progress"
         content = [_part(block.text)]
         return {
             "id": self._item_id(block),
             "type": "message",
             "role": "assistant",
-            "status": status,
+            "status": self._status(block),
             "content": content,
         }
+
+    def _status(self, block: Block) -> str:
+        """An answer that is cut is cut in its last block."""
+        return self.status if block is self.blocks[-1] else "completed"
 
     def _place(self, block: Block) -> dict[str, Any]:
         return {"item_id": self._item_id(block), "output_index": block.place, "content_index": 0}

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import aiohttp
 import uvicorn
@@ -59,11 +60,20 @@ async def _serve(
             on_ready(f"{scheme}://{settings.host}:{settings.port}")
             while not server.should_exit and not serving.done():
                 await asyncio.sleep(0.05)
-            await asyncio.gather(serving, gateway.drain())
+            await asyncio.gather(serving, gateway.drain(lambda: server.signals > 1))
 
 
 class _Server(uvicorn.Server):
     """Signals are ours: uvicorn would raise them again when it has ended, before the engines have."""
+
+    signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The second one hurries the end; uvicorn itself would cut answers off."""
+        del frame
+        self.signals += 1
+        if self.signals == 1:
+            super().handle_exit(sig, None)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -51,6 +51,8 @@ class StreamedResponse(Response):
             await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if writing.done():
                 ending = writing.result()
+            elif self._outcome.whole:  # its client left when it had all
+                ending = "stop"
         finally:
             leaving.cancel()
             writing.cancel()

@@ -171,7 +171,7 @@ def test_told_to_stop_it_ends_what_it_has_begun(start: Start) -> None:
 def test_reload_drops_no_request(start: Start, deployed: Callable[..., Path]) -> None:
     gateway = start(max_num_seqs=8, step_ms=20.0)
     old = gateway.workers()[0].pid
-    ends = under_load(gateway, 4, lambda: verb.reload(deployed(max_num_seqs=4), gateway.port), stream=True)
+    ends = under_load(gateway, 4, lambda: verb.reload(str(deployed(max_num_seqs=4)), port=gateway.port), stream=True)
     assert ends == ["answer"] * 4
     gateway.until(
         lambda: [worker.pid for worker in gateway.workers()] != [] and old not in [w.pid for w in gateway.workers()]
@@ -182,10 +182,10 @@ def test_reload_drops_no_request(start: Start, deployed: Callable[..., Path]) ->
 def test_a_reload_that_fails_changes_nothing(start: Start, deployed: Callable[..., Path]) -> None:
     gateway = start()
     with pytest.raises(EngineError, match="fault=load"):
-        verb.reload(deployed(fault="load"), gateway.port)
+        verb.reload(str(deployed(fault="load")), port=gateway.port)
     assert end_of(gateway, stream=False) == "answer"
     with pytest.raises(UsageError, match="pw serve"):
-        verb.reload(deployed(), 1)
+        verb.reload(str(deployed()), port=1)
 
 
 def test_many_streams_at_once(start: Start) -> None:
