@@ -23,6 +23,7 @@ from pennyweight.tokenizer import Tokenizer
 # A token, its log-probability (None: not known), and the likeliest at its place.
 Row = tuple[int, float | None, Sequence[tuple[int, float]]]
 FIRST_TOKEN = "x-first-token-seconds"  # header of a whole answer: from the request's arrival
+READS = 512  # about so many while an answer grows threefold
 ID_LENGTH = 9  # of calls: Mistral's templates take no other
 
 
@@ -54,7 +55,11 @@ class Answer:
     cached: int | None = None
     reasoning_tokens: int = 0
     call_ids: list[str] = field(default_factory=list)
+    reading: Reading = field(default_factory=Reading)
     _sent: Reading = field(default_factory=Reading)
+    _read_at: int = 0
+    _offset: int = 0  # of the text that a stream has sent with log-probabilities
+    _next_offset: int = 0
 
     def __post_init__(self) -> None:
         self.id = self.id or ("chatcmpl-" if self.chat else "cmpl-") + uuid.uuid4().hex
@@ -72,17 +77,13 @@ class Answer:
             self.rows.extend(rows_of(event))
         if event.finish:
             self.finish, self.stopped_by = event.finish, event.stopped_by
-        if self.reader is not None:
-            reading = self.reading
+        if self.reader is not None and (self.finish or len(self.text) >= self._read_at):
+            self.reading = reading = self.reader(self.text, self.finish is not None)
+            self._read_at = len(self.text) + len(self.text) // READS  # a reading takes all text: longer, rarer
             if not (reading.content.strip() or reading.calls) and reading.reasoning:
                 self.reasoning_tokens = len(self.tokens)
             if reading.calls and self.finish == "stop":
                 self.finish = "tool_calls"
-
-    @property
-    def reading(self) -> Reading:
-        assert self.reader is not None
-        return self.reader(self.text, self.finish is not None)
 
     def choice(self) -> dict[str, Any]:
         """The whole answer, as one of a body's choices."""
@@ -164,9 +165,19 @@ class Answer:
         choice |= {"stop_reason": self.stopped_by} if finish else {}
         if self.with_logprobs and event is not None:
             choice["logprobs"] = self._logprobs(rows_of(event))
+            self._offset = self._next_offset
         if self.with_token_ids and event is not None:
             choice["token_ids"] = list(event.tokens)
         return choice
+
+    def _offsets(self, tokens: Sequence[int]) -> list[int]:
+        """Where each token begins in the answer's text; control tokens are no part of it."""
+        offsets, position = [], self._offset
+        for token in tokens:
+            offsets.append(position)
+            position += len(self.tokenizer.token_text(token)) if self.tokenizer.decode([token]) else 0
+        self._next_offset = position
+        return offsets
 
     def opening(self) -> bytes:
         """The first chunk of a chat stream carries the role; a completion's carries the echo."""
@@ -179,6 +190,7 @@ class Answer:
         choice = {"index": self.index, "text": self.echo, "logprobs": None, "finish_reason": None}
         if self.prompt_rows:
             choice["logprobs"] = self._logprobs(self.prompt_rows)
+            self._offset = self._next_offset
         return _sse(self.envelope(choice, streamed=True))
 
     def usage_chunk(self, answers: Sequence[Answer]) -> bytes:
@@ -215,7 +227,7 @@ class Answer:
                 "tokens": names,
                 "token_logprobs": [logprob for _, logprob, _ in rows],
                 "top_logprobs": tops,
-                "text_offset": _offsets(names),
+                "text_offset": self._offsets([token for token, _, _ in rows]),
             }
         spelled = self.tokenizer.token_bytes
         content = [
@@ -278,14 +290,6 @@ def _tops(name: Any, own: str, logprob: float | None, others: Sequence[tuple[int
 
 def _chat_logprob(text: str, logprob: float, spelled: bytes) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(spelled)}
-
-
-def _offsets(tokens: Sequence[str]) -> list[int]:
-    offsets, position = [], 0
-    for token in tokens:
-        offsets.append(position)
-        position += len(token)
-    return offsets
 
 
 def _sse(value: dict[str, Any]) -> bytes:

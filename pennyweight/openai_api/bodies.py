@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,13 +18,15 @@ from pennyweight.openai_api.tools import Tool, chosen_tool
 MAX_ANSWERS = 16  # of one request
 MAX_PROMPTS = 64  # of one request
 MAX_BIASES = 1024
+MAX_STOPS = 10_000  # characters of one, or texts
 MAX_TEXTS = 2048  # of one request for embeddings
 STRICT = ConfigDict(strict=True)
+Stop = Annotated[str, Field(min_length=1)]
 REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 class StreamOptions(BaseModel):
-    model_config = STRICT
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool = False
     continuous_usage_stats: Literal[False] = False
@@ -47,7 +49,7 @@ class Body(BaseModel):
     logit_bias: dict[str, float] = Field({}, max_length=MAX_BIASES)
     min_tokens: int = Field(0, ge=0)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
+    stop: Stop | list[Stop] | None = Field(None, max_length=MAX_STOPS)
     stop_token_ids: list[int] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -57,6 +59,16 @@ class Body(BaseModel):
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     response_format: ResponseFormat | None = None
+    # how a request is sent and accounted for
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    priority: int | None = None
+    store: bool | None = None
+    request_id: str | None = None
+    cache_salt: str | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +81,9 @@ class Body(BaseModel):
         for token, bias in self.logit_bias.items():
             if not (token.isascii() and token.isdigit()) or not -100 <= bias <= 100:
                 raise ValueError(f"logit_bias maps token ids to numbers from -100 to 100, not {token[:20]!r} to {bias}")
+        most = max((getattr(self, name, None) or 0 for name in ("max_tokens", "max_completion_tokens")), default=0)
+        if most and self.min_tokens > most:
+            raise ValueError(f"min_tokens {self.min_tokens} is more than the {most} that the answer may have")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream: true")
         return self
@@ -136,7 +151,7 @@ class CalledFunction(BaseModel):
             return self.arguments
         try:
             return json.loads(self.arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.arguments
 
 

@@ -27,14 +27,16 @@ KINDS = {
 
 
 class NamedSchema(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     name: str = ""
+    description: str | None = None
+    strict: bool | None = None  # a schema is always followed
     definition: dict[str, Any] = Field(alias="schema")
 
 
 class ResponseFormat(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: NamedSchema | None = None
@@ -43,6 +45,8 @@ class ResponseFormat(BaseModel):
     def _has_its_schema(self) -> ResponseFormat:
         if self.type == "json_schema" and self.json_schema is None:
             raise ValueError("type json_schema needs json_schema, an object with the schema")
+        if self.type != "json_schema" and self.json_schema is not None:
+            raise ValueError("json_schema needs the type json_schema")
         return self
 
     @property
@@ -62,7 +66,7 @@ def requested(body: Mapping[str, Any], response_format: ResponseFormat | None) -
     if named is not None and not isinstance(named, dict):
         raise EngineRefused("structured_outputs is an object with one of json, choice, regex and grammar.")
     for name, value in (named or {}).items():
-        if value in (None, False):
+        if value is None or (value is False and name == "json_object"):
             continue
         if name not in KINDS:
             raise EngineRefused(f"structured_outputs has no {name[:40]!r}: use one of {', '.join(KINDS)}.")
@@ -70,6 +74,8 @@ def requested(body: Mapping[str, Any], response_format: ResponseFormat | None) -
     for name, value in body.items():
         if name.startswith("guided_") and value is not None:
             found.append((name, _form(name.removeprefix("guided_"), value)))
+    if named is not None and not found:
+        raise EngineRefused("structured_outputs asks for nothing: it holds one of json, choice, regex and grammar.")
     if len(found) > 1:
         raise EngineRefused(f"{found[0][0]} and {found[1][0]} both ask for a form of the answer: send one.")
     return found[0] if found else None
@@ -77,6 +83,8 @@ def requested(body: Mapping[str, Any], response_format: ResponseFormat | None) -
 
 def _form(name: str, value: Any) -> Form:
     if name == "json_object":
+        if value is not True:
+            raise EngineRefused("json_object is true, or left out.")
         return Form("json_schema", _written({"type": "object"}))
     if name == "json":
         return Form("json_schema", _written(_schema(value)))

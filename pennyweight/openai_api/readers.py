@@ -25,14 +25,21 @@ CallReader = Callable[[str, bool, Arguments], Reading]
 
 
 def hermes(text: str, whole: bool, schemas: Arguments) -> Reading:
-    """<tool_call>{"name": …, "arguments": …}</tool_call>, once a call; Qwen-Coder writes XML inside."""
-    found, calls = before_calls(text, "<tool_call>", whole), []
+    """<tool_call>{"name": …, "arguments": …}</tool_call>, once a call; Qwen-Coder writes XML inside. What stands after
+    the last call, or is no call at all, is content."""
+    found, calls, rest = before_calls(text, "<tool_call>", whole), list[Call](), ""
     for part in text.split("<tool_call>")[1:]:
-        inside, closed, _ = part.partition("</tool_call>")
-        body = inside.strip()
-        call = xml_call(body, schemas) if body.startswith("<function=") else json_call(body, bool(closed) or whole)
+        body = part.lstrip()
+        if body.startswith("<function="):
+            call = xml_call(part.partition("</tool_call>")[0].strip(), schemas)
+        else:
+            call = json_call(body, whole)
         calls += [] if call is None else [call]
-    return Reading(found, calls=tuple(calls))
+        after = part if call is None else body[call.length :] if call.length else ""
+        rest = after.partition("</tool_call>")[2].strip()
+    if whole and "<tool_call>" in text and not calls:
+        return Reading(text)
+    return Reading(found + (f"\n{rest}" if whole and rest else ""), calls=tuple(calls))
 
 
 def xml_call(body: str, schemas: Arguments) -> Call | None:
@@ -76,7 +83,7 @@ def mistral(text: str, whole: bool, schemas: Arguments) -> Reading:
         elif "[ARGS]" in body:
             name, _, arguments = body.partition("[ARGS]")
             calls.append(Call(re.split(r"\[CALL_ID\]", name)[0].strip(), arguments.strip()))
-    return Reading(found, calls=tuple(calls))
+    return Reading(text if whole and not calls else found, calls=tuple(calls))
 
 
 def tagged(text: str, whole: bool, schemas: Arguments) -> Reading:
@@ -86,7 +93,7 @@ def tagged(text: str, whole: bool, schemas: Arguments) -> Reading:
     found = before_calls(text, marker, whole)
     for part in text.split(marker)[1:]:
         calls += json_calls(part.partition("<|/tool_call|>")[0].strip(), whole)
-    return Reading(found, calls=tuple(calls))
+    return Reading(text if whole and not calls else found, calls=tuple(calls))
 
 
 def forced(text: str, whole: bool, schemas: Arguments) -> Reading:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 NAME = re.compile(r'"name"\s*:\s*("(?:[^"\\]|\\.)*")')
 ARGUMENTS = re.compile(r'"(?:arguments|parameters)"\s*:\s*')
 
+PARTS = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[{}\[\]]', re.DOTALL)  # what shows where a value ends
+
 
 @dataclass(frozen=True)
 class Call:
@@ -63,24 +65,27 @@ def json_calls(text: str, whole: bool) -> Iterator[Call]:
 def json_call(text: str, whole: bool) -> Call | None:
     """The call that this object is; None while its name is not known. Its arguments are passed on as they are written;
     where the name stands after them, or where they are JSON inside of a text, when the object is whole."""
-    end = value_end(text, 0)
-    if end is not None:
-        return _whole_call(text[:end], end)
+    del whole
+    end = value_end(text)
+    if end is not None and (call := _whole_call(text[:end], end)) is not None:
+        return call
     name, arguments = NAME.search(text), ARGUMENTS.search(text)
     if name is None or (arguments and arguments.start() < name.start()):
         return None
-    begun = text[arguments.end() :] if arguments else ""
+    begun = text[arguments.end() : end] if arguments else ""
     if begun.startswith('"'):
         begun = ""
-    stop = value_end(begun, 0) if begun else None
-    del whole
-    return Call(json.loads(name[1]), begun if stop is None else begun[:stop])
+    stop = value_end(begun) if begun else None
+    try:
+        return Call(json.loads(name[1]), begun if stop is None else begun[:stop], end or 0)
+    except ValueError:  # an escape that JSON does not have
+        return None
 
 
 def _whole_call(text: str, length: int) -> Call | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
@@ -89,7 +94,7 @@ def _whole_call(text: str, length: int) -> Call | None:
     if isinstance(arguments, str):
         return Call(value["name"], arguments, length)
     raw = text[found.end() :] if found else ""
-    stop = value_end(raw, 0) if raw else None
+    stop = value_end(raw) if raw else None
     written = raw[:stop] if stop and _reads_as(raw[:stop], arguments) else json.dumps(arguments, ensure_ascii=False)
     return Call(value["name"], written, length)
 
@@ -101,26 +106,18 @@ def _reads_as(text: str, value: object) -> bool:
         return False
 
 
-def value_end(text: str, start: int) -> int | None:
-    """Where the JSON object or array that begins at `start` ends; None while it does not."""
-    depth, inside, escaped = 0, False, False
-    for place in range(start, len(text)):
-        letter = text[place]
-        if inside:
-            if escaped:
-                escaped = False
-            elif letter == "\\":
-                escaped = True
-            elif letter == '"':
-                inside = False
-        elif letter == '"':
-            inside = True
-        elif letter in "{[":
+def value_end(text: str) -> int | None:
+    """Where the JSON object or array at the beginning ends; None while it does not, or if there is none."""
+    depth = 0
+    for found in PARTS.finditer(text):
+        if found[0] in "{[":
             depth += 1
-        elif letter in "}]":
+        elif found[0] in "}]":
             depth -= 1
-            if depth == 0:
-                return place + 1
-        elif depth == 0 and not letter.isspace():
+            if depth <= 0:
+                return found.end() if depth == 0 else None
+        elif found[0][0] != '"' or (len(found[0]) < 2 or not found[0].endswith('"')):
+            return None  # a string that is still open
+        if not depth:
             return None
     return None

@@ -5,17 +5,19 @@ Source: OpenAI's API reference for function calling.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DEFINITIONS = ("$defs", "definitions")
 MAX_CALLS = 8  # in one forced answer
 NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
 
 
 class Function(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     name: str = Field(pattern=NAME)
     description: str | None = None
@@ -63,21 +65,44 @@ def chosen_tool(choice: str | Mapping[str, Any], tools: Sequence[Tool]) -> str |
 def forced_schema(tools: Sequence[Tool], name: str, *, parallel: bool) -> dict[str, Any]:
     """The JSON schema of an answer that is one or more calls; `name` is the one function that may be called, or
     empty."""
-    calls = [_call_schema(tool) for tool in tools if name in ("", tool.function.name)]
-    one = calls[0] if len(calls) == 1 else {"anyOf": calls}
     definitions: dict[str, Any] = {}
-    for call in calls:
-        parameters = call["properties"]["arguments"]
-        for kind in ("$defs", "definitions"):
-            definitions.setdefault(kind, {}).update(parameters.pop(kind, {}))
+    calls = [
+        _call_schema(tool, f"{number}.", definitions)
+        for number, tool in enumerate(tools)
+        if name in ("", tool.function.name)
+    ]
+    one = calls[0] if len(calls) == 1 else {"anyOf": calls}
     made = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_CALLS if parallel and not name else 1}
-    return made | {kind: parts for kind, parts in definitions.items() if parts}
+    return made | ({"$defs": definitions} if definitions else {})
 
 
-def _call_schema(tool: Tool) -> dict[str, Any]:
+def _call_schema(tool: Tool, prefix: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """References keep their meaning: what a tool defines gets names of its own, and what refers into its parameters
+    finds them among the definitions."""
+    parameters = dict(tool.function.schema_of_arguments)
+    own = {name: part for kind in DEFINITIONS for name, part in (parameters.pop(kind, None) or {}).items()}
+    whole = f"#/$defs/{prefix}parameters"
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [renamed(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        made = {key: renamed(inside) for key, inside in value.items()}
+        reference = value.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#"):
+            kind, _, name = reference.removeprefix("#/").partition("/")
+            made["$ref"] = f"#/$defs/{prefix}{name}" if kind in DEFINITIONS else whole + reference[1:]
+        return made
+
+    definitions |= {prefix + name: renamed(part) for name, part in own.items()}
+    arguments = renamed(parameters)
+    if whole in json.dumps([arguments, definitions]):
+        definitions[f"{prefix}parameters"] = arguments
+        arguments = {"$ref": whole}
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.function.name}, "arguments": dict(tool.function.schema_of_arguments)},
+        "properties": {"name": {"const": tool.function.name}, "arguments": arguments},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }

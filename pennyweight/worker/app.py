@@ -126,6 +126,7 @@ def application(served: Served) -> Starlette:
             Refused: _refused,
             ModelError: _refused,
             EngineRefused: _refused,
+            RecursionError: _too_deep,
             EngineError: _failed,
             HTTPException: _http_error,
             Exception: _failed,
@@ -156,6 +157,10 @@ def _check_model(served: Served, name: str) -> None:
 async def _refused(_: Request, error: Exception) -> Response:
     param, code = getattr(error, "param", None), getattr(error, "code", None)
     return JSONResponse(error_body(str(error), "invalid_request_error", param, code), status_code=400)
+
+
+async def _too_deep(_: Request, __: Exception) -> Response:
+    return JSONResponse(error_body("The request is nested too deeply: make it flatter.", "invalid_request_error"), 400)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

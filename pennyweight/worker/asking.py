@@ -23,6 +23,9 @@ from pennyweight.worker.prompts import Prompts, Refused
 from pennyweight.worker.streaming import Ended, Generating, Growing, Rescored, copies
 
 MAX_SEQUENCES = 128  # of one request
+CALLS: tuple[type[CompletionBody], type[ChatBody]] = (CompletionBody, ChatBody)
+NAMES = {call: {field.alias or name for name, field in call.model_fields.items()} for call in CALLS}
+OF_THE_OTHER = {call: set().union(*NAMES.values()) - names for call, names in NAMES.items()}
 PROMPT_END = 8  # tokens, in which a prompt opens the model's reasoning
 
 
@@ -46,8 +49,8 @@ class Served:
             raise Refused(f"{len(prompts)} prompts and n={body.n} are more than {MAX_SEQUENCES} answers.", "n")
         asked = [self.generation(body, prompt) for prompt in prompts]
         made: list[Growing] = []
-        for prompt, generation in zip(prompts, asked, strict=True):
-            shared = await self._answer(body, prompt)
+        for place, (prompt, generation) in enumerate(zip(prompts, asked, strict=True)):
+            shared = await self._answer(body, prompt, _text_of(body, place))
             pairs = zip(shared.copies(body.n, len(made)), copies(generation, body.n), strict=True)
             made += [(answer, self._generating(body, answer, one)) for answer, one in pairs]
         first = made[0][0]
@@ -55,11 +58,13 @@ class Served:
             answer.id, answer.created = first.id, first.created
         return made
 
-    def check_fields(self, body: Body) -> None:
+    def check_fields(self, body: CompletionBody | ChatBody) -> None:
         """Each field acts or is refused by name."""
         given = body.model_dump(by_alias=True, exclude_unset=True)
         if sentence := fields.unknown(given):
             raise Refused(sentence, sentence.split()[0])
+        if name := next((name for name in given if name in OF_THE_OTHER[type(body)]), None):
+            raise Refused(f"{name} is a field of the other call, chat or completions: remove it.", name)
         name = fields.unsupported(fields.acting(given), self.engine.followed_fields())
         if name is not None:
             instead = fields.INSTEAD.get(name, "remove it")
@@ -90,7 +95,7 @@ class Served:
             frequency_penalty=body.frequency_penalty,
             repetition_penalty=body.repetition_penalty,
             logit_bias=tuple((int(token), bias) for token, bias in body.logit_bias.items()),
-            min_tokens=min(body.min_tokens, asked),
+            min_tokens=body.min_tokens,
         )
 
     def _check_ids(self, body: Body) -> None:
@@ -121,6 +126,8 @@ class Served:
         """What the answer must follow, in the words that this engine follows."""
         name, param = _called(body), "tool_choice"
         if name is not None and isinstance(body, ChatBody):
+            if has_form(body, calls=False):
+                raise Refused("tool_choice asks for a call and another field for a form: send one.", "tool_choice")
             schema = forced_schema(body.tools, name, parallel=body.parallel_tool_calls)
             form = Form("json_schema", json.dumps(schema), compact=True)
         else:
@@ -140,11 +147,11 @@ class Served:
         except EngineRefused as error:
             raise Refused(str(error), param) from None
 
-    async def _answer(self, body: CompletionBody | ChatBody, prompt: list[int]) -> Answer:
+    async def _answer(self, body: CompletionBody | ChatBody, prompt: list[int], text: str | None) -> Answer:
         completes = isinstance(body, CompletionBody)
         echo = ""
         if isinstance(body, CompletionBody) and body.echo:
-            echo = body.prompt if isinstance(body.prompt, str) else self.tokenizer.decode(prompt)
+            echo = self.tokenizer.decode(prompt) if text is None else text
         answer = Answer(
             chat=not completes,
             model=body.model or self.names[0],
@@ -199,11 +206,20 @@ def _called(body: CompletionBody | ChatBody) -> str | None:
     return chosen_tool(body.tool_choice, body.tools) if isinstance(body, ChatBody) else None
 
 
-def has_form(body: CompletionBody | ChatBody) -> bool:
+def _text_of(body: CompletionBody | ChatBody, place: int) -> str | None:
+    """A prompt's own text, where it was sent as one and is whole."""
+    if isinstance(body, ChatBody) or body.truncate_prompt_tokens >= 1:
+        return None
+    sent = body.prompts[place]
+    return sent if isinstance(sent, str) else None
+
+
+def has_form(body: CompletionBody | ChatBody, *, calls: bool = True) -> bool:
     """May the engine itself refuse the request, for the form that its answer shall have?"""
     given = body.model_extra or {}
     asked = [given.get("structured_outputs"), *(given[name] for name in given if name.startswith("guided_"))]
-    return bool(body.response_format or any(asked) or _called(body) is not None)
+    formed = body.response_format is not None and body.response_format.requested_schema is not None
+    return formed or any(asked) or (calls and _called(body) is not None)
 
 
 def fingerprint_of(description: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pydantic import BaseModel
+
 from pennyweight.errors import PennyweightError
 from pennyweight.openai_api.bodies import ChatBody, CompletionBody, EmbeddingsBody, Message, TokenizeBody
 from pennyweight.openai_api.tools import Tool
@@ -17,6 +19,7 @@ from pennyweight.tokenizer import Tokenizer
 
 AT_ONCE = 16 * 1024  # bytes of text that take about a millisecond
 THREADS = 2
+SCALAR_BYTES = 4  # of a number or a null
 SHRINKING = 2  # times: normalizers may make a text shorter before it is cut
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "chat_template")
 TOOLS_AS_TEXT = (
@@ -87,7 +90,7 @@ class Prompts:
             special = body.add_special_tokens is not False
             return [self._tokenizer.encode(body.prompt or "", add_special_tokens=special)]
 
-        size = len((body.prompt or "").encode()) + sum(len(m.text.encode()) for m in body.messages or ())
+        size = sum(map(_bytes_in, (body.prompt or "", body.messages or (), body.tools, body.chat_template_kwargs)))
         return (await self._in_time(cut, size, "prompt"))[0]
 
     async def detokenized(self, tokens: Sequence[int]) -> str:
@@ -194,6 +197,27 @@ def _with_tools_as_text(messages: Sequence[dict[str, Any]], tools: Sequence[Mapp
 
 
 def text_bytes(body: CompletionBody | ChatBody) -> int:
+    """Of all texts that the prompt is made from, however deep they lie."""
     if isinstance(body, ChatBody):
-        return sum(len(message.text.encode()) for message in body.messages)
+        read = (body.messages, body.tools, body.documents, body.chat_template_kwargs)
+        return sum(_bytes_in(value) for value in read)
     return sum(len(prompt.encode()) for prompt in body.prompts if isinstance(prompt, str))
+
+
+def _bytes_in(value: Any) -> int:
+    """Without recursion: values may be deep."""
+    size, left = 0, [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            size += len(one.encode(errors="replace"))
+        elif isinstance(one, BaseModel):
+            left.append(one.__dict__)
+            left.append(one.model_extra or {})
+        elif isinstance(one, Mapping):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, Sequence):
+            left += one
+        else:
+            size += SCALAR_BYTES
+    return size

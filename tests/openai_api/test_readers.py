@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,33 @@ def test_the_format_is_found_by_what_a_template_holds() -> None:
     assert readers.calls_of('{{ tools }} "parameters" <|python_tag|>') is readers.llama
     assert readers.calls_of("{{ tools }} <|channel|>") is harmony.read
     assert readers.thoughts_of("<think> </think>") == THINKS and readers.thoughts_of("plain") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        ('<tool_call>{"name":"f","arguments":{"a":1,}}</tool_call>', "", [("f", '{"a":1,}')]),
+        ('<tool_call>{"name":"f","arguments":{"a":"</tool_call>"}}</tool_call>', "", [("f", '{"a":"</tool_call>"}')]),
+        ("Hello <tool_call> is a marker, see? More.", "Hello <tool_call> is a marker, see? More.", []),
+        ('<tool_call>{"name": "\\x","arguments": {"a": 1', '<tool_call>{"name": "\\x","arguments": {"a": 1', []),
+        ('<tool_call>{"name":"f","arguments":{}}</tool_call>\nAnd so on.', "\nAnd so on.", [("f", "{}")]),
+    ],
+)
+def test_what_is_no_call_is_not_lost_and_streams_alike(text: str, content: str, calls: list[tuple[str, str]]) -> None:
+    read = readers.hermes(text, True, {})
+    assert (read.content, [(call.name, call.arguments) for call in read.calls]) == (content, calls)
+    before = Reading()
+    for end in range(len(text) + 1):
+        now = readers.hermes(text[:end], False, {})
+        assert now.content.startswith(before.content) and len(now.calls) >= len(before.calls)
+        before = now
+    assert read.content.startswith(before.content)
+    for late, early in zip(read.calls, before.calls, strict=False):
+        assert late.arguments.startswith(early.arguments)
+
+
+def test_a_long_call_is_read_in_time() -> None:
+    text = '<tool_call>{"name":"f","arguments":{"a":"' + "lorem ipsum " * 20_000
+    began = time.monotonic()
+    assert readers.hermes(text, False, {}).calls[0].name == "f"
+    assert time.monotonic() - began < 0.5

@@ -371,7 +371,7 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_cut(scripted_endpoint: E
         status, text = raw(scripted_endpoint, path, json.dumps(body).encode())
         assert status == 400
         assert json.loads(text)["error"]["code"] == "context_length_exceeded"
-        assert "4,000,000 bytes" in text
+        assert "4,000,0" in text
 
 
 def test_control_tokens_in_a_message_are_text_unless_wished(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
@@ -563,3 +563,72 @@ def test_a_long_score_does_not_keep_a_stream_waiting_and_ends_with_its_client(
         started = time.monotonic()
         assert client.completions.create(**asked | {"prompt": tokens[:2]}).choices
         assert time.monotonic() - started < 0.6  # what was left of the score before is not computed
+
+
+BIG = "word " * 800_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f", "description": BIG}}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": BIG}}]}]},
+        {"messages": [{"role": "assistant", "content": "x", "reasoning_content": BIG}]},
+    ],
+)
+def test_whatever_the_prompt_is_made_from_counts_before_it_is_cut(
+    scripted_endpoint: Endpoint, body: dict[str, Any]
+) -> None:
+    started = time.monotonic()
+    for path in ("/v1/chat/completions", "/tokenize"):
+        status, text = raw(scripted_endpoint, path, json.dumps({"messages": user("hi")} | body).encode())
+        assert status == 400 and "shorten it" in text
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "word"),
+    [
+        ("/v1/completions", {"prompt": "x", "max_completion_tokens": 3}, "max_completion_tokens"),
+        ("/v1/completions", {"prompt": "x", "tools": []}, "tools"),
+        ("/v1/chat/completions", {"messages": user("x"), "echo": True}, "echo"),
+        ("/v1/chat/completions", {"messages": user("x"), "top_logprobs": 2}, "logprobs"),
+        ("/v1/chat/completions", {"messages": user("x"), "user": 5}, "user"),
+        ("/v1/completions", {"prompt": "x", "stop": [""]}, "stop"),
+        ("/v1/completions", {"prompt": "x", "min_tokens": 9, "max_tokens": 8}, "min_tokens"),
+        ("/v1/completions", {"prompt": "x", "stream": True, "stream_options": {"include_usge": True}}, "include_usge"),
+        ("/v1/completions", {"prompt": "x", "response_format": {"type": "json_object", "schema": {}}}, "schema"),
+        ("/v1/completions", {"prompt": "x", "structured_outputs": {}}, "structured_outputs"),
+        ("/v1/chat/completions", {"messages": user("x"), "tools": [{"function": {"name": "f", "foo": 1}}]}, "foo"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    scripted_endpoint: Endpoint, path: str, body: dict[str, Any], word: str
+) -> None:
+    status, text = raw(scripted_endpoint, path, json.dumps(body).encode())
+    error = json.loads(text)["error"]
+    assert status == 400 and (word in error["message"] or error["param"])
+
+
+def test_deep_arguments_are_no_fault_of_the_engine(scripted_endpoint: Endpoint) -> None:
+    call = {"function": {"name": "f", "arguments": "[" * 5000 + "]" * 5000}}
+    body = {"messages": [{"role": "assistant", "tool_calls": [call]}], "max_tokens": 1}
+    assert raw(scripted_endpoint, "/v1/chat/completions", json.dumps(body).encode())[0] in (200, 400)
+
+
+def test_offsets_of_a_stream_are_those_of_the_whole(client: openai.OpenAI) -> None:
+    asked = {"model": "model", "prompt": TEXT, "max_tokens": 4, "echo": True, "logprobs": 1}
+    whole = client.completions.create(**asked).choices[0]
+    parts = [c.choices[0] for c in client.completions.create(**asked, stream=True)]
+    told = [offset for part in parts if part.logprobs for offset in part.logprobs.text_offset]
+    assert told == whole.logprobs.text_offset
+    for offset, token in zip(told, whole.logprobs.tokens, strict=True):
+        assert whole.text[offset:].startswith(token)
+
+
+def test_a_truncated_prompt_is_echoed_as_it_is_read(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    answer = client.completions.create(
+        model="model", prompt=TEXT, max_tokens=0, echo=True, logprobs=1, extra_body={"truncate_prompt_tokens": 3}
+    )
+    assert answer.choices[0].text == tokenizer.decode(tokenizer.encode(TEXT)[-3:])
+    assert len(answer.choices[0].logprobs.tokens) == 3

@@ -4,6 +4,7 @@ runtimes that return logits. By llguidance (MIT), which walks the vocabulary as 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,12 @@ class Grammars:
         from llguidance import LLMatcher
 
         tokenizer = self._tokenizer(tuple(ends))
-        matcher = LLMatcher(tokenizer, _grammar(form))
+        try:
+            matcher = LLMatcher(tokenizer, _grammar(form), limits=_limits())
+        except EngineRefused:
+            raise
+        except Exception as error:  # of the library: the form is at fault, and not the engine
+            raise EngineRefused(f"The {form.kind} cannot be followed ({error}): simplify it.") from None
         if matcher.is_error():
             raise EngineRefused(f"The {form.kind} cannot be followed ({_first_line(matcher)}): simplify it.")
         return Grammar(matcher, (tokenizer.vocab_size + 31) // 32)
@@ -86,7 +92,7 @@ def _grammar(form: Form) -> str:
         blanks: Any = COMPACT if form.compact else {"whitespace_pattern": WHITESPACE}
         return str(LLMatcher.grammar_from_json_schema(form.text, overrides=blanks))
     if form.kind == "regex":
-        return str(LLMatcher.grammar_from_regex(form.text.removeprefix("^").removesuffix("$")))
+        return str(LLMatcher.grammar_from_regex(_without_anchors(form.text)))
     if form.kind == "choice":
         choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(form.text))
         return str(LLMatcher.grammar_from_lark(f"start: {choices}"))
@@ -94,3 +100,17 @@ def _grammar(form: Form) -> str:
         return str(LLMatcher.grammar_from_lark(any_to_lark(form.text)))
     except Exception as error:  # the converter raises bare ones
         raise EngineRefused(f"The grammar cannot be read ({error}): send GBNF or Lark.") from None
+
+
+def _without_anchors(expression: str) -> str:
+    """An expression always matches the whole answer; an escaped $ is a letter."""
+    ends = re.search(r"(\\*)\$$", expression)
+    anchored = ends is not None and len(ends[1]) % 2 == 0
+    return (expression[:-1] if anchored else expression).removeprefix("^")
+
+
+def _limits() -> Any:
+    """Below the library's own: what takes longer would hold up everybody's next step."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(initial_lexer_fuel=100_000, max_grammar_size=100_000)

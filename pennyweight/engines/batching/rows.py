@@ -51,7 +51,7 @@ class Row:
         try:
             allowed = None if self.grammar is None else self.grammar.masked(logits)
         except EngineError as error:
-            return Event(self.generation.id, finish="error", error=str(error))
+            return Event(self.generation.id, finish="refused", error=str(error))  # the form is at fault
         token, logprob, alternatives = self.sampler.draw(logits, allowed)
         self.last = token
         if self.proposer is not None:

@@ -67,8 +67,8 @@ def _messages(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     results, calls, text, thoughts = [], [], "", ""
     for block in content:
         kind = block.get("type") if isinstance(block, dict) else None
-        if kind == "text":
-            text += str(block.get("text", ""))
+        if kind == "text" and isinstance(block.get("text"), str):
+            text += block["text"]
         elif kind == "thinking":
             thoughts += str(block.get("thinking", ""))
         elif kind == "tool_use":
@@ -88,8 +88,8 @@ def _messages(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _text(content: Any, param: str) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, list) and all(isinstance(b, dict) and b.get("type") == "text" for b in content):
-        return "\n".join(str(block.get("text", "")) for block in content)
+    if isinstance(content, list) and all(isinstance(b, dict) and isinstance(b.get("text"), str) for b in content):
+        return "\n".join(block["text"] for block in content)
     raise Refused(400, f"{param}: text only is supported.", param)
 
 

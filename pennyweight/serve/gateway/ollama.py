@@ -20,6 +20,15 @@ from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation,
 
 CHAT, GENERATE = "/api/chat", "/api/generate"
 LINES = "application/x-ndjson"
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "stream": bool,
+    "think": (bool, str),
+    "system": str,
+    "prompt": str,
+    "tools": list,
+    "format": (str, dict),
+    "keep_alive": (str, int, float),
+}
 LATEST = ":latest"  # what its clients add to a name
 KNOWN = {"model", "messages", "prompt", "system", "stream", "format", "options", "tools", "think", "keep_alive", "raw"}
 KNOWN |= {"suffix", "images", "template", "context"}
@@ -55,6 +64,12 @@ def as_chat(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
             raise Refused(400, f"options: {name[:60]} is not supported here: {instead(name, OPTIONS)}.", "options")
         if name != "num_predict" or value != -1:
             chat[OPTIONS[name]] = value
+    for name, kind in TYPES.items():
+        if body.get(name) is not None and not isinstance(body[name], kind):
+            raise Refused(400, f"{name} is of the wrong type.", name)
+    for name in ("system", "prompt") if path == CHAT else ("messages", "tools"):
+        if body.get(name):
+            raise Refused(400, f"{name} is no field of {path}: remove it.", name)
     if body.get("stream", True) is not False:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
     if body.get("tools"):
@@ -86,10 +101,11 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
         raise Refused(400, "images are not supported: this model reads text only.", "messages")
     made = {"role": message.get("role"), "content": message.get("content") or ""}
     if message.get("tool_calls"):
+        if not isinstance(message["tool_calls"], list) or not all(map(_is_call, message["tool_calls"])):
+            raise Refused(400, "tool_calls is a list of objects with a function.", "messages")
         made["tool_calls"] = [
             {"id": str(n), "type": "function", "function": {k: c["function"].get(k) for k in ("name", "arguments")}}
             for n, c in enumerate(message["tool_calls"])
-            if isinstance(c, dict) and isinstance(c.get("function"), dict)
         ]
     return made | ({"name": message["tool_name"]} if message.get("tool_name") else {})
 
@@ -202,3 +218,7 @@ def _call(block: Block) -> dict[str, Any]:
     except ValueError:
         arguments = {}
     return {"function": {"name": block.name, "arguments": arguments}}
+
+
+def _is_call(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("function"), dict)

@@ -65,6 +65,8 @@ def as_chat(body: Mapping[str, Any], before: Sequence[Mapping[str, Any]] = ()) -
             raise Refused(400, f"{name} is not supported here: remove it.", name)
         if name not in KNOWN and name not in NOT_HELD and value is not None:
             raise Refused(400, f"{name[:60]} is no field of a response: {instead(name, KNOWN)}.", name)
+    if isinstance(body.get("text"), dict) and (unknown := sorted(set(body["text"]) - {"format"})):
+        raise Refused(400, f"text.{unknown[0][:40]} is not supported here: remove it.", "text")
     messages = [{"role": "system", "content": body["instructions"]}] if body.get("instructions") else []
     messages += [dict(message) for message in before]
     asked = body.get("input")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from pathlib import Path
 
 import jsonschema
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from pennyweight.engines.batching.grammar import Grammars
-from pennyweight.errors import EngineRefused
+from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.generation import Form
 
 END = 0
@@ -140,3 +142,27 @@ def test_a_compact_document_has_no_blanks(grammars: Grammars, directory: Path) -
     for seed in range(4):
         text = written(grammars, directory, seed, form)
         assert text == json.dumps(json.loads(text or ""), separators=(",", ":"))
+
+
+def test_an_escaped_dollar_is_a_letter(grammars: Grammars, directory: Path) -> None:
+    assert written(grammars, directory, 1, Form("regex", r"cost 5\$")) == "cost 5$"
+    assert written(grammars, directory, 1, Form("regex", r"^\^yes\$$")) == "^yes$"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form("regex", r"[^\s\S]"),
+        Form("regex", "((((((a{1,30}){1,30}){1,30}){1,30}){1,30}){1,30})"),
+        Form("grammar", "start: " + '("a" | "aa" | start)? ' * 60),
+        Form("json_schema", '{"$ref": "#"}'),
+        Form("json_schema", json.dumps({"properties": {f"p{n}": {"type": "string"} for n in range(2000)}})),
+    ],
+)
+def test_a_form_that_overwhelms_the_library_is_refused_or_followed_in_time(
+    grammars: Grammars, directory: Path, form: Form
+) -> None:
+    began = time.monotonic()
+    with contextlib.suppress(EngineRefused, EngineError):
+        written(grammars, directory, 1, form, 5)
+    assert time.monotonic() - began < 10
