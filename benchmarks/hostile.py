@@ -166,11 +166,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--engine", default="openvino", choices=sorted(SCHEMES))
     parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--max-num-batched-tokens", type=int, default=0, help="of one step; 0: the engine's default")
     arguments = parser.parse_args()
     model = techniques.apply(Quantize(SCHEMES[arguments.engine]), open_model("demo"))
     port = free_port("127.0.0.1")
     with TemporaryDirectory() as place:
-        formats.write_deployment(Path(place), Deployment.of(model, arguments.engine, max_num_seqs=32))
+        steps = {"max_num_batched_tokens": arguments.max_num_batched_tokens} if arguments.max_num_batched_tokens else {}
+        formats.write_deployment(Path(place), Deployment.of(model, arguments.engine, max_num_seqs=32, **steps))
         command = [sys.executable, "-m", "pennyweight", "serve", place, "--port", str(port)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -179,7 +181,7 @@ def main() -> None:
             try:
                 for crowded, minutes in ((False, arguments.minutes / 5), (True, arguments.minutes)):
                     found = asyncio.run(measured(url, 60 * minutes, arguments.streams, crowded=crowded))
-                    print(json.dumps({"engine": arguments.engine, **found}), flush=True)
+                    print(json.dumps({"engine": arguments.engine, **steps, **found}), flush=True)
             finally:
                 process.terminate()
                 process.wait(90)

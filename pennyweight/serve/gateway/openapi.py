@@ -7,7 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from pennyweight.openai_api.bodies import ChatBody, CompletionBody, Message, TokenizeBody
+from pennyweight.openai_api.bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingsBody,
+    Message,
+    TokenizeBody,
+)
 
 PLACES = re.compile(r"{(\w+)}")
 REFERENCE = "#/components/schemas/{model}"
@@ -38,6 +45,37 @@ class ResponsesBody(BaseModel):
     stream: bool = False
 
 
+class MessagesBody(BaseModel):
+    model: str = ""
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_tokens: int = Field(ge=1)
+    system: str | list[dict[str, Any]] | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool = False
+    temperature: float | None = Field(None, ge=0, le=1)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+
+
+class OllamaBody(BaseModel):
+    model: str = ""
+    stream: bool = True
+    format: Literal["json"] | dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+
+
+class OllamaChatBody(OllamaBody):
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    tools: list[dict[str, Any]] | None = None
+
+
+class OllamaGenerateBody(OllamaBody):
+    prompt: str = Field(min_length=1)
+    system: str | None = None
+
+
 class BatchesBody(BaseModel):
     input_file_id: str
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
@@ -48,8 +86,14 @@ class BatchesBody(BaseModel):
 BODIES: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (ChatBody, "Answer a conversation"),
     "/v1/completions": (CompletionBody, "Continue a text, or score it"),
-    "/v1/responses": (ResponsesBody, "Answer in the newer API's shape, text only"),
-    "/tokenize": (TokenizeBody, "A text's tokens"),
+    "/v1/responses": (ResponsesBody, "Answer in the newer API's shape"),
+    "/v1/messages": (MessagesBody, "Answer in the shape of Anthropic's API"),
+    "/v1/messages/count_tokens": (MessagesBody, "Count a conversation's tokens"),
+    "/v1/embeddings": (EmbeddingsBody, "Vectors of texts"),
+    "/api/chat": (OllamaChatBody, "Answer in the shape of Ollama's API"),
+    "/api/generate": (OllamaGenerateBody, "Answer one text in the shape of Ollama's API"),
+    "/tokenize": (TokenizeBody, "A text's or a conversation's tokens"),
+    "/detokenize": (DetokenizeBody, "A text of tokens"),
     "/v1/batches": (BatchesBody, "Answer a file of requests at low priority"),
 }
 UPLOAD = {
@@ -59,6 +103,8 @@ UPLOAD = {
 }
 LOOKS = {
     "/v1/models": "The model that is served",
+    "/version": "Which release this is",
+    "/api/tags": "The models that are served, as Ollama lists them",
     "/health": "Whether the gateway is running",
     "/ready": "Whether an engine is ready",
     "/metrics": "Prometheus figures",
