@@ -27,6 +27,7 @@ from pennyweight.serve.gateway.cache_store import open_store
 from pennyweight.serve.gateway.gateway import Gateway
 from pennyweight.serve.gateway.guard import GuardedProtocol
 from pennyweight.serve.gateway.keys import Keys
+from pennyweight.serve.gateway.old_clients import OldClients
 from pennyweight.serve.gateway.pool import Pools
 from pennyweight.serve.gateway.request_ids import RequestIds
 from pennyweight.serve.gateway.settings import GatewaySettings
@@ -117,12 +118,14 @@ async def _batches(gateway: Gateway) -> AsyncIterator[None]:
 def _configuration(gateway: Gateway) -> uvicorn.Config:
     settings = gateway.settings
     return uvicorn.Config(
-        RequestIds(
-            guarded(
-                application(gateway),
-                host=settings.host,
-                open_to_all=gateway.keys.open,
-                origins=settings.allowed_origins,
+        OldClients(
+            RequestIds(
+                guarded(
+                    application(gateway),
+                    host=settings.host,
+                    open_to_all=gateway.keys.open,
+                    origins=settings.allowed_origins,
+                )
             )
         ),
         host=settings.host,

@@ -383,6 +383,18 @@ def test_the_base_url_works_without_its_version_and_answers_carry_an_id(gateway:
     assert post(gateway, "/detokenize", b'{"tokens": [40]}')[2]["prompt"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_of_http_1_0_gets_no_chunks(gateway: Running, stream: bool) -> None:
+    body = json.dumps({**CHAT, "stream": stream}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        connection.sendall(f"{head}host: localhost\r\n\r\n".encode() + body)
+        told = b"".join(iter(lambda: connection.recv(65536), b""))
+    headers, _, answer = told.partition(b"\r\n\r\n")
+    assert b"chunked" not in headers.lower()
+    assert answer.endswith(b"data: [DONE]\n\n") if stream else json.loads(answer)["choices"]
+
+
 def test_langchain_works_with_nothing_but_the_base_url(gateway: Running) -> None:
     from langchain_openai import ChatOpenAI
 
