@@ -261,7 +261,8 @@ SAMPLED: dict[str, object] = {"top_k": 1, "min_p": 1.0, "top_p": 1e-6}  # each m
 
 def ids(client: openai.OpenAI, **more: object) -> list[int]:
     extra = {name: more.pop(name) for name in list(more) if name in EXTRA} | {"return_token_ids": True}
-    reply = client.completions.create(model="model", prompt=PROMPTS[0], max_tokens=24, extra_body=extra, **more)  # type: ignore[call-overload]
+    asked = {"max_tokens": 100, **more}  # so long that tokens come again
+    reply = client.completions.create(model="model", prompt=PROMPTS[0], extra_body=extra, **asked)  # type: ignore[call-overload]
     return list(reply.choices[0].token_ids)
 
 

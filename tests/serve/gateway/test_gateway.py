@@ -211,7 +211,7 @@ def test_a_promise_that_cannot_be_kept_is_not_made(start: Start) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         ended = list(pool.map(ask, range(6)))
-    assert ended.count("answered") == 2
+    assert ended.count("answered") == 1  # the other would wait in the engine
     assert all("come back later" in words for words in ended if words != "answered")
 
 
