@@ -281,7 +281,8 @@ def test_each_field_acts_or_is_refused_by_name(client: openai.OpenAI, deployment
     if deployment.engine == "scripted":
         pytest.skip("the scripted engine does not sample")
     if name in SAMPLED:
-        near = [ids(client, temperature=1.5, seed=seed, **{name: value}) for seed in range(3)]
+        short = {"temperature": 1.5, "max_tokens": 24}  # no two tokens are as likely as each other so soon
+        near = [ids(client, seed=seed, **short, **{name: value}) for seed in range(3)]
         assert len({tuple(one) for one in near}) == 1
         assert len({tuple(ids(client, temperature=1.5, seed=seed)) for seed in range(3)}) > 1
     elif name == "min_tokens":
