@@ -33,7 +33,7 @@ def hermes(text: str, whole: bool, schemas: Arguments) -> Reading:
         if body.startswith("<function="):
             call = xml_call(part.partition("</tool_call>")[0].strip(), schemas)
         else:
-            call = json_call(body, whole)
+            call = json_call(body)
         calls += [] if call is None else [call]
         after = part if call is None else body[call.length :] if call.length else ""
         rest = after.partition("</tool_call>")[2].strip()
@@ -63,7 +63,7 @@ def llama(text: str, whole: bool, schemas: Arguments) -> Reading:
         return Reading(text)
     calls, rest = [], body
     while rest.startswith("{"):
-        call = json_call(rest, whole)
+        call = json_call(rest)
         if call is None:
             break
         calls.append(call)
@@ -79,7 +79,7 @@ def mistral(text: str, whole: bool, schemas: Arguments) -> Reading:
     for part in text.split(marker)[1:]:
         body = part.strip()
         if body.startswith(("[", "{")):
-            calls += json_calls(body, whole)
+            calls += json_calls(body)
         elif "[ARGS]" in body:
             name, _, arguments = body.partition("[ARGS]")
             calls.append(Call(re.split(r"\[CALL_ID\]", name)[0].strip(), arguments.strip()))
@@ -92,14 +92,14 @@ def tagged(text: str, whole: bool, schemas: Arguments) -> Reading:
     marker, calls = "<|tool_call|>", list[Call]()
     found = before_calls(text, marker, whole)
     for part in text.split(marker)[1:]:
-        calls += json_calls(part.partition("<|/tool_call|>")[0].strip(), whole)
+        calls += json_calls(part.partition("<|/tool_call|>")[0].strip())
     return Reading(text if whole and not calls else found, calls=tuple(calls))
 
 
 def forced(text: str, whole: bool, schemas: Arguments) -> Reading:
     """The answer to a `tool_choice` that demands a call: a JSON array of them, which a schema forces."""
-    del schemas
-    return Reading(calls=tuple(json_calls(text.strip(), whole)))
+    del whole, schemas
+    return Reading(calls=tuple(json_calls(text.strip())))
 
 
 # What a chat template holds -> how calls are read; the first that fits.

@@ -49,11 +49,11 @@ def before_calls(text: str, marker: str, whole: bool) -> str:
     return found if whole and marker not in text else found.rstrip()
 
 
-def json_calls(text: str, whole: bool) -> Iterator[Call]:
+def json_calls(text: str) -> Iterator[Call]:
     """The calls of a JSON array, or of one object."""
     rest = text.removeprefix("[").lstrip()
     while rest.startswith("{"):
-        call = json_call(rest, whole)
+        call = json_call(rest)
         if call is None:
             return
         yield call
@@ -62,10 +62,9 @@ def json_calls(text: str, whole: bool) -> Iterator[Call]:
         rest = rest[call.length :].lstrip(", \n\t")
 
 
-def json_call(text: str, whole: bool) -> Call | None:
+def json_call(text: str) -> Call | None:
     """The call that this object is; None while its name is not known. Its arguments are passed on as they are written;
     where the name stands after them, or where they are JSON inside of a text, when the object is whole."""
-    del whole
     end = value_end(text)
     if end is not None and (call := _whole_call(text[:end], end)) is not None:
         return call

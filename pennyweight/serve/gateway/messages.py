@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import Any
 
-from pennyweight.errors import PennyweightError
 from pennyweight.openai_api.fields import instead
-from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
-from pennyweight.serve.gateway.refusals import Refused, refusal
-from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation, event, translated
+from pennyweight.serve.gateway.ask import Ask
+from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.translation import Block, Translating, Translation, event, message_in
 
 PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
@@ -118,46 +116,20 @@ def tools_of(body: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-class Messages:
-    """The stage: a Messages request is translated to a chat completion, and its answer back, errors too."""
+class Messages(Translating):
+    paths = (PATH,)
 
-    def __init__(self, inner: Stage) -> None:
-        self._inner = inner
+    def as_chat(self, ask: Ask) -> tuple[dict[str, Any], Translation]:
+        return as_chat(ask.body), MessageTranslation(ask.body)
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
-        if ask.path != PATH:
-            async with aclosing(self._inner(ask)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            return
-        status = 0
-        try:
-            body = as_chat(ask.body)
-            inner = self._inner(ask.translated(CHAT_PATH, body, json.dumps(body).encode()))
-            async with aclosing(translated(inner, MessageTranslation(ask.body))) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Head):
-                        status = piece.status
-                    elif isinstance(piece, bytes) and status != 200:
-                        piece = error_of(piece, status)
-                    yield piece
-        except PennyweightError as error:
-            if status:
-                raise
-            response = refusal(error)
-            headers = {k: v for k, v in response.headers.items() if k not in ("content-length", "content-type")}
-            yield Head(response.status_code, "application/json", headers)
-            yield error_of(bytes(response.body), response.status_code)
+    def error(self, body: bytes, status: int) -> bytes:
+        return error_of(body, status)
 
 
 def error_of(body: bytes, status: int) -> bytes:
     """An error in OpenAI's shape, in Anthropic's."""
-    try:
-        message = json.loads(body)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = body.decode(errors="replace")[:300]
     kind = ERRORS.get(status, "api_error")
-    return json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()
+    return json.dumps({"type": "error", "error": {"type": kind, "message": message_in(body)}}).encode()
 
 
 class MessageTranslation(Translation):

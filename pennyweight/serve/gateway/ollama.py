@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pennyweight.errors import PennyweightError
 from pennyweight.openai_api.fields import instead
-from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
-from pennyweight.serve.gateway.refusals import Refused, refusal
-from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation, translated
+from pennyweight.serve.gateway.ask import Ask
+from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.translation import Block, Translating, Translation, message_in
 
 CHAT, GENERATE = "/api/chat", "/api/generate"
 LINES = "application/x-ndjson"
@@ -110,44 +108,19 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     return made | ({"name": message["tool_name"]} if message.get("tool_name") else {})
 
 
-class Ollama:
-    """The stage: a request of Ollama's API is translated to a chat completion, and its answer back, errors too."""
+class Ollama(Translating):
+    paths = (CHAT, GENERATE)
 
-    def __init__(self, inner: Stage) -> None:
-        self._inner = inner
+    def as_chat(self, ask: Ask) -> tuple[dict[str, Any], Translation]:
+        return as_chat(ask.path, ask.body), OllamaTranslation(ask.body, generates=ask.path == GENERATE)
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
-        if ask.path not in (CHAT, GENERATE):
-            async with aclosing(self._inner(ask)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            return
-        status = 0
-        try:
-            body = as_chat(ask.path, ask.body)
-            made = OllamaTranslation(ask.body, generates=ask.path == GENERATE)
-            inner = self._inner(ask.translated(CHAT_PATH, body, json.dumps(body).encode()))
-            async with aclosing(translated(inner, made)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Head):
-                        status = piece.status
-                    elif isinstance(piece, bytes) and status != 200:
-                        piece = error_of(piece)
-                    yield piece
-        except PennyweightError as error:
-            if status:
-                raise
-            response = refusal(error)
-            yield Head(response.status_code, "application/json")
-            yield error_of(bytes(response.body))
+    def error(self, body: bytes, status: int) -> bytes:
+        del status
+        return error_of(body)
 
 
 def error_of(body: bytes) -> bytes:
-    try:
-        message = json.loads(body)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = body.decode(errors="replace")[:300]
-    return json.dumps({"error": message}).encode()
+    return json.dumps({"error": message_in(body)}).encode()
 
 
 class OllamaTranslation(Translation):

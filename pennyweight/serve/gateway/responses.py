@@ -10,14 +10,13 @@ import json
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pennyweight.openai_api.fields import instead
-from pennyweight.serve.gateway.ask import Ask, Piece, Stage
+from pennyweight.serve.gateway.ask import Ask, Stage
 from pennyweight.serve.gateway.refusals import Refused
-from pennyweight.serve.gateway.translation import CHAT_PATH, Block, Translation, event, translated
+from pennyweight.serve.gateway.translation import Block, Translating, Translation, event
 
 PATH = "/v1/responses"
 PASSED_ON = ("model", "temperature", "top_p", "user", "metadata", "seed", "priority", "parallel_tool_calls", "store")
@@ -141,20 +140,15 @@ def _text(content: Any) -> Any:
     return "".join(str(part.get("text", "")) for part in content)
 
 
-class Responses:
-    """The stage: a Responses request is translated to a chat completion, and its answer back. Errors pass
-    unchanged."""
+class Responses(Translating):
+    paths = (PATH,)
+    tells_errors = False  # their shape is the same
 
     def __init__(self, inner: Stage) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._conversations = Conversations()
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
-        if ask.path != PATH:
-            async with aclosing(self._inner(ask)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            return
+    def as_chat(self, ask: Ask) -> tuple[dict[str, Any], Translation]:
         tenant, earlier = ask.tenant.name, ask.body.get("previous_response_id")
         before = self._conversations.chat(tenant, earlier) if earlier else []
         body = as_chat(ask.body, before)
@@ -164,10 +158,7 @@ class Responses:
             if ask.body.get("store") is not False:
                 self._conversations.keep(tenant, made.id, [*chat, made.message()])
 
-        inner = self._inner(ask.translated(CHAT_PATH, body, json.dumps(body).encode()))
-        async with aclosing(translated(inner, ResponseTranslation(ask.body, keep))) as pieces:
-            async for piece in pieces:
-                yield piece
+        return body, ResponseTranslation(ask.body, keep)
 
 
 class ResponseTranslation(Translation):

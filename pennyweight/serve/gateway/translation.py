@@ -13,7 +13,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from pennyweight.serve.gateway.ask import Head, Piece
+from pennyweight.errors import PennyweightError
+from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
+from pennyweight.serve.gateway.refusals import refusal
 from pennyweight.serve.gateway.relay import DONE, EVENTS, message_of
 
 CHAT_PATH = "/v1/chat/completions"
@@ -111,6 +113,59 @@ def _parts(said: Mapping[str, Any]) -> Iterator[tuple[Kind, str, Mapping[str, An
         yield "text", text, {}
     for call in said.get("tool_calls") or ():
         yield "call", call["function"].get("arguments") or "", call
+
+
+class Translating(ABC):
+    """The stage: a request to one of `paths` is asked as a chat completion and its answer told back. Where
+    `tells_errors`, errors are told in the API's own shape too; else they pass unchanged."""
+
+    paths: ClassVar[tuple[str, ...]]
+    tells_errors: ClassVar[bool] = True
+
+    def __init__(self, inner: Stage) -> None:
+        self._inner = inner
+
+    @abstractmethod
+    def as_chat(self, ask: Ask) -> tuple[dict[str, Any], Translation]:
+        """The chat's body, and what tells its answer. Raises `Refused`."""
+
+    def error(self, body: bytes, status: int) -> bytes:
+        """An error in OpenAI's shape, in this API's."""
+        del status
+        return body
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        if ask.path not in self.paths:
+            async with aclosing(self._inner(ask)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        status = 0
+        try:
+            body, made = self.as_chat(ask)
+            inner = self._inner(ask.translated(CHAT_PATH, body, json.dumps(body).encode()))
+            async with aclosing(translated(inner, made)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Head):
+                        status = piece.status
+                    elif isinstance(piece, bytes) and status != 200:
+                        piece = self.error(piece, status)
+                    yield piece
+        except PennyweightError as error:
+            if status or not self.tells_errors:
+                raise
+            response = refusal(error)
+            headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+            yield Head(response.status_code, "application/json", headers)
+            yield self.error(bytes(response.body), response.status_code)
+
+
+def message_in(body: bytes) -> str:
+    """What an error in OpenAI's shape says."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:300]
 
 
 async def translated(pieces: AsyncGenerator[Piece], made: Translation) -> AsyncGenerator[Piece]:
