@@ -155,6 +155,7 @@ def test_what_cannot_be_read_is_a_miss(place: str) -> None:
                 store._writer.execute("UPDATE answers_2 SET body = substr(body, 1, 4)")
                 assert await store.get("key") is None
                 return
+            assert isinstance(store, RedisStore)
             for value in (b"no head", b'["application/json", 1.0, 12]\n{"half', b"[]\n", b"{}"):
                 await store._redis.set("pennyweight:key", value)
                 assert await store.get("key") is None
