@@ -38,6 +38,9 @@ def serve(
     allowed_origin: Annotated[
         list[str] | None, typer.Option(help="Web pages that may use it, as https://example.org; repeatable.")
     ] = None,
+    refusals_per_second: Annotated[
+        float, typer.Option(help="Of one client that sends broken requests without end; 0: no limit.")
+    ] = 5.0,
     start_timeout: Annotated[float, typer.Option(help="Seconds that an engine may take to get ready.")] = 300.0,
     log: Annotated[Path | None, typer.Option(help="Directory for the engines' logs.")] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write requests' texts into the log.")] = False,
@@ -75,6 +78,7 @@ def serve(
         certificate=tls_certificate,
         private_key=tls_key,
         log_requests=log_requests,
+        refusals_per_second=refusals_per_second,
         allowed_origins=tuple(allowed_origin or ()),
     )
     logging.basicConfig(level=logging.INFO if log_requests else logging.WARNING, format="%(asctime)s %(message)s")

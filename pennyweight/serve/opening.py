@@ -24,7 +24,12 @@ from pennyweight.service import Service
 START_TIMEOUT = 300.0
 # A measurement must see a lost engine as an error, not have it restarted, and needs no limit on the queue.
 MEASURING = GatewaySettings(
-    max_queue=1_000_000, request_bytes=2**26, stall_seconds=0.0, drain_seconds=1.0, restart=False
+    max_queue=1_000_000,
+    request_bytes=2**26,
+    stall_seconds=0.0,
+    drain_seconds=1.0,
+    refusals_per_second=0.0,
+    restart=False,
 )
 
 

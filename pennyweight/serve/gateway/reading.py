@@ -16,6 +16,7 @@ CHARACTERS_PER_TOKEN = 4
 BEYOND_ASCII = 1.5  # characters that each byte more than one counts as
 MAX_SEQUENCES = 1024
 MAX_COUNTED = 2**20  # a cap on numbers in a request: larger ones are for the engine to refuse
+DEEP = 200  # brackets, with which a body may be too deep
 DEFAULT_ANSWER = 256  # tokens, where a request names no limit
 BLOCK, MAX_BLOCKS = 256, 64  # characters per block, and the number of blocks that identify a prompt's prefix
 
@@ -46,7 +47,8 @@ async def read(request: Request, most: int) -> bytes:
 def parsed(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
-        json.dumps(value)  # what is too deep to be written again is refused here
+        if raw.count(b"[") + raw.count(b"{") > DEEP:
+            json.dumps(value)  # what is too deep to be written again is refused here
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"The body is no JSON ({str(error)[:100]}).") from None
     if not isinstance(value, dict):

@@ -28,6 +28,7 @@ from pennyweight.serve.gateway.gateway import Gateway
 from pennyweight.serve.gateway.guard import GuardedProtocol
 from pennyweight.serve.gateway.keys import Keys
 from pennyweight.serve.gateway.old_clients import OldClients
+from pennyweight.serve.gateway.pacing import Pacing
 from pennyweight.serve.gateway.pool import Pools
 from pennyweight.serve.gateway.request_ids import RequestIds
 from pennyweight.serve.gateway.settings import GatewaySettings
@@ -120,11 +121,14 @@ def _configuration(gateway: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
         OldClients(
             RequestIds(
-                guarded(
-                    application(gateway),
-                    host=settings.host,
-                    open_to_all=gateway.keys.open,
-                    origins=settings.allowed_origins,
+                Pacing(
+                    guarded(
+                        application(gateway),
+                        host=settings.host,
+                        open_to_all=gateway.keys.open,
+                        origins=settings.allowed_origins,
+                    ),
+                    settings.refusals_per_second,
                 )
             )
         ),

@@ -27,11 +27,12 @@ class GatewaySettings:
     certificate: Path | None = None
     private_key: Path | None = None
     log_requests: bool = False
+    refusals_per_second: float = 5.0  # of one client, once its first ones were answered at once; 0: no limit
     allowed_origins: tuple[str, ...] = ()  # of web pages that may use it
     restart: bool = True  # restart a lost engine; False in a measurement, which must fail instead
 
     def __post_init__(self) -> None:
-        for name, least in (("max_queue", 0), ("request_bytes", 1024)):
+        for name, least in (("max_queue", 0), ("request_bytes", 1024), ("refusals_per_second", 0)):
             if getattr(self, name) < least:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} {getattr(self, name)} is not possible: use {least} or more.")
