@@ -6,7 +6,7 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-hostile bench-perplexity bench-proof bench-rival bench-search bench-service bench-streams bench-techniques clean
+.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-hostile bench-perplexity bench-proof bench-rival bench-search bench-service bench-streams bench-techniques clean clients
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
@@ -18,6 +18,17 @@ test: $(INSTALLED)
 	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 	$(BIN)/pytest -m "slow and not measures" -n 2 --dist loadfile --durations 25
 	$(BIN)/pytest -m measures --durations 25
+
+# Clients that tests use and that cannot live in .venv: of node, and instructor, which wants an older openai.
+clients: .clients/.installed
+
+.clients/.installed: tests/serve/clients/package.json
+	mkdir -p .clients
+	cp tests/serve/clients/package.json .clients/
+	cd .clients && npm install --silent --no-audit --no-fund
+	$(PYTHON) -m venv .clients/python
+	.clients/python/bin/pip install --quiet "instructor>=1.11,<2"
+	touch $@
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -88,4 +99,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT)
+	rm -rf $(VENV) .clients $(DEMO_OUT)
