@@ -134,12 +134,10 @@ class Translating(ABC):
         del status
         return body
 
-    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
-        if ask.path not in self.paths:
-            async with aclosing(self._inner(ask)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            return
+    def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        return self._translated(ask) if ask.path in self.paths else self._inner(ask)
+
+    async def _translated(self, ask: Ask) -> AsyncGenerator[Piece]:
         status = 0
         try:
             body, made = self.as_chat(ask)
