@@ -18,6 +18,7 @@ from typing import Any
 
 from pennyweight.openai_api import gemma_calls, harmony
 from pennyweight.openai_api.reading import Call, Reading, before_calls, before_marker, json_call, json_calls
+from pennyweight.openai_api.validating import Holds, text_holds
 
 THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 Arguments = Mapping[str, Mapping[str, Any]]  # function -> the JSON schema of its arguments
@@ -124,14 +125,20 @@ def calls_of(template: str) -> CallReader | None:
 
 @dataclass(frozen=True)
 class Reader:
-    """`thoughts` are the markers around reasoning, if the template has some; `opened`: the prompt ends inside them."""
+    """`thoughts` are the markers around reasoning, if the template has some; `opened`: the prompt ends inside them.
+    `strict` checks the arguments of the functions that demand it."""
 
     calls: CallReader | None = None
     schemas: Arguments = None  # type: ignore[assignment]
     thoughts: tuple[str, str] | None = None
     opened: bool = False
+    strict: Mapping[str, Holds] | None = None
 
     def __call__(self, text: str, whole: bool) -> Reading:
+        read = self._read(text, whole)
+        return held_to(read, self.strict, whole) if self.strict and read.calls else read
+
+    def _read(self, text: str, whole: bool) -> Reading:
         if self.calls is harmony.read:
             return harmony.read(text, whole, self.schemas or {})
         thought = ""
@@ -150,6 +157,23 @@ class Reader:
                 thought, text = thought.lstrip("\n"), text.lstrip("\n")
         read = Reading(text) if self.calls is None else self.calls(text, whole, self.schemas or {})
         return replace(read, reasoning=thought)
+
+
+def held_to(read: Reading, strict: Mapping[str, Holds], whole: bool) -> Reading:
+    """A call of a `strict` function is shown once its arguments are whole and hold their schema. One whose arguments do
+    not is no call: it is content when the answer ends."""
+    kept, left = list[Call](), list[str]()
+    for call in read.calls:
+        holds = strict.get(call.name)
+        fine = True if holds is None else text_holds(call.arguments, holds)
+        if fine:
+            kept.append(call)
+        elif whole:
+            left.append(f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}')
+        elif fine is None:
+            break  # still being written: what follows waits, so that calls keep their order
+    content = "\n".join([read.content, *left] if read.content else left) if left else read.content
+    return replace(read, content=content, calls=tuple(kept))
 
 
 def thoughts_of(template: str) -> tuple[str, str] | None:

@@ -16,7 +16,8 @@ from pennyweight.openai_api import fields, forms, harmony, json_schema
 from pennyweight.openai_api.answers import Answer, rows_of_prompt
 from pennyweight.openai_api.bodies import Body, ChatBody, CompletionBody
 from pennyweight.openai_api.readers import Reader, calls_of, forced, hermes, thoughts_of
-from pennyweight.openai_api.tools import chosen_tool, forced_schema
+from pennyweight.openai_api.tools import Tool, chosen_tool, forced_schema
+from pennyweight.openai_api.validating import Holds, validating
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.worker.host import Host
 from pennyweight.worker.prompts import Prompts, Refused
@@ -186,8 +187,9 @@ class Served:
             if calls is None and thoughts is None:
                 return None
         schemas = {tool.function.name: tool.function.parameters or {} for tool in tools}
+        strict = _checks(tools)
         end = self.tokenizer.spelled(prompt[-PROMPT_END:]).rstrip()
-        return Reader(calls, schemas, thoughts, opened=bool(thoughts and end.endswith(thoughts[0])))
+        return Reader(calls, schemas, thoughts, opened=bool(thoughts and end.endswith(thoughts[0])), strict=strict)
 
     def _generating(self, body: CompletionBody | ChatBody, answer: Answer, generation: Generation) -> Generating:
         if not generation.max_tokens:
@@ -204,6 +206,17 @@ class Served:
 def _called(body: CompletionBody | ChatBody) -> str | None:
     """The tool that must be called; "" where any must, None where none must."""
     return chosen_tool(body.tool_choice, body.tools) if isinstance(body, ChatBody) else None
+
+
+def _checks(tools: Sequence[Tool]) -> dict[str, Holds]:
+    """What holds the arguments of `strict` functions to their schemas. Raises `Refused`."""
+    found = {}
+    for function in (tool.function for tool in tools if tool.function.strict):
+        try:
+            found[function.name] = validating(function.schema_of_arguments)
+        except ValueError as error:
+            raise Refused(f"strict: the parameters of {function.name!r}: {error}.", "tools") from None
+    return found
 
 
 def _text_of(body: CompletionBody | ChatBody, place: int) -> str | None:

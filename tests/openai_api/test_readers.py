@@ -16,6 +16,7 @@ from pennyweight.openai_api import gemma_calls, harmony, readers
 from pennyweight.openai_api.answers import Answer
 from pennyweight.openai_api.readers import Reader
 from pennyweight.openai_api.reading import Reading
+from pennyweight.openai_api.validating import validating
 from pennyweight.tokenizer import Tokenizer
 
 WEATHER = ("weather", {"city": 'Ulm "x" }', "days": 3})
@@ -177,3 +178,18 @@ def test_a_long_call_is_read_in_time() -> None:
     began = time.monotonic()
     assert readers.hermes(text, False, {}).calls[0].name == "f"
     assert time.monotonic() - began < 0.5
+
+
+BAD_CALL = json.dumps({"name": "weather", "arguments": {"city": 5}})
+STRICT = {"weather": validating(SCHEMAS["weather"])}
+
+
+def test_a_strict_call_is_given_only_when_its_arguments_hold() -> None:
+    reader = Reader(readers.hermes, SCHEMAS, strict=STRICT)
+    text = f"So.<tool_call>{BAD_CALL}</tool_call><tool_call>{JSON_CALL}</tool_call>"
+    seen = [reader(text[:length], False) for length in range(len(text))]
+    assert all(call.arguments == json.dumps(WEATHER[1]) for reading in seen for call in reading.calls)
+    whole = reader(text, True)
+    assert [json.loads(call.arguments) for call in whole.calls] == [WEATHER[1]]
+    assert whole.content == f"So.\n{BAD_CALL}"
+    assert Reader(readers.hermes, SCHEMAS)(text, True).calls[0].arguments == '{"city": 5}'

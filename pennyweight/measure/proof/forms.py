@@ -31,10 +31,14 @@ def _is_call(call: Mapping[str, Any], tools: list[Mapping[str, Any]]) -> bool:
 
 def _follows(text: str, schema: Mapping[str, Any]) -> bool:
     import jsonschema
+    import referencing
     import referencing.exceptions
+    from jsonschema.validators import validator_for
 
+    kind = validator_for(schema)
     try:
-        jsonschema.validate(json.loads(text), schema)
+        kind.check_schema(dict(schema))
+        kind(dict(schema), registry=referencing.Registry()).validate(json.loads(text))  # fetches no other document
     except (ValueError, jsonschema.ValidationError):
         return False
     except (jsonschema.SchemaError, referencing.exceptions.Unresolvable):
