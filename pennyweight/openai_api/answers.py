@@ -40,6 +40,7 @@ class Answer:
     with_logprobs: bool = False
     with_token_ids: bool = False
     includes_usage: bool = False
+    usage_in_chunks: bool = False
     tokens_as_ids: bool = False
     fingerprint: str = ""
     reader: Reader | None = None
@@ -119,7 +120,7 @@ class Answer:
         rest."""
         if self.reader is not None:
             return self._read_chunk(event, finish)
-        if finish is None and not self.with_logprobs and not self.with_token_ids:
+        if finish is None and not (self.with_logprobs or self.with_token_ids or self.usage_in_chunks):
             return self._text_prefix + json.dumps(text).encode() + self._text_suffix
         said: dict[str, Any] = {"delta": {"content": text} if text else {}} if self.chat else {"text": text}
         return _sse(self.envelope(self._choice_of(said, event, finish), streamed=True))
@@ -201,7 +202,9 @@ class Answer:
         choices = [choice] if choice is not None else []
         made = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
         made["system_fingerprint"] = self.fingerprint or None
-        return made | ({"usage": None} if streamed and self.includes_usage else {})
+        if not streamed or not self.includes_usage:
+            return made
+        return made | {"usage": usage_of([self]) if self.usage_in_chunks else None}
 
     @property
     def _text_prefix(self) -> bytes:

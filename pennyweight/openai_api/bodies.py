@@ -29,7 +29,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool = False
-    continuous_usage_stats: Literal[False] = False
+    continuous_usage_stats: bool = False  # every chunk has the usage so far, as vLLM's server has it
     include_obfuscation: bool = False  # random padding of OpenAI's own servers: nothing to add here
 
 
@@ -65,7 +65,7 @@ class Body(BaseModel):
     priority: int | None = None
     store: bool | None = None
     request_id: str | None = None
-    cache_salt: str | None = None
+    cache_salt: str | None = Field(None, min_length=1)
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
@@ -91,6 +91,10 @@ class Body(BaseModel):
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def usage_in_chunks(self) -> bool:
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     @property
     def include_usage(self) -> bool:
@@ -210,12 +214,19 @@ class Templated(BaseModel):
     def _ends_once(self) -> Templated:
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise ValueError("continue_final_message goes on with an assistant's message: end with one")
+        if (
+            self.continue_final_message
+            and "add_generation_prompt" in self.model_fields_set
+            and self.add_generation_prompt
+        ):
+            raise ValueError("add_generation_prompt begins a new message and continue_final_message goes on: send one")
         return self
 
 
 class ChatBody(Templated, Body):
     model_config = ConfigDict(extra="allow", strict=True)
 
+    tools: list[Tool] = Field([], min_length=1)
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
@@ -227,6 +238,8 @@ class ChatBody(Templated, Body):
 
     @model_validator(mode="after")
     def _tools_are_there(self) -> ChatBody:
+        if "tool_choice" in self.model_fields_set and not self.tools:
+            raise ValueError("tool_choice needs tools: send some, or remove it")
         chosen_tool(self.tool_choice, self.tools)
         if self.top_logprobs_asked is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")

@@ -87,7 +87,13 @@ DELIVERY = (
     "top_logprobs",
     "user",
 )
-INSTEAD = {"functions": "use tools", "function_call": "use tool_choice", "best_of": "use n"}
+INSTEAD = {
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "best_of": "use n",
+    "n_predict": "use max_tokens",
+    "prompt_logprobs": "use echo with logprobs, of /v1/completions",
+}
 
 
 def acting(body: Mapping[str, Any]) -> Iterator[str]:
@@ -107,6 +113,8 @@ def unknown(body: Mapping[str, Any]) -> str | None:
 
 def instead(name: str, known: Iterable[str]) -> str:
     """What to do about a name that is not known."""
+    if name in INSTEAD:
+        return INSTEAD[name]
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
     return f"write {near[0]}" if near else "remove it"
 

@@ -77,7 +77,9 @@ def requested(body: Mapping[str, Any], response_format: ResponseFormat | None) -
     if named is not None and not found:
         raise EngineRefused("structured_outputs asks for nothing: it holds one of json, choice, regex and grammar.")
     if len(found) > 1:
-        raise EngineRefused(f"{found[0][0]} and {found[1][0]} both ask for a form of the answer: send one.")
+        names = list(dict.fromkeys(name for name, _ in found))
+        two = f"{names[0]} and {names[1]} both ask" if names[1:] else f"{names[0]} asks twice"
+        raise EngineRefused(f"{two} for a form of the answer: send one.")
     return found[0] if found else None
 
 

@@ -126,17 +126,20 @@ def calls_of(template: str) -> CallReader | None:
 @dataclass(frozen=True)
 class Reader:
     """`thoughts` are the markers around reasoning, if the template has some; `opened`: the prompt ends inside them.
-    `strict` checks the arguments of the functions that demand it."""
+    `strict` checks the arguments of the functions that demand it. Calls after the first `most` are left out."""
 
     calls: CallReader | None = None
     schemas: Arguments = None  # type: ignore[assignment]
     thoughts: tuple[str, str] | None = None
     opened: bool = False
     strict: Mapping[str, Holds] | None = None
+    most: int | None = None
 
     def __call__(self, text: str, whole: bool) -> Reading:
         read = self._read(text, whole)
-        return held_to(read, self.strict, whole) if self.strict and read.calls else read
+        if self.strict and read.calls:
+            read = held_to(read, self.strict, whole)
+        return read if self.most is None else replace(read, calls=read.calls[: self.most])
 
     def _read(self, text: str, whole: bool) -> Reading:
         if self.calls is harmony.read:

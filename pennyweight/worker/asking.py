@@ -100,11 +100,11 @@ class Served:
         )
 
     def _check_ids(self, body: Body) -> None:
+        size = self.tokenizer.vocabulary_size
         for name, ids in (("stop_token_ids", body.stop_token_ids), ("logit_bias", [int(t) for t in body.logit_bias])):
-            if any(not 0 <= token < self.tokenizer.vocabulary_size for token in ids):
-                raise Refused(
-                    f"{name}: a token id is outside the vocabulary of {self.tokenizer.vocabulary_size}.", name
-                )
+            outside = [token for token in ids if not 0 <= token < size]
+            if outside:
+                raise Refused(f"{name}: the token id {outside[0]} is outside the vocabulary of {size}.", name)
 
     def _length(self, body: CompletionBody | ChatBody, prompt: Sequence[int]) -> int:
         room = self.context_length - len(prompt)
@@ -113,9 +113,12 @@ class Served:
             asked = body.max_completion_tokens or body.max_tokens or room
         assert asked is not None
         if asked > room or (isinstance(body, ChatBody) and room < 1):
+            whole = f"the prompt ({len(prompt)}) with the answer ({asked}) would be {len(prompt) + asked}"
+            mend = "shorten the prompt or lower max_tokens"
+            if room < 1:
+                whole, mend = f"the prompt has {len(prompt)}, which leaves none for the answer", "shorten it"
             raise Refused(
-                f"This model's context is {self.context_length} tokens, and the prompt ({len(prompt)}) with the answer "
-                f"({asked}) would be {len(prompt) + asked}: shorten the prompt or lower max_tokens.",
+                f"This model's context is {self.context_length} tokens, and {whole}: {mend}.",
                 "messages" if isinstance(body, ChatBody) else "prompt",
                 "context_length_exceeded",
             )
@@ -163,6 +166,7 @@ class Served:
             with_token_ids=body.return_token_ids,
             tokens_as_ids=body.return_tokens_as_token_ids,
             includes_usage=body.include_usage,
+            usage_in_chunks=body.usage_in_chunks,
             fingerprint=self.fingerprint,
             reader=self._reader(body, prompt) if isinstance(body, ChatBody) else None,
         )
@@ -172,7 +176,7 @@ class Served:
                 answer.prompt_rows = [(prompt[0], None, ())]
             else:
                 score = await self.host.score(prompt, start)
-                answer.prompt_rows = rows_of_prompt(prompt, score, start, max(1, body.logprobs))
+                answer.prompt_rows = rows_of_prompt(prompt, score, start, body.logprobs)
         return answer
 
     def _reader(self, body: ChatBody, prompt: Sequence[int]) -> Reader | None:
@@ -189,7 +193,14 @@ class Served:
         schemas = {tool.function.name: tool.function.parameters or {} for tool in tools}
         strict = _checks(tools)
         end = self.tokenizer.spelled(prompt[-PROMPT_END:]).rstrip()
-        return Reader(calls, schemas, thoughts, opened=bool(thoughts and end.endswith(thoughts[0])), strict=strict)
+        return Reader(
+            calls,
+            schemas,
+            thoughts,
+            opened=bool(thoughts and end.endswith(thoughts[0])),
+            strict=strict,
+            most=1 if not body.parallel_tool_calls else None,
+        )
 
     def _generating(self, body: CompletionBody | ChatBody, answer: Answer, generation: Generation) -> Generating:
         if not generation.max_tokens:

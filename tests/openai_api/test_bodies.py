@@ -77,6 +77,14 @@ def test_a_completion_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
         {"messages": [{"role": "wizard", "content": "x"}]},
         {"max_tokens": 0},
         {"top_logprobs": 21},
+        {"tools": []},
+        {"tool_choice": "auto"},
+        {"cache_salt": ""},
+        {
+            "messages": [*USER, {"role": "assistant", "content": "a"}],
+            "continue_final_message": True,
+            "add_generation_prompt": True,
+        },
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
     ],
 )

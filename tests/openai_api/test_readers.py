@@ -193,3 +193,9 @@ def test_a_strict_call_is_given_only_when_its_arguments_hold() -> None:
     assert [json.loads(call.arguments) for call in whole.calls] == [WEATHER[1]]
     assert whole.content == f"So.\n{BAD_CALL}"
     assert Reader(readers.hermes, SCHEMAS)(text, True).calls[0].arguments == '{"city": 5}'
+
+
+def test_one_call_is_read_where_no_more_are_wanted() -> None:
+    text = f"<tool_call>{JSON_CALL}</tool_call>" * 2
+    assert len(Reader(readers.hermes, SCHEMAS)(text, True).calls) == 2
+    assert len(Reader(readers.hermes, SCHEMAS, most=1)(text, True).calls) == 1

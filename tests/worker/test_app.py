@@ -275,7 +275,7 @@ def test_tools_are_described_to_a_model_whose_template_takes_none(client: openai
     ("more", "word"),
     [
         ({"tool_choice": "required"}, "tools"),
-        ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "other"),
+        ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tools"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "enable_thinking"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "text only"),
@@ -632,3 +632,19 @@ def test_a_truncated_prompt_is_echoed_as_it_is_read(client: openai.OpenAI, token
     )
     assert answer.choices[0].text == tokenizer.decode(tokenizer.encode(TEXT)[-3:])
     assert len(answer.choices[0].logprobs.tokens) == 3
+
+
+@pytest.mark.parametrize("path", ["chat", "completions"])
+def test_every_chunk_has_the_usage_so_far_where_that_is_asked(client: openai.OpenAI, path: str) -> None:
+    more: Any = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    if path == "chat":
+        chunks = list(
+            client.chat.completions.create(
+                model="model", messages=[{"role": "user", "content": "hi"}], max_tokens=4, **more
+            )
+        )
+    else:
+        chunks = list(client.completions.create(model="model", prompt="one", max_tokens=4, **more))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts) and counts[-1] == 4
+    assert all(chunk.usage.prompt_tokens == chunks[-1].usage.prompt_tokens > 0 for chunk in chunks)

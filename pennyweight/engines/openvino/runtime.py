@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pennyweight.engines.openvino.scorer import Scorer, save_draft
+from pennyweight.engines.openvino.saving import saved_graph
+from pennyweight.engines.openvino.scorer import Scorer
 from pennyweight.engines.openvino.settings import OpenVINO
 from pennyweight.generation import Event, Finish, Form, Generation, Score, States, choice_grammar, derived_seed
 from pennyweight.hardware import available_cores
@@ -51,7 +52,8 @@ class OpenVINORuntime:
             self._speculates["num_assistant_tokens"] = settings.num_speculative_tokens
         if settings.speculative_method == "draft_model":
             self._draft = tempfile.TemporaryDirectory(prefix="pennyweight-ov-")
-            save_draft(Path(settings.draft_model) / settings.draft_file, Path(self._draft.name), self._properties)
+            draft = Path(settings.draft_model) / settings.draft_file  # read in OpenVINO's own form only
+            saved_graph(draft, Path(self._draft.name), self._properties, tokenizer=True)
             properties["draft_model"] = openvino_genai.draft_model(self._draft.name, "CPU", **self._properties)
         elif settings.speculative_method == "ngram":
             self._speculates["max_ngram_size"] = settings.prompt_lookup_max

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pennyweight.engines.openvino.saving import saved_graph
 from pennyweight.generation import SCORED_TOPS, Score, States, pieces_of
 
 
@@ -26,7 +27,7 @@ class Scorer:
 
         core = openvino.Core()
         with tempfile.TemporaryDirectory(prefix="pennyweight-ov-") as directory:
-            model = core.read_model(_saved_graph(file, Path(directory), properties))
+            model = core.read_model(saved_graph(file, Path(directory), properties))
             self._vocabulary = model.output("logits").get_partial_shape()[2].get_length()
             _return_scores(model)
             self._request = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
@@ -69,26 +70,6 @@ class Scorer:
             if info.get("layerType") in ("FullyConnected", "MatMul"):
                 counted[f"{info['primitiveType']} on {info['runtimePrecision']} weights"] += 1
         return [f"{count} x {name}" for name, count in counted.most_common()]
-
-
-def _saved_graph(file: Path, directory: Path, properties: Mapping[str, Any]) -> str:
-    """OpenVINO's own form of the GGUF. GenAI writes it beside its input file, so it reads a link elsewhere."""
-    import openvino_genai
-
-    link = directory / "model.gguf"
-    link.symlink_to(file)
-    small = openvino_genai.SchedulerConfig()
-    small.num_kv_blocks = 16
-    openvino_genai.ContinuousBatchingPipeline(str(link), small, "CPU", {**properties, "enable_save_ov_model": True})
-    return str(directory / "openvino_model.xml")
-
-
-def save_draft(file: Path, directory: Path, properties: Mapping[str, Any]) -> None:
-    """A draft is read in OpenVINO's own form only, with its tokenizer."""
-    import openvino_genai
-
-    _saved_graph(file, directory, properties)
-    openvino_genai.Tokenizer(str(directory / "model.gguf"), enable_save_ov_model=True)
 
 
 def _return_scores(model: Any) -> None:

@@ -86,6 +86,18 @@ def application(gateway: Gateway) -> Starlette:
     async def respond(request: Request) -> Response:
         return await door.generate(request, responses.PATH)
 
+    async def stored(request: Request) -> Response:
+        """A response that was kept: read, or deleted."""
+        tenant, name = door.tenant(request).name, request.path_params["name"]
+        if request.method == "DELETE":
+            gateway.conversations.remove(tenant, name)
+            return JSONResponse({"id": name, "object": "response", "deleted": True})
+        return JSONResponse(gateway.conversations.response(tenant, name))
+
+    async def cancel(request: Request) -> Response:
+        gateway.conversations.response(door.tenant(request).name, request.path_params["name"])
+        raise Refused(400, "Only a response with background: true can be cancelled, and none is: close its connection.")
+
     async def message(request: Request) -> Response:
         return await door.generate(request, messages.PATH)
 
@@ -182,6 +194,8 @@ def application(gateway: Gateway) -> Starlette:
                     Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
                     Route(f"{prefix}/completions", complete, methods=["POST"]),
                     Route(f"{prefix}/responses", respond, methods=["POST"]),
+                    Route(f"{prefix}/responses/{{name}}", stored, methods=["GET", "DELETE"]),
+                    Route(f"{prefix}/responses/{{name}}/cancel", cancel, methods=["POST"]),
                     Route(f"{prefix}/messages", message, methods=["POST"]),
                     Route(f"{prefix}/messages/count_tokens", count, methods=["POST"]),
                     Route(f"{prefix}/embeddings", embed, methods=["POST"]),

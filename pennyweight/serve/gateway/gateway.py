@@ -57,7 +57,9 @@ class Gateway:
         self.relay = Relay(self.session, self.settings.stall_seconds)
         admitting: Stage = Admitting(self.relay)
         self.limits = Limits(self._cached(admitting))
-        self.answer: Stage = Ollama(Messages(Responses(self.limits)))
+        responses = Responses(self.limits)
+        self.conversations = responses.conversations
+        self.answer: Stage = Ollama(Messages(responses))
         self.batches: Batches | None = None
         if self.settings.state is not None:
             self.batches = Batches(

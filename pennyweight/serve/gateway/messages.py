@@ -22,6 +22,7 @@ KNOWN = {*PASSED_ON, "messages", "system", "stop_sequences", "metadata", "tools"
 KNOWN |= {"service_tier", "cache_control", "context_management", "container"}
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
+MIN_THINKING = 1024  # tokens; of Anthropic's API
 ERRORS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 413: "request_too_large"}
 ERRORS |= {429: "rate_limit_error", 503: "overloaded_error"}
 
@@ -38,8 +39,27 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     if body.get("stop_sequences"):
         chat["stop"] = body["stop_sequences"]
     if chat.get("stream") is True:
-        chat["stream_options"] = {"include_usage": True}
+        chat["stream_options"] = {
+            "include_usage": True,
+            "continuous_usage_stats": True,
+        }  # message_start has the prompt's
+    _check_thinking(body)
     return chat | tools_of(body)
+
+
+def _check_thinking(body: Mapping[str, Any]) -> None:
+    asked = body.get("thinking")
+    if asked is None:
+        return
+    kind = asked.get("type") if isinstance(asked, dict) else None
+    if kind not in ("enabled", "disabled", "adaptive"):
+        raise Refused(400, "thinking has a type: enabled, disabled or adaptive.", "thinking")
+    budget = asked.get("budget_tokens")
+    if kind == "enabled" and not (
+        isinstance(budget, int) and not isinstance(budget, bool) and MIN_THINKING <= budget < body["max_tokens"]
+    ):
+        message = f"thinking.budget_tokens is a number from {MIN_THINKING} to below max_tokens."
+        raise Refused(400, message, "thinking")
 
 
 def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -102,7 +122,7 @@ def tools_of(body: Mapping[str, Any]) -> dict[str, Any]:
     ]
     made: dict[str, Any] = {"tools": [{"type": "function", "function": one} for one in functions]} if functions else {}
     choice = body.get("tool_choice")
-    if choice is None:
+    if choice is None or (not functions and isinstance(choice, dict) and choice.get("type") in ("auto", "none")):
         return made
     kind = choice.get("type") if isinstance(choice, dict) else None
     if kind == "tool":
@@ -150,7 +170,10 @@ class MessageTranslation(Translation):
         return event("content_block_delta", index=block.place, delta={"type": kind, field: more})
 
     def closed(self, block: Block) -> bytes:
-        return event("content_block_stop", index=block.place)
+        sent = b""
+        if block.kind == "reasoning":
+            sent = event("content_block_delta", index=block.place, delta={"type": "signature_delta", "signature": ""})
+        return sent + event("content_block_stop", index=block.place)
 
     def closing(self) -> bytes:
         told = self.as_json()

@@ -96,6 +96,8 @@ BODIES: dict[str, tuple[type[BaseModel], str]] = {
     "/detokenize": (DetokenizeBody, "A text of tokens"),
     "/v1/batches": (BatchesBody, "Answer a file of requests at low priority"),
 }
+STREAMS = dict.fromkeys(list(BODIES)[:4], "text/event-stream")
+STREAMS |= dict.fromkeys(("/api/chat", "/api/generate"), "application/x-ndjson")
 UPLOAD = {
     "type": "object",
     "required": ["file", "purpose"],
@@ -110,6 +112,7 @@ LOOKS = {
     "/metrics": "Prometheus figures",
     "/status": "What the page shows",
     "/v1/models/{name}": "One model",
+    "/v1/responses/{name}": "A response that was kept",
     "/v1/files": "Files of this key",
     "/v1/files/{file}": "One file",
     "/v1/files/{file}/content": "What is in it",
@@ -132,6 +135,8 @@ def description(served: str) -> dict[str, Any]:
     paths["/v1/files/{file}"] = {"delete": _operation("/v1/files/{file}", "Remove it", {})}
     cancel = "/v1/batches/{batch}/cancel"
     paths[cancel] = {"post": _operation(cancel, "Answer no more of it", {})}
+    kept = "/v1/responses/{name}"
+    paths[kept] = {"delete": _operation(kept, "Forget it", {})}
     for path, summary in LOOKS.items():
         paths.setdefault(path, {})["get"] = _operation(path, summary, {})
     return {
@@ -146,7 +151,11 @@ def description(served: str) -> dict[str, Any]:
 def _operation(path: str, summary: str, more: dict[str, Any]) -> dict[str, Any]:
     shape = {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}}
     refusals = {str(status): {"description": text, "content": shape} for status, text in ERRORS.items()}
-    made = {"summary": summary, "responses": {"200": {"description": "As OpenAI answers"}, **refusals}, **more}
+    answer: dict[str, Any] = {"description": "As OpenAI answers"}
+    if path in BODIES:
+        answer["content"] = {"application/json": {"schema": {"type": "object"}}}
+        answer["content"] |= {STREAMS[path]: {"schema": {"type": "string"}}} if path in STREAMS else {}
+    made = {"summary": summary, "responses": {"200": answer, **refusals}, **more}
     text = {"in": "path", "required": True, "schema": {"type": "string"}}
     return made | {"parameters": [{"name": name, **text} for name in PLACES.findall(path)]}
 

@@ -24,37 +24,68 @@ KNOWN = {*PASSED_ON, "input", "instructions", "max_output_tokens", "stream", "te
 KNOWN |= {"previous_response_id", "reasoning", "include", "truncation", "service_tier", "prompt_cache_key"}
 KNOWN |= {"safety_identifier", "stream_options", "prompt_cache_retention"}
 NOT_HELD = ("conversation", "background", "prompt", "max_tool_calls", "top_logprobs")
+RETENTIONS = (None, "in_memory", "in-memory", "24h")
+# What an answer repeats of its request, with the values of a request that has none.
+REPEATED: Mapping[str, Any] = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "prompt_cache_retention": None,
+    "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
+    "service_tier": "default",
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
 TEXT_PARTS = ("input_text", "output_text", "text")
 MAX_KEPT, MAX_KEPT_BYTES = 1000, 64 * 2**20  # responses, and bytes of all of them
 Chat = list[dict[str, Any]]
 
 
 class Conversations:
-    """The chats behind responses, by tenant and id; the oldest are forgotten."""
+    """Responses and the chats behind them, by tenant and id; the oldest are forgotten."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._bytes = 0
 
-    def keep(self, tenant: str, response: str, chat: Chat) -> None:
-        text = json.dumps(chat)
-        self._kept[tenant, response] = text
+    def keep(self, tenant: str, response: Mapping[str, Any], chat: Chat) -> None:
+        text = json.dumps({"response": response, "chat": chat})
+        self._kept[tenant, response["id"]] = text
         self._bytes += len(text)
         while len(self._kept) > MAX_KEPT or self._bytes > MAX_KEPT_BYTES:
             _, forgotten = self._kept.popitem(last=False)
             self._bytes -= len(forgotten)
 
     def chat(self, tenant: str, response: Any) -> Chat:
+        """For `previous_response_id`."""
         text = self._kept.get((tenant, str(response)))
         if text is None:
-            raise Refused(
-                404,
-                f"There is no response {str(response)[:60]!r}: it was asked for with store: false, or is forgotten.",
-                "previous_response_id",
-                "previous_response_not_found",
-            )
-        found: Chat = json.loads(text)
+            raise Refused(404, _forgotten(response), "previous_response_id", "previous_response_not_found")
+        found: Chat = json.loads(text)["chat"]
         return found
+
+    def response(self, tenant: str, response: str) -> dict[str, Any]:
+        text = self._kept.get((tenant, response))
+        if text is None:
+            raise Refused(404, _forgotten(response), "response_id")
+        found: dict[str, Any] = json.loads(text)["response"]
+        return found
+
+    def remove(self, tenant: str, response: str) -> None:
+        self.response(tenant, response)
+        self._bytes -= len(self._kept.pop((tenant, response)))
+
+
+def _forgotten(response: Any) -> str:
+    return f"There is no response {str(response)[:60]!r}: it was asked for with store: false, or is forgotten."
 
 
 def as_chat(body: Mapping[str, Any], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -62,6 +93,8 @@ def as_chat(body: Mapping[str, Any], before: Sequence[Mapping[str, Any]] = ()) -
     for name, value in body.items():
         if name in NOT_HELD and value:
             raise Refused(400, f"{name} is not supported here: remove it.", name)
+        if name == "prompt_cache_retention" and value not in RETENTIONS:
+            raise Refused(400, f"prompt_cache_retention is one of {', '.join(map(str, RETENTIONS[1:]))}.", name)
         if name not in KNOWN and name not in NOT_HELD and value is not None:
             raise Refused(400, f"{name[:60]} is no field of a response: {instead(name, KNOWN)}.", name)
     if isinstance(body.get("text"), dict) and (unknown := sorted(set(body["text"]) - {"format"})):
@@ -105,7 +138,7 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
         made["tools"] = [{"type": "function", "function": {n: t[n] for n in names if n in t}} for t in offered]
     if isinstance(choice, dict):
         made["tool_choice"] = {"type": choice.get("type"), "function": {"name": choice.get("name")}}
-    elif choice is not None:
+    elif choice is not None and (offered or choice not in ("auto", "none")):
         made["tool_choice"] = choice
     return made
 
@@ -113,13 +146,18 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
 def _messages(items: Sequence[Any]) -> Chat:
     """Calls that stand one after the other belong to one message."""
     made: Chat = []
+    thoughts = ""  # of the assistant's message that follows
     for item in items:
         kind = item.get("type", "message") if isinstance(item, dict) else None
         if kind == "message":
             made.append({"role": item.get("role"), "content": _text(item.get("content"))})
+            if thoughts and item.get("role") == "assistant":
+                made[-1]["reasoning_content"], thoughts = thoughts, ""
         elif kind == "function_call":
             if not made or made[-1]["role"] != "assistant":
                 made.append({"role": "assistant", "content": ""})
+                made[-1] |= {"reasoning_content": thoughts} if thoughts else {}
+                thoughts = ""
             function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
             call = {"id": item.get("call_id", ""), "type": "function", "function": function}
             made[-1].setdefault("tool_calls", []).append(call)
@@ -127,7 +165,10 @@ def _messages(items: Sequence[Any]) -> Chat:
             told = item.get("output")
             content = told if isinstance(told, str) else _text(told)
             made.append({"role": "tool", "tool_call_id": item.get("call_id", ""), "content": content})
-        elif kind != "reasoning":
+        elif kind == "reasoning":
+            parts = item.get("content") or []
+            thoughts += "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+        else:
             raise Refused(400, f"input: an item of type {str(kind)[:40]!r} is not supported.", "input")
     return made
 
@@ -146,17 +187,17 @@ class Responses(Translating):
 
     def __init__(self, inner: Stage) -> None:
         super().__init__(inner)
-        self._conversations = Conversations()
+        self.conversations = Conversations()
 
     def as_chat(self, ask: Ask) -> tuple[dict[str, Any], Translation]:
         tenant, earlier = ask.tenant.name, ask.body.get("previous_response_id")
-        before = self._conversations.chat(tenant, earlier) if earlier else []
+        before = self.conversations.chat(tenant, earlier) if earlier else []
         body = as_chat(ask.body, before)
         chat = [m for n, m in enumerate(body["messages"]) if n or not ask.body.get("instructions")]
 
         def keep(made: ResponseTranslation) -> None:
             if ask.body.get("store") is not False:
-                self._conversations.keep(tenant, made.id, [*chat, made.message()])
+                self.conversations.keep(tenant, made.as_json(), [*chat, made.message()])
 
         return body, ResponseTranslation(ask.body, keep)
 
@@ -236,18 +277,14 @@ class ResponseTranslation(Translation):
             "status": self.status,
             "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if self.status == "incomplete" else None,
-            "instructions": self.asked.get("instructions"),
-            "max_output_tokens": self.asked.get("max_output_tokens"),
             "metadata": self.asked.get("metadata") or {},
             "model": self.asked.get("model") or "",
             "output": [self._item(block) for block in self.blocks] if self.finish else [],
             "parallel_tool_calls": self.asked.get("parallel_tool_calls") is not False,
-            "previous_response_id": self.asked.get("previous_response_id"),
             "store": self.asked.get("store") is not False,
-            "temperature": self.asked.get("temperature"),
-            "top_p": self.asked.get("top_p"),
-            "tool_choice": self.asked.get("tool_choice") or "auto",
-            "tools": self.asked.get("tools") or [],
+            "background": False,
+            "top_logprobs": 0,
+            **{name: given if (given := self.asked.get(name)) is not None else v for name, v in REPEATED.items()},
             "usage": self._usage() if self.usage else None,
         }
 

@@ -44,6 +44,7 @@ class Translation(ABC):
         self.finish: str | None = None
         self.stopped_by: str | None = None
         self.usage: Mapping[str, Any] = {}
+        self._has_begun = False
 
     @abstractmethod
     def opening(self) -> bytes: ...
@@ -75,12 +76,19 @@ class Translation(ABC):
             return event + b"\n\n"
         if event.startswith(DONE):
             self.ended()
-            return (self.closed(self.blocks[-1]) if self.blocks else b"") + self.closing()
+            return self._begin() + (self.closed(self.blocks[-1]) if self.blocks else b"") + self.closing()
         value = json.loads(event[6:])
         if "error" in value:
-            return self.failed(message_of(event))
+            return self._begin() + self.failed(message_of(event))
         self.usage = value.get("usage") or self.usage
-        return b"".join(self._choice(choice, choice["delta"]) for choice in value["choices"])
+        return self._begin() + b"".join(self._choice(choice, choice["delta"]) for choice in value["choices"])
+
+    def _begin(self) -> bytes:
+        """The opening, once: with the first event, which may say how long the prompt is."""
+        if self._has_begun:
+            return b""
+        self._has_begun = True
+        return self.opening()
 
     def take_whole(self, body: bytes) -> None:
         value = json.loads(body)
@@ -189,7 +197,6 @@ async def translated(pieces: AsyncGenerator[Piece], made: Translation) -> AsyncG
 
 
 async def _streamed(pieces: AsyncGenerator[Piece], made: Translation) -> AsyncGenerator[Piece]:
-    yield made.opening()
     rest = b""
     async for piece in pieces:
         if not isinstance(piece, bytes):

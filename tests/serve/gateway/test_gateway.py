@@ -435,3 +435,14 @@ def test_tls(deployed: Callable[..., Path], tmp_path: Path) -> None:
             assert answer.status == 200
         with pytest.raises(OSError):
             urllib.request.urlopen(f"{gateway.base_url}/health", timeout=5)
+
+
+def test_a_stored_response_is_read_and_deleted_by_its_owner_only(gateway: Running) -> None:
+    client = gateway.client()
+    made = client.responses.create(model=gateway.status["models"][0], input="hi", max_output_tokens=4)
+    assert client.responses.retrieve(made.id).output_text == made.output_text
+    with pytest.raises(openai.BadRequestError, match="background"):
+        client.responses.cancel(made.id)
+    client.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError, match=made.id):
+        client.responses.retrieve(made.id)

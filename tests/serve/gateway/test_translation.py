@@ -176,8 +176,69 @@ def test_the_oldest_conversations_are_forgotten(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(responses, "MAX_KEPT", 2)
     kept = responses.Conversations()
     for name in ("a", "b", "c"):
-        kept.keep("me", name, [{"role": "user", "content": name}])
+        kept.keep("me", {"id": name}, [{"role": "user", "content": name}])
     assert kept.chat("me", "c")[0]["content"] == "c"
     for tenant, name in (("me", "a"), ("you", "c")):
         with pytest.raises(Refused):
             kept.chat(tenant, name)
+
+
+async def thinking() -> AsyncGenerator[Piece]:
+    """A stream that says its usage in every chunk."""
+    yield Head(200, "text/event-stream")
+    for delta in DELTAS[:4]:
+        value = json.loads(chunk(delta=delta)[6:]) | {"usage": {**USAGE, "completion_tokens": 0}}
+        yield b"data: " + json.dumps(value).encode() + b"\n\n"
+    yield b"data: [DONE]\n\n"
+    yield Outcome(1.0, 9, whole=True)
+
+
+def test_a_message_begins_with_the_prompts_tokens_and_a_thought_ends_with_its_signature() -> None:
+    found = events_of(told(thinking(), MessageTranslation({"model": "m"})))
+    assert found[0]["message"]["usage"]["input_tokens"] == 5
+    kinds = [event["delta"]["type"] for event in found if event["type"] == "content_block_delta"]
+    assert kinds == ["thinking_delta", "thinking_delta", "signature_delta", "text_delta"]
+
+
+ASKED = {"max_tokens": 2000, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    "thinking",
+    [
+        {"type": "enabled"},
+        {"type": "enabled", "budget_tokens": 100},
+        {"type": "enabled", "budget_tokens": 6000},
+        {"type": "bogus"},
+        {"budget_tokens": 1500},
+        "enabled",
+    ],
+)
+def test_thinking_that_cannot_be_is_refused(thinking: Any) -> None:
+    with pytest.raises(Refused, match="thinking"):
+        messages.as_chat({**ASKED, "thinking": thinking})
+
+
+@pytest.mark.parametrize("thinking", [{"type": "enabled", "budget_tokens": 1024}, {"type": "disabled"}])
+def test_thinking_that_can_be_is_taken(thinking: Any) -> None:
+    assert "thinking" not in messages.as_chat({**ASKED, "thinking": thinking})
+
+
+def test_a_response_repeats_what_it_was_asked() -> None:
+    form = {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}
+    asked = {"prompt_cache_key": "k", "safety_identifier": "s", "text": form, "temperature": 0}
+    told = ResponseTranslation(asked).as_json()
+    assert {name: told[name] for name in asked} == asked
+    assert told["top_p"] == 1.0 and told["truncation"] == "disabled" and told["tools"] == []
+
+
+def test_thoughts_of_earlier_turns_reach_the_template() -> None:
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    items = [{"role": "user", "content": "hi"}, thought, {"role": "assistant", "content": "ho"}]
+    [_, answer, _] = responses.as_chat({"input": [*items, {"role": "user", "content": "and?"}]})["messages"]
+    assert answer == {"role": "assistant", "content": "ho", "reasoning_content": "Hm."}
+
+
+def test_a_retention_that_is_none_is_refused() -> None:
+    with pytest.raises(Refused, match="24h"):
+        responses.as_chat({"input": "hi", "prompt_cache_retention": "forever"})
