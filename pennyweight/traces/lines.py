@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight.errors import WorkloadError
-from pennyweight.workload import ANSWER_FIELDS, DELIVERY_FIELDS, UNSUPPORTED_FIELDS, Request
+from pennyweight.workload import ANSWER_FIELDS, DELIVERY_FIELDS, TOOL_FIELDS, UNSUPPORTED_FIELDS, Request
 
 OWN_FIELDS = tuple(field.name for field in dataclasses.fields(Request))
 NUMBERS = {  # field -> its range, as OpenAI's and vLLM's servers have it
@@ -155,7 +155,14 @@ def answer_fields(line: Line) -> dict[str, Any]:
             near = difflib.get_close_matches(name, ANSWER_FIELDS, n=1, cutoff=0.8)
             if near:
                 raise line.fault(f"{name} is no field of a request: write {near[0]} if that is meant")
-    return found
+    return found if found.get("tools") else _without_tools(line, found)
+
+
+def _without_tools(line: Line, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields about tools ask for nothing where there are none, and servers refuse them."""
+    if found.get("tool_choice") not in (None, "auto", "none"):
+        raise line.fault("tool_choice needs tools: add some, or take it out")
+    return {name: value for name, value in found.items() if name not in TOOL_FIELDS}
 
 
 def _checked(line: Line, name: str, value: Any) -> Any:

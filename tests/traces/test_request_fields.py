@@ -47,6 +47,13 @@ def test_fields_that_change_an_answer_are_carried(row: dict[str, Any], tmp_path:
     assert request.as_json().items() >= CARRIED.items()
 
 
+@pytest.mark.parametrize(
+    "fields", [{"tools": []}, {"tool_choice": "auto"}, {"tools": [], "parallel_tool_calls": False}]
+)
+def test_tools_that_are_none_ask_for_nothing(fields: dict[str, Any], tmp_path: Path) -> None:
+    assert traces.load(str(written(tmp_path, ours(**fields)))).requests[0].fields == {}
+
+
 @pytest.mark.parametrize("row", [ours(user="me", stream=True, metadata={"a": 1}), batch(stream=True, store=False)])
 def test_fields_of_delivery_are_not(row: dict[str, Any], tmp_path: Path) -> None:
     assert traces.load(str(written(tmp_path, row))).requests[0].fields == {}
@@ -64,6 +71,7 @@ def test_fields_of_delivery_are_not(row: dict[str, Any], tmp_path: Path) -> None
         ({"top_p": 7}, "outside"),
         ({"stop": 3}, "stop"),
         ({"tools": ["f"]}, "tools"),
+        ({"tool_choice": "required"}, "needs tools"),
         ({"response_format": "json"}, "response_format"),
     ],
 )
