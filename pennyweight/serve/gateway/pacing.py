@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 AT_ONCE = 50  # refusals of one client that are answered without waiting
-LONGEST_WAIT = 10.0  # seconds
+LONGEST_WAIT = 5.0  # seconds
 MAX_CLIENTS = 10_000  # that are remembered
 
 

@@ -17,7 +17,7 @@ EXAMPLES = int(os.environ.get("PENNYWEIGHT_FUZZ_EXAMPLES", "60"))  # of each of 
 
 
 def test_no_request_makes_it_fail_or_hang(deployed: Callable[..., Path], tmp_path: Path) -> None:
-    words = ("--cache", tmp_path / "answers.db", "--state", tmp_path / "state")
+    words = ("--cache", tmp_path / "answers.db", "--state", tmp_path / "state", "--refusals-per-second", 0)
     with running(deployed(max_num_seqs=8, step_ms=2.0), *words) as gateway:
         fuzz(gateway, tmp_path)
         assert gateway.status["running"] == 0
