@@ -9,18 +9,22 @@ from functools import lru_cache
 from typing import Any
 
 KEPT_PATTERNS = 256
+MAX_KEYWORDS = 5000
 Holds = Callable[[Any], bool]
 
 
 def validating(schema: Mapping[str, Any]) -> Holds:
-    """Raises `ValueError`, with a sentence, for what is no schema, and for a pattern that Rust's regex crate does not
+    """Takes up to seconds for a large schema: call it in a thread. Raises `ValueError`, with a sentence, for what is no
+    schema, or one of more than `MAX_KEYWORDS` names, and for a pattern that Rust's regex crate does not
     take: it has no look-around, and needs no more than linear time. A reference to another document never holds."""
     import referencing
     import referencing.exceptions
     from jsonschema.exceptions import SchemaError, ValidationError
     from jsonschema.validators import validator_for
 
-    for keyword, value in _keywords(schema):
+    for number, (keyword, value) in enumerate(_keywords(schema)):
+        if number >= MAX_KEYWORDS:
+            raise ValueError(f"its schema has more than {MAX_KEYWORDS:,} names: send a smaller one")
         if keyword == "patternProperties":
             raise ValueError("patternProperties cannot be checked: name the properties")
         if keyword == "pattern" and isinstance(value, str):

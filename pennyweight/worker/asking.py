@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import uuid
@@ -153,6 +154,9 @@ class Served:
 
     async def _answer(self, body: CompletionBody | ChatBody, prompt: list[int], text: str | None) -> Answer:
         completes = isinstance(body, CompletionBody)
+        strict: Mapping[str, Holds] = {}
+        if isinstance(body, ChatBody) and body.tool_choice == "auto":  # a forced call follows its schema anyway
+            strict = await asyncio.to_thread(_checks, body.tools)
         echo = ""
         if isinstance(body, CompletionBody) and body.echo:
             echo = self.tokenizer.decode(prompt) if text is None else text
@@ -168,7 +172,7 @@ class Served:
             includes_usage=body.include_usage,
             usage_in_chunks=body.usage_in_chunks,
             fingerprint=self.fingerprint,
-            reader=self._reader(body, prompt) if isinstance(body, ChatBody) else None,
+            reader=self._reader(body, prompt, strict) if isinstance(body, ChatBody) else None,
         )
         if isinstance(body, CompletionBody) and body.echo and body.logprobs is not None:
             start = min(max(1, body.logprob_start_len), len(prompt) - 1)
@@ -179,7 +183,7 @@ class Served:
                 answer.prompt_rows = rows_of_prompt(prompt, score, start, body.logprobs)
         return answer
 
-    def _reader(self, body: ChatBody, prompt: Sequence[int]) -> Reader | None:
+    def _reader(self, body: ChatBody, prompt: Sequence[int], strict: Mapping[str, Holds]) -> Reader | None:
         template = self.tokenizer.template_text
         tools = body.tools if body.tool_choice != "none" else []
         calls = calls_of(template)
@@ -191,7 +195,6 @@ class Served:
             if calls is None and thoughts is None:
                 return None
         schemas = {tool.function.name: tool.function.parameters or {} for tool in tools}
-        strict = _checks(tools)
         end = self.tokenizer.spelled(prompt[-PROMPT_END:]).rstrip()
         return Reader(
             calls,

@@ -23,6 +23,7 @@ def test_a_value_holds_its_schema_or_not() -> None:
         ({"type": "nothing"}, "no JSON schema"),
         ({"properties": {"a": {"pattern": "(?=a)b"}}}, "look-around"),
         ({"patternProperties": {"a": {}}}, "name the properties"),
+        ({"properties": {str(n): {"type": "string"} for n in range(5000)}}, "smaller"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(schema: dict[str, Any], sentence: str) -> None:

@@ -648,3 +648,13 @@ def test_every_chunk_has_the_usage_so_far_where_that_is_asked(client: openai.Ope
     counts = [chunk.usage.completion_tokens for chunk in chunks]
     assert counts == sorted(counts) and counts[-1] == 4
     assert all(chunk.usage.prompt_tokens == chunks[-1].usage.prompt_tokens > 0 for chunk in chunks)
+
+
+@pytest.mark.parametrize(("choice", "status"), [("auto", 400), ("none", 200)])
+def test_a_strict_schema_that_cannot_be_checked_is_refused(
+    scripted_endpoint: Endpoint, choice: str, status: int
+) -> None:
+    function = {"name": "f", "strict": True, "parameters": {"properties": {"a": {"pattern": "(?=a)b"}}}}
+    body = {"messages": user("hi"), "max_tokens": 1, "tools": [{"type": "function", "function": function}]}
+    found, text = raw(scripted_endpoint, "/v1/chat/completions", json.dumps(body | {"tool_choice": choice}).encode())
+    assert found == status and (status == 200 or "look-around" in json.loads(text)["error"]["message"])
