@@ -66,7 +66,7 @@ def bench(
     too_long: Annotated[
         str, typer.Option(help="Requests that do not fit the model's context: refuse, drop or truncate.")
     ] = "refuse",
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that cannot be read.")] = False,
+    skip_invalid: options.SkipInvalid = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the measurement here as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one row a load here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a page with plots of all loads here.")] = None,

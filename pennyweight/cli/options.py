@@ -42,6 +42,7 @@ MinAgreement = Annotated[
 MaxDepartures = Annotated[float, typer.Option(help="Share of sessions whose answer leaves what scoring is sure of.")]
 MaxEndingShift = Annotated[float, typer.Option(help="Change in the share of answers that end by themselves.")]
 MaxLengthShift = Annotated[float, typer.Option(help="Change in the length of all answers, as a share.")]
+SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Name and leave out rows that cannot be read.")]
 TraceFormat = Annotated[str | None, typer.Option(help="Format of the trace, if not recognised.")]
 
 

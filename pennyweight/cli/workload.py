@@ -18,6 +18,7 @@ def workload(
     ] = None,
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
+    skip_invalid: options.SkipInvalid = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Describe a workload: lengths, labels, halves, odd rows."""
@@ -30,7 +31,7 @@ def workload(
 
     tokenizer = Tokenizer(model) if model else None
     context = int(Model.config_of(model).get("max_position_embeddings", 0)) if model else 0
-    found = traces.load(file, trace_format)
+    found = traces.load(file, trace_format, skip_invalid=typer.echo if skip_invalid else None)
     report = describe(
         found,
         seed=seed,

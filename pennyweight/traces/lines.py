@@ -115,29 +115,41 @@ def csv_lines(path: Path) -> Iterator[Line]:
             raise WorkloadError(f"{where}: no CSV ({error}): is a quotation mark open?") from None
 
 
-def checked(path: Path, requests: list[tuple[int, Request]]) -> tuple[Request, ...]:
-    """Requests in file order with (line, request): ids must differ, recorded times must not be
-    negative or run backwards."""
+def checked(
+    path: Path, requests: list[tuple[int, Request]], skip_invalid: Callable[[str], None] | None = None
+) -> tuple[Request, ...]:
+    """Requests in file order with (line, request): ids must differ, recorded times must not be negative or run
+    backwards. One that does is a fault; with `skip_invalid`, which is called with it, it is left out."""
     previous = 0.0
     seen: dict[str, int] = {}
+    found = []
     for number, request in requests:
-        if request.id in seen:
-            raise WorkloadError(
-                f"{path}, line {number}: the id {request.id!r} was used on line {seen[request.id]} already."
-            )
-        seen[request.id] = number
-        if request.arrival is None:
+        fault = _out_of_order(request, seen.get(request.id), previous)
+        if fault:
+            error = WorkloadError(f"{path}, line {number}: {fault}.")
+            if skip_invalid is None:
+                raise error
+            skip_invalid(f"Left out: {error}")
             continue
-        if not math.isfinite(request.arrival):
-            raise WorkloadError(f"{path}, line {number}: the time is not a finite number.")
-        if request.arrival < 0:
-            raise WorkloadError(f"{path}, line {number}: the time {request.arrival:g} s is negative.")
-        if request.arrival < previous:
-            raise WorkloadError(
-                f"{path}, line {number}: the time {request.arrival:g} s is before the previous line's: sort the file."
-            )
-        previous = request.arrival
-    return tuple(request for _, request in requests)
+        seen[request.id] = number
+        previous = request.arrival or previous
+        found.append(request)
+    return tuple(found)
+
+
+def _out_of_order(request: Request, used: int | None, previous: float) -> str:
+    """What is wrong with the request after those before it; empty if nothing is."""
+    if used is not None:
+        return f"the id {request.id!r} was used on line {used} already"
+    if request.arrival is None:
+        return ""
+    if not math.isfinite(request.arrival):
+        return "the time is not a finite number"
+    if request.arrival < 0:
+        return f"the time {request.arrival:g} s is negative"
+    if request.arrival < previous:
+        return f"the time {request.arrival:g} s is before the previous line's: sort the file"
+    return ""
 
 
 def answer_fields(line: Line) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def recognises(head: str) -> bool:
 
 
 def read(path: Path, skip_invalid: Callable[[str], None] | None = None) -> Workload:
-    return Workload(path.stem, checked(path, each_line(path, _request, skip_invalid)))
+    return Workload(path.stem, checked(path, each_line(path, _request, skip_invalid), skip_invalid))
 
 
 def _request(line: Line) -> Request:

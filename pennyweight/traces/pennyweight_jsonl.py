@@ -25,7 +25,7 @@ def recognises(head: str) -> bool:
 
 def read(path: Path, name: str | None = None, skip_invalid: Callable[[str], None] | None = None) -> Workload:
     requests = each_line(path, _request, skip_invalid)
-    return Workload(name or path.stem, checked(path, requests))
+    return Workload(name or path.stem, checked(path, requests, skip_invalid))
 
 
 def _request(line: Line) -> Request:

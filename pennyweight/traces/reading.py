@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
 from collections.abc import Callable
 from importlib import import_module, resources
@@ -61,7 +62,10 @@ def _head(path: Path) -> str:
             raise WorkloadError(f"{path} is a directory without .json session files: give a workload file.")
         path = files[0]
     with path.open("rb") as file:
-        head = file.read(4096).decode("utf-8", errors="replace")
+        first = file.read(4096)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise WorkloadError(f"{path} is UTF-16 text: save it as UTF-8 first.")
+    head = first.decode("utf-8", errors="replace")
     head = head.lstrip("\ufeff")
     if not head.strip():
         raise WorkloadError(f"{path} is empty: give a file with at least one request.")

@@ -73,3 +73,10 @@ def test_a_workload_bears_the_name_of_its_file(tmp_path: Path) -> None:
     file = tmp_path / "monday.jsonl"
     file.write_text('{"prompt": "x"}\n')
     assert traces.load(str(file)).name == "monday"
+
+
+def test_utf_16_is_named_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "wide.jsonl"
+    file.write_text('{"prompt": "x"}\n', encoding="utf-16")
+    with pytest.raises(WorkloadError, match="UTF-16"):
+        traces.load(str(file))

@@ -104,6 +104,14 @@ def test_odd_rows_are_left_out_by_name_if_that_is_wanted(tmp_path: Path) -> None
     assert ["line 2" in left_out[0], "line 3" in left_out[1], len(left_out)] == [True, True, 2]
 
 
+def test_a_row_that_repeats_an_id_or_has_no_time_can_be_left_out_too(tmp_path: Path) -> None:
+    file = written(tmp_path, ours(id="a"), ours(id="a"), ours(id="b", arrival=-1), ours(id="c"))
+    left_out: list[str] = []
+    found = traces.load(str(file), skip_invalid=left_out.append)
+    assert [request.id for request in found.requests] == ["a", "c"]
+    assert ["line 2" in left_out[0], "line 3" in left_out[1], len(left_out)] == [True, True, 2]
+
+
 def test_rows_of_a_table_are_read_whole(tmp_path: Path) -> None:
     file = tmp_path / "azure.csv"
     file.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,3,4\n")

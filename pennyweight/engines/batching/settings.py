@@ -14,11 +14,12 @@ from pennyweight.errors import EngineRefused
 
 @dataclass(frozen=True)
 class RowEngine(Speculating):
-    """`max_num_batched_tokens` limits the prompt tokens of one step (0: no limit), so that running answers wait less.
+    """`max_num_batched_tokens` limits the prompt tokens of one step (0: no limit), so that running answers wait less
+    for somebody's long prompt.
     `enable_prefix_caching` keeps up to `max_num_seqs` ended rows. Speculation is used only while one request runs:
     verifying several tokens of several rows would need a padded batch, and gains least where the batch is large."""
 
-    max_num_batched_tokens: int = 0
+    max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = False
 
     forms: ClassVar[tuple[str, ...]] = ("json_schema", "choice", "regex", "grammar")  # grammar.py

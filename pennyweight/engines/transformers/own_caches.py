@@ -24,12 +24,14 @@ from pennyweight.engines.transformers.settings import Transformers
 from pennyweight.errors import EngineRefused
 from pennyweight.generation import Score, States
 
-SHARED_ONLY = ("enable_prefix_caching", "max_num_batched_tokens", "speculative_method")
+SHARED_ONLY = ("enable_prefix_caching", "speculative_method")
+WHOLE = (0, Transformers.max_num_batched_tokens)  # the default is no wish of the user's
 
 
 class OwnCachesRuntime(RowRuntime):
     def __init__(self, directory: Path, settings: Transformers) -> None:
         asked = [name for name in SHARED_ONLY if getattr(settings, name)]
+        asked += ["max_num_batched_tokens"] if settings.max_num_batched_tokens not in WHOLE else []
         asked += ["kv_cache_dtype"] if settings.kv_cache_dtype != "auto" else []
         if asked:
             raise EngineRefused(
