@@ -37,7 +37,9 @@ class Format:
 
 
 FORMATS = {
-    "deployment": Format(Deployment, DEPLOYMENT_FILE, legacy.deployment, "give what `pw optimize -o` wrote"),
+    "deployment": Format(
+        Deployment, DEPLOYMENT_FILE, legacy.deployment, "give what `pw optimize -o` wrote, or a model"
+    ),
     "service": Format(Service, SERVICE_FILE, None, "give a directory with a service.json"),
     "evidence": Format(Evidence, EVIDENCE_FILE, legacy.evidence, "give a directory that `pw optimize -o` wrote"),
     "trial": Format(Trial, "study.jsonl", legacy.trial, "start again without --resume"),
@@ -71,7 +73,10 @@ def _refuse_other_directory(place: Path, file: Path) -> None:
         raise StorageError(
             f"{place} holds a search that has not ended: go on with `pw optimize … -o {place} --resume`."
         )
-    if (place / "config.json").exists() or any(place.glob("*.gguf")):
+    files = sorted(place.glob("*.gguf"))
+    if files:
+        raise StorageError(f"{place} is no service and holds {files[0].name}: give that file itself.")
+    if (place / "config.json").exists():
         raise StorageError(f"{place} is a model, not a service: add --engine NAME (`pw engines` lists them).")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pennyweight import checkpoint, formats, techniques, traces
+from pennyweight import checkpoint, formats, schemes, techniques, traces
 from pennyweight.checks.architecture import check_architecture, wrapper_of
 from pennyweight.checks.known import has_language_part
 from pennyweight.deployment import Deployment
@@ -26,6 +26,7 @@ from pennyweight.service import Service
 from pennyweight.techniques.adapter import MergeAdapter
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.language_part import LanguagePart
+from pennyweight.techniques.quantize import Quantize
 from pennyweight.techniques.unwrap import Unwrap
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.traces.synthesize import synthesize
@@ -173,21 +174,24 @@ def read_target(
     engine: str | None = None,
     settings: Mapping[str, Any] | None = None,
     names: Sequence[str] = (),
+    adapter: str | Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Target:
-    """A URL, a directory or file of a service or deployment, or with `engine` a model directory to be served by it."""
+    """A URL, a directory or file of a service or deployment, or a model to be served by `engine`: unmodified, so in the
+    engine's own full-precision form; without an engine by the one that takes every model."""
     if re.match(r"(?i)https?://|[\w.-]+:\d{1,5}(/|$)", text) and not text.startswith(("http://", "https://")):
         raise UsageError(f"{text} looks like an address: write it with http:// or https:// in front.")
     if text.startswith(("http://", "https://")):
         if engine or settings or names:
             raise UsageError("--engine, --set and --served-model-name belong to a model that we serve, not to a URL.")
         return Target(text)
+    engine = engine or usual_engine(text)
     if engine is None:
+        if adapter:
+            raise UsageError(f"--adapter is merged into a model, and {text} is none: give the adapter's base model.")
         return Target(text, _described(text, settings or {}, names))
-    model = _opened(text, progress)
-    wanted = catalogue.offer(engine).model_format
-    if wanted != model.format:
-        raise UsageError(f"{engine} serves {wanted} and {text} is {model.format}: make it with `pw quantize`.")
+    opened = open_model(text, progress, adapter=adapter) if adapter else _opened(text, progress)
+    model = _in_form_for(engine, opened, progress)
     reason = catalogue.refusal(engine, model.scheme, model.config, model.path)
     if reason:
         raise EngineRefused(reason)
@@ -196,12 +200,41 @@ def read_target(
     return Target(text, Service.of(deployment, names))
 
 
-def usual_engine(text: str) -> str | None:
-    """The engine for a model's directory, by its format; None for what is no model's directory."""
+def _in_form_for(engine: str, model: Model, progress: Progress) -> Model:
+    """The model in the format that the engine loads: a checkpoint is converted to full precision, an artifact is not."""
+    offered = catalogue.offer(engine)
+    if offered.model_format == model.format:
+        return model
+    plain = next((scheme for scheme in offered.schemes if schemes.scheme(scheme).unmodified), None)
+    if model.format != "huggingface" or plain is None:
+        raise UsageError(
+            f"{engine} loads {offered.model_format} and {model.name} is {model.format}: make it with `pw quantize` from "
+            "the model that it was made of."
+        )
+    reason = catalogue.refusal(engine, plain, model.config, model.path)
+    if reason:
+        raise EngineRefused(reason)
+    return techniques.apply(Quantize(plain), model, progress)
+
+
+def is_described(text: str) -> bool:
+    """Is it a file, or in a directory with one, that says what to serve? Else it is a model, or nothing."""
     place = absolute(text)
-    described = any((place / name).exists() for name in (formats.SERVICE_FILE, formats.DEPLOYMENT_FILE))
-    if described or not (place / "config.json").exists():
+    if place.is_file():
+        return place.suffix != ".gguf"
+    return any((place / name).exists() for name in (formats.SERVICE_FILE, formats.DEPLOYMENT_FILE))
+
+
+def usual_engine(text: str) -> str | None:
+    """The engine for a model, by its format; None for what is no model."""
+    place = absolute(text)
+    if is_described(text):
         return None
+    if text == "demo" or place.is_file() or (place / "adapter_config.json").exists():  # the latter is refused by name
+        return REFERENCE_ENGINE
+    if not (place / "config.json").exists():
+        hub = not place.exists() and text.count("/") == 1 and not text.startswith((".", "/", "~", "http"))
+        return REFERENCE_ENGINE if hub else None
     wanted = checkpoint.open_model(str(place)).format
     if wanted == "huggingface":
         return REFERENCE_ENGINE

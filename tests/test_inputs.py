@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pennyweight import checkpoint, formats
+from pennyweight import checkpoint, formats, techniques
 from pennyweight.checkpoint import build
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineRefused, StorageError, UsageError, WorkloadError
-from pennyweight.inputs import fitted, read_target, usual_engine
+from pennyweight.inputs import fitted, is_described, read_target, usual_engine
 from pennyweight.model import Lineage
+from pennyweight.techniques.quantize import Quantize
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Request, Workload
 
@@ -113,3 +114,23 @@ def test_an_engine_that_answers_as_another_model_does_not_serve_it(tmp_path: Pat
     made = checkpoint.build(Lineage("llama", {"a": "b"}), "gguf", "Q8_0", make, tmp_path)
     with pytest.raises(EngineRefused, match=r"tried on Llama 3\.1 and is not right"):
         read_target(str(made.path), engine="openvino")
+
+
+def test_a_checkpoint_is_converted_for_an_engine_of_another_format(tiny_checkpoint: Path) -> None:
+    service = read_target(str(tiny_checkpoint), engine="openvino").service
+    assert service is not None and service.only is not None
+    assert service.only.scheme == "F16" and (Path(service.only.model_path) / "model.gguf").exists()
+
+
+def test_an_artifact_is_not_made_into_another_format(tiny_checkpoint: Path) -> None:
+    made = techniques.apply(Quantize("F16"), checkpoint.open_model(str(tiny_checkpoint)))
+    with pytest.raises(UsageError, match="pw quantize"):
+        read_target(str(made.path), engine="transformers")
+
+
+def test_what_describes_a_service_is_told_from_a_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert usual_engine("demo") == "transformers"
+    assert usual_engine("someone/some-model") == "transformers"
+    assert usual_engine("./not-there") is None
+    assert is_described(str(formats.write_deployment(tmp_path, Deployment("scripted", "x", "1", "F16", {}))))
+    assert not is_described(str(tiny_checkpoint))

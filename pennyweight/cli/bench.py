@@ -30,9 +30,9 @@ SHORT = {
 
 
 def bench(
-    target: Annotated[str, typer.Argument(help="A service's directory or file, a URL, or with --engine a model.")],
+    target: Annotated[str, typer.Argument(help="A service's directory or file, a URL, or a model.")],
     workload: options.WorkloadName = "chat",
-    engine: Annotated[str | None, typer.Option(help="Serve the model directory TARGET with this engine.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine of a model; default: the one that takes all.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="An engine setting, name=value.")] = None,
     speculative_config: options.SpeculativeConfig = None,
     direct: Annotated[bool, typer.Option("--direct", help="Ask the engine itself, without the gateway.")] = False,

@@ -44,7 +44,7 @@ def evaluate(
     The verdict is ACCEPT, REJECT or INCONCLUSIVE."""
     from pennyweight import codec, verbs
     from pennyweight.console import Live, figures
-    from pennyweight.inputs import read_target, read_workload, usual_engine
+    from pennyweight.inputs import read_target, read_workload
 
     budget = Budget(
         max_added_nats=max_added_nats or None,
@@ -57,8 +57,8 @@ def evaluate(
         max_length_shift=max_length_shift,
         confidence=confidence,
     )
-    a = read_target(candidate, engine=engine or usual_engine(candidate))
-    b = read_target(against, engine=against_engine or usual_engine(against))
+    a = read_target(candidate, engine=engine)
+    b = read_target(against, engine=against_engine)
     tokenizer = a.tokenizer or b.tokenizer
     requests = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=tokenizer)
     if budget.max_degradation is not None and not requests.labelled:

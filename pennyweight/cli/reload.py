@@ -25,14 +25,14 @@ def reload(
 
     from pennyweight import codec
     from pennyweight.errors import EngineError
-    from pennyweight.inputs import read_target
+    from pennyweight.inputs import is_described, read_target
     from pennyweight.paths import absolute
     from pennyweight.serve import gateway
 
     found = read_target(target, engine=engine, settings=options.settings(setting), names=served_model_name or ())
     if found.service is None:
         raise EngineError(f"{target} is served already: give a deployment.")
-    if not engine:
+    if is_described(target):
         typer.echo(f"Serving {gateway.reload(port, absolute(target))}.")
         return
     with tempfile.TemporaryDirectory(prefix="pennyweight-") as place:

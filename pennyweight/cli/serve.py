@@ -14,13 +14,14 @@ from pennyweight.errors import EngineError, UsageError
 
 
 def serve(
-    target: Annotated[str, typer.Argument(help="A service's directory or file, or with --engine a model.")],
+    target: Annotated[str, typer.Argument(help="A service's directory or file, or a model.")],
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to bind to.")] = 8000,
-    engine: Annotated[str | None, typer.Option(help="Serve the model directory TARGET with this engine.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine of a model; default: the one that takes all.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="An engine setting, name=value.")] = None,
     speculative_config: options.SpeculativeConfig = None,
     served_model_name: options.ServedModelName = None,
+    adapter: options.Adapter = None,
     replicas: Annotated[int | None, typer.Option(help="Engine processes per member; default 1.")] = None,
     slo: Annotated[
         str | None, typer.Option(help="ttft:MS: refuse requests at once that would miss this time to first token.")
@@ -50,13 +51,23 @@ def serve(
     import tempfile
 
     from pennyweight import formats
-    from pennyweight.inputs import read_target
+    from pennyweight.console import Live
+    from pennyweight.inputs import is_described, read_target
     from pennyweight.paths import absolute
     from pennyweight.serve import catalogue, gateway
     from pennyweight.service import CachePolicy
 
     settings = {**options.settings(setting), **options.speculation(speculative_config)}
-    service = read_target(target, engine=engine, settings=settings, names=served_model_name or ()).service
+    with Live() as live:
+        parsed = read_target(
+            target,
+            engine=engine,
+            settings=settings,
+            names=served_model_name or (),
+            adapter=adapter,
+            progress=live.progress,
+        )
+    service = parsed.service
     if service is None or (service.only and service.only.engine == catalogue.REMOTE):
         raise EngineError(f"{target} is served already: give a deployment.")
     if replicas is not None:
@@ -85,13 +96,17 @@ def serve(
     names = ", ".join(repr(name) for name in service.names)
     label = service.only.short_label if service.only else service.label
 
+    described = is_described(target)
+
     def ready(base_url: str) -> None:
+        if not described:
+            typer.echo("The model is served unmodified: `pw optimize` finds out what is cheaper.", err=True)
         for deployment in service.members.values():
             for said in catalogue.notes(deployment):
                 typer.echo(said, err=True)
         typer.echo(f"{label} at {base_url}/v1, model {names}; status page {base_url}/. Ctrl-C stops it.")
 
-    evidence = None if engine else formats.evidence_beside(absolute(target))
+    evidence = formats.evidence_beside(absolute(target)) if described else None
     with ExitStack() as stack:
         place_of_logs = log or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pennyweight-")))
         gateway.run(service, gateway_settings, place_of_logs, evidence, ready)
