@@ -1,7 +1,7 @@
 """Planted defects and harmless changes on real engines: does the proof reject the one and accept the other?
 
 python -m benchmarks.planted [--engines openvino transformers ...] [--kinds plain forms sampled]
-                            [--sets served harmless weights] [--only NAME ...] [--all-requests]
+                            [--sets served harmless weights] [--only NAME ...] [--all-requests] [--set dtype=float32]
 
 Half of the defects break only what is served: a proxy before the engine changes prompts, lengths or answers, and passes
 scores through. The others break the weights, which are then served and scored alike.
@@ -123,6 +123,7 @@ class Bench:
     held_against: Mapping[str, Reference]
     budget: Budget
     rows: list[Body]
+    settings: Mapping[str, Any]  # of every engine under test
 
     def judge(self, engine: str, name: str, kind: str, endpoint: Endpoint, expected: str = "") -> None:
         found = proof.evaluate(endpoint, self.workload, self.held_against, self.budget)
@@ -188,7 +189,7 @@ def run_fields(bench: Bench, made: Model, engine: str, defects: Mapping[str, Def
     """Defects of what a request's fields ask for, and the deployment without one."""
     tokenizer = Tokenizer(made.path)
     scores: dict[str, Body] = {}
-    with open_engine(deployment(made, engine)) as endpoint:
+    with open_engine(deployment(made, engine, **bench.settings)) as endpoint:
         for name, defect in {f"as chosen, {bench.workload.name}": Defect("", direct=True), **defects}.items():
             kind = "defect" if defect.part else "harmless"
             with behind(endpoint, tokenizer, defect, scores) as broken:
@@ -202,7 +203,7 @@ def run(bench: Bench, model: Model, engine: str, only: set[str], sets: set[str])
     made = made_for(engine, model)
     tokenizer = Tokenizer(model.path)
     scores: dict[str, Body] = {}
-    with open_engine(deployment(made, engine)) as endpoint:
+    with open_engine(deployment(made, engine, **bench.settings)) as endpoint:
         if wanted("as chosen", "harmless"):
             with behind(endpoint, tokenizer, Defect(""), scores) as whole:
                 bench.judge(engine, "as chosen", "harmless", whole)
@@ -212,13 +213,13 @@ def run(bench: Bench, model: Model, engine: str, only: set[str], sets: set[str])
                     bench.judge(engine, name, "defect", broken, defect.part)
     for name, settings in HARMLESS[engine].items():
         if wanted(name, "harmless"):
-            with open_engine(deployment(made, engine, **settings)) as endpoint:
+            with open_engine(deployment(made, engine, **{**bench.settings, **settings})) as endpoint:
                 bench.judge(engine, name, "harmless", endpoint)
     for name, change in weight_defects().items():
         if wanted(name, "weights"):
             with tempfile.TemporaryDirectory() as folder:
                 broken_model = checkpoint.open_model(str(changed(model, change, Path(folder) / "model")))
-                with open_engine(deployment(made_for(engine, broken_model), engine)) as endpoint:
+                with open_engine(deployment(made_for(engine, broken_model), engine, **bench.settings)) as endpoint:
                     bench.judge(engine, name, "defect", endpoint, "weights")
 
 
@@ -247,7 +248,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["served", "harmless", "weights"], help="of the plain workload")
     parser.add_argument("--all-requests", action="store_true", help="of the workload, instead of its held-out half")
     parser.add_argument("--tokens", type=int, default=48, help="longest answer")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the engines")
     arguments = parser.parse_args()
+    settings = dict(text.split("=", 1) for text in arguments.set)
     model = open_model("demo")
     chat = traces.load("chat")
     judged = chat if arguments.all_requests else chat.split()[1]
@@ -260,7 +263,7 @@ def main() -> None:
     with open_engine(deployment(model, "transformers")) as endpoint:
         for kind in arguments.kinds:
             found = references(endpoint, workloads[kind].requests)
-            benches[kind] = Bench(workloads[kind], {r.request_id: r for r in found}, Budget(), rows)
+            benches[kind] = Bench(workloads[kind], {r.request_id: r for r in found}, Budget(), rows, settings)
     for engine in arguments.engines:
         for kind, bench in benches.items():
             if kind == "plain":

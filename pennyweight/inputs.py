@@ -201,15 +201,15 @@ def read_target(
 
 
 def _in_form_for(engine: str, model: Model, progress: Progress) -> Model:
-    """The model in the format that the engine loads: a checkpoint is converted to full precision, an artifact is not."""
+    """The model in the format that the engine loads: a checkpoint is converted at full precision, artifacts are not."""
     offered = catalogue.offer(engine)
     if offered.model_format == model.format:
         return model
     plain = next((scheme for scheme in offered.schemes if schemes.scheme(scheme).unmodified), None)
     if model.format != "huggingface" or plain is None:
         raise UsageError(
-            f"{engine} loads {offered.model_format} and {model.name} is {model.format}: make it with `pw quantize` from "
-            "the model that it was made of."
+            f"{engine} loads {offered.model_format} and {model.name} is {model.format}: make it with `pw quantize`, of "
+            "the model that this was made from."
         )
     reason = catalogue.refusal(engine, plain, model.config, model.path)
     if reason:
@@ -218,7 +218,7 @@ def _in_form_for(engine: str, model: Model, progress: Progress) -> Model:
 
 
 def is_described(text: str) -> bool:
-    """Is it a file, or in a directory with one, that says what to serve? Else it is a model, or nothing."""
+    """Whether it is a file, or a directory with one, that says what to serve; else it is a model, or nothing."""
     place = absolute(text)
     if place.is_file():
         return place.suffix != ".gguf"
