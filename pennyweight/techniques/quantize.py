@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pennyweight import checkpoint, schemes
-from pennyweight.errors import ModelError, UsageError
+from pennyweight.errors import ModelError, PennyweightError, UsageError
 from pennyweight.model import Model
 from pennyweight.techniques import static_activations
 from pennyweight.techniques.base import Technique, digest
@@ -39,6 +39,7 @@ MAX_WINDOWS = 32
 BATCH = 4
 GPTQ_GROUP = 32  # weights that share a scale: divides every width that a 4-bit GGUF divides
 UNLISTED = ("DFLASH", "GEMMA4_ASSISTANT")
+LONGEST_FAULT = 200  # characters of a library's message in ours
 SEARCH_ROWS = 8192  # rows of a weight whose scales are searched at a time: what fits into the cache
 
 
@@ -157,12 +158,13 @@ class Quantize(Technique):
 
         tokenizer = AutoTokenizer.from_pretrained(source)
         windows, length = self._windows(tokenizer, source)
-        with (
-            with_sentencepiece_file(source) as complete,
-            all_architectures(),
-            scale_search_by_rows(),
-            any_tokenizer(source),
-        ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(faults_named(f"AutoRound cannot make {self.scheme} of this model", "use another scheme"))
+            complete = stack.enter_context(with_sentencepiece_file(source))
+            stack.enter_context(scale_search_by_rows())
+            if output_format.startswith("gguf"):
+                stack.enter_context(all_architectures())
+                stack.enter_context(any_tokenizer(source))
             AutoRound(
                 str(complete),
                 tokenizer=tokenizer,
@@ -231,7 +233,8 @@ def _convert(source: Path, target: Path, file_type: str) -> None:
         raise ModelError(
             f"llama.cpp's converters do not know this architecture ({error}): use another engine."
         ) from None
-    with torch.inference_mode(), any_tokenizer(source):
+    fault = "llama.cpp's converter cannot convert this model"
+    with torch.inference_mode(), any_tokenizer(source), faults_named(fault, "use another engine"):
         converter(source, getattr(gguf.LlamaFileType, file_type), target, hparams=parameters).write()
 
 
@@ -328,7 +331,19 @@ def build_onnx(source: Path, target: Path, precision: str) -> None:
         options = builder.parse_extra_options(
             None, str(source), str(target), precision, "cpu", cache, ["hf_token=false"]
         )
-        try:
+        with faults_named("ONNX Runtime's builder cannot build this model", "use another engine"):
             builder.create_model(None, str(source), str(target), precision, "cpu", cache, **options)
-        except NotImplementedError as error:
-            raise ModelError(f"ONNX Runtime's builder cannot build this model ({error}): use another engine.") from None
+
+
+@contextlib.contextmanager
+def faults_named(fault: str, mend: str) -> Iterator[None]:
+    """Any error of a library that converts as a `ModelError`. They raise a dozen kinds for what they do not know, so
+    that a list of them would always lack one."""
+    try:
+        yield
+    except PennyweightError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        said = lines[0][:LONGEST_FAULT].rstrip(". ")
+        raise ModelError(f"{fault} ({type(error).__name__}: {said}): {mend}.") from error

@@ -80,6 +80,19 @@ def test_a_token_beyond_the_embedding_is_refused(model: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_a_tokenizer_for_a_much_smaller_vocabulary_is_refused(model: Path) -> None:
+    """That of another model, whose ids mean other words here."""
+    tensors = load_file(model / "model.safetensors")
+    rows = tensors["model.embed_tokens.weight"].repeat(4, 1).contiguous()
+    heads = {name: rows.clone() for name in tensors if name in ("model.embed_tokens.weight", "lm_head.weight")}
+    save_file({**tensors, **heads}, model / "model.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "vocab_size": len(rows)}))
+    with pytest.raises(ModelError, match="names .* tokens of the embedding's"):
+        check_architecture(model)
+
+
+@pytest.mark.usefixtures("here")
 def test_a_whole_checkpoint_passes_and_is_asked_about_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(model, lambda t: t | {HEAD: t["model.embed_tokens.weight"]})  # a head that is the embedding says nothing new
     check_architecture(model)

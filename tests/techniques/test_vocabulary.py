@@ -12,7 +12,7 @@ from pennyweight import checkpoint, techniques, traces
 from pennyweight.errors import ModelError, UsageError
 from pennyweight.model import Model
 from pennyweight.techniques.token_ids import needed, renumbered
-from pennyweight.techniques.vocabulary import Vocabulary
+from pennyweight.techniques.vocabulary import Vocabulary, check_other_tables
 from pennyweight.tokenizer import Tokenizer, tokens_per_baseline_token, translation
 from pennyweight.workload import texts
 
@@ -116,3 +116,12 @@ def test_a_damaged_tokenizer_is_refused_before_any_work(tiny_checkpoint: Path, t
     file.write_text(json.dumps(value))
     with pytest.raises(ModelError, match="suffixes"):
         Vocabulary(64, CORPUS).result_kind(checkpoint.open_model(str(tmp_path / "model")))
+
+
+def test_a_second_table_of_tokens_that_cannot_follow_is_refused_by_name() -> None:
+    sizes = {"model.embed_tokens.weight": (64, 8), "model.layers.0.mlp.down_proj.weight": (8, 64), "norm.weight": (64,)}
+    check_other_tables(sizes, 64)
+    with pytest.raises(ModelError, match="hash_embed"):
+        check_other_tables({**sizes, "model.hash_embed.weight": (64, 8)}, 64)
+    with pytest.raises(ModelError, match="embed_tokens_per_layer"):
+        check_other_tables({**sizes, "model.embed_tokens_per_layer.weight": (64, 32)}, 64)
