@@ -159,7 +159,9 @@ class Quantize(Technique):
         tokenizer = AutoTokenizer.from_pretrained(source)
         windows, length = self._windows(tokenizer, source)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(faults_named(f"AutoRound cannot make {self.scheme} of this model", "use another scheme"))
+            stack.enter_context(
+                faults_named(f"AutoRound cannot make {self.scheme} of this model", "use another scheme")
+            )
             complete = stack.enter_context(with_sentencepiece_file(source))
             stack.enter_context(scale_search_by_rows())
             if output_format.startswith("gguf"):

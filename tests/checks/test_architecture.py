@@ -88,7 +88,7 @@ def test_a_tokenizer_for_a_much_smaller_vocabulary_is_refused(model: Path) -> No
     save_file({**tensors, **heads}, model / "model.safetensors")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "vocab_size": len(rows)}))
-    with pytest.raises(ModelError, match="names .* tokens of the embedding's"):
+    with pytest.raises(ModelError, match=r"names \d+ tokens of the embedding's"):
         check_architecture(model)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pennyweight.engines.openvino.json_grammar import json_grammar
 from pennyweight.engines.openvino.saving import saved_graph
 from pennyweight.engines.openvino.scorer import Scorer
 from pennyweight.engines.openvino.settings import OpenVINO
@@ -105,7 +106,8 @@ class OpenVINORuntime:
     def _followed(self, form: Form) -> Any:
         if form.kind == "choice":
             return self._genai.StructuredOutputConfig(grammar=choice_grammar(json.loads(form.text)))
-        return self._genai.StructuredOutputConfig(json_schema=form.text)
+        grammar = json_grammar(json.loads(form.text), compact=form.compact)
+        return self._genai.StructuredOutputConfig(grammar=grammar)
 
     def _admit(self, generation: Generation, configuration: Any) -> None:
         self._numbers += 1
