@@ -12,6 +12,10 @@ from pennyweight.measurement import Measurement
 
 DEFAULT_MARGIN = 0.02  # nats per token
 CLIP_MARGINS = 5  # times the margin: the most that one request's loss counts in the mean
+LENGTH_CLIP = 0.5  # of a unit's average length: the most that one counts
+# A unit counts as many changed endings as the average one has requests, at most: otherwise the longest session that was
+# seen would be the worst case that could be unseen, and dialogues of unequal length could never be judged.
+ENDING_CLIP = 1.0
 MIN_P_VALUE = 0.01  # of the two-sample test of sampled answers
 # objective -> the quantity that it makes best
 OBJECTIVES = {
@@ -126,6 +130,7 @@ class Budget:
         for name, bound in bounds.items():
             if bound is not None and not 0 < bound < float("inf"):
                 raise UsageError(f"The limit {name} is {bound:g}, which says nothing: use a value above 0.")
+        self._check_shares()
         for name in self.slo:
             if not name.endswith("_ms"):
                 raise UsageError(f"The limit {name} is no latency: --slo takes ttft, tpot, itl and e2el.")
@@ -141,6 +146,17 @@ class Budget:
             raise UsageError("The objective cost needs a price: add --price-per-hour.")
         if self.max_dollars_per_million_tokens is not None and self.price_per_hour is None:
             raise UsageError("The limit --max-cost needs a price: add --price-per-hour.")
+
+    def _check_shares(self) -> None:
+        """A limit at the largest value that can be measured would hold whatever happens."""
+        for name, bound, most in (
+            ("tail-share", self.max_tail_share, 1.0),
+            ("departures", self.max_departures, 1.0),
+            ("ending-shift", self.max_ending_shift, ENDING_CLIP),
+            ("length-shift", self.max_length_shift, LENGTH_CLIP),
+        ):
+            if bound >= most:
+                raise UsageError(f"--max-{name} {bound:g} allows everything: use less than {most:g}.")
 
     @property
     def clip_nats(self) -> float:

@@ -148,7 +148,7 @@ def evaluate(
     half = requests.split(seed)[1] if held_out else requests
     hopeless = undecidable(budget or Budget(), half.requests)
     if hopeless:
-        raise UsageError(f"{requests.name!r} cannot decide this. {' '.join(hopeless)}")
+        raise UsageError(f"{requests.name!r} cannot decide this. {hopeless}")
     with _listening(listener) as heard:
         with ExitStack() as stack:
             heard.stage(f"Baseline: {b.label}")

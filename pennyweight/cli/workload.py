@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +40,10 @@ def workload(
         length_of=(lambda request: len(tokenizer.request_tokens(request))) if tokenizer else None,
         context=context,
     )
+    width = shutil.get_terminal_size((1000, 24)).columns  # whole lines where there is no terminal
     for line in report.lines():
-        typer.echo(line)
+        typer.echo(
+            textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
+        )
     if as_json:
         print(json.dumps(asdict(report)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pennyweight.budget import Budget
 from pennyweight.errors import WorkloadError
-from pennyweight.measure.proof.power import USUAL_FLIPS, decidable, labelled_needed
+from pennyweight.measure.proof.power import USUAL_FLIPS, decidable, labelled_needed, undecidable
 from pennyweight.workload import Request, Workload
 
 MAX_NAMED = 5
@@ -108,9 +108,9 @@ def _decides(halves: tuple[Workload, Workload] | None) -> tuple[str, ...]:
     found = []
     for one in decidable(Budget(), held_out.requests):
         if one.possible:
-            found.append(f"{one.option} {one.bound:g}: yes, {one.fewest} of {one.units} held-out units could prove it.")
-        else:
-            found.append(f"No. {one.sentence()}")
+            found.append(f"{one.option} {one.bound:g}: yes, it takes {one.fewest} independent held-out requests.")
+    if hopeless := undecidable(Budget(), held_out.requests):
+        found.append(f"Not: {hopeless}")
     labelled = len(held_out.labelled)
     if not labelled:
         found.append("--max-degradation: no, no held-out request is labelled.")

@@ -198,7 +198,7 @@ def _refuse_undecidable(question: Question) -> None:
         return  # said in its own words
     hopeless = undecidable(question.budget, question.workload.split(question.seed)[1].requests)
     if hopeless:
-        raise UsageError(f"{question.workload.name!r} cannot decide this budget. {' '.join(hopeless)}")
+        raise UsageError(f"{question.workload.name!r} cannot decide this budget. {hopeless}")
 
 
 def _refuse_memory(question: Question, space: Space, hardware: Hardware) -> None:

@@ -54,5 +54,5 @@ def _refuse_used_up(question: Question, held_out: Workload, attempts: Attempts) 
     if hopeless:
         raise UsageError(
             f"{attempts.following - 1} attempts were made on {question.workload.name!r} without anything accepted, and "
-            f"each leaves less error for the next. {' '.join(hopeless)}"
+            f"each leaves less error for the next. {hopeless}"
         )

@@ -9,17 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pennyweight.budget import ENDING_CLIP, LENGTH_CLIP
 from pennyweight.evidence import Part
 from pennyweight.measure.proof.intervals import ratio_interval
 from pennyweight.measure.proof.pair import Pair
 from pennyweight.measure.proof.part import Row
 from pennyweight.measure.proof.units import by_unit
 from pennyweight.measurement import Quantity
-
-LENGTH_CLIP = 0.5  # of a unit's average length: the most that one counts
-# A unit counts as many changed endings as the average one has requests, at most: otherwise the longest session that was
-# seen would be the worst case that could be unseen, and dialogues of unequal length could never be judged.
-ENDING_CLIP = 1.0
 
 
 def judge(pairs: Sequence[Pair], error: float) -> list[Row]:

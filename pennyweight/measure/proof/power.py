@@ -8,39 +8,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pennyweight.budget import Budget
+from pennyweight.budget import ENDING_CLIP, LENGTH_CLIP, Budget
 from pennyweight.measure.proof.allowance import Allowance
-from pennyweight.measure.proof.endings import ENDING_CLIP, LENGTH_CLIP
 from pennyweight.workload import Request, clusters
 
 USUAL_FLIPS = 0.02  # share of answers that turn from right to wrong or back, often seen under quantization
 USUAL_SPREAD = 0.015  # nats per token: 8-bit weights of a small model on `chat`, measured 2026-11-26
 POWER = 0.9
+NATS, TASKS = "--max-added-nats", "--max-degradation"
 
 
 @dataclass(frozen=True)
 class Decidable:
     """One limit against the held-out half: `fewest` units could ever pass it, `units` are there. `reachable` is the
-    tightest bound that so many units could pass."""
+    tightest bound that this many units could pass; None where no bound that means anything would do."""
 
     option: str
     bound: float
     units: int
     fewest: int
-    reachable: float
+    reachable: float | None
 
     @property
     def possible(self) -> bool:
         return self.units >= self.fewest
 
-    def sentence(self) -> str:
-        mend = f"add requests, or allow {self.option} {_rounded_up(self.reachable):g}"
-        return (
-            f"{self.option} {self.bound:g} takes at least {self.fewest:,} independent held-out requests, and there are "
-            f"{self.units:,} (half of the sessions are held out; copies of a prompt count once): {mend}."
-        )
+    @property
+    def mend(self) -> str:
+        """The option with what this half can decide; empty where there is no such value."""
+        return "" if self.reachable is None else f"{self.option} {_rounded_up(self.reachable):g}"
 
 
 def decidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> list[Decidable]:
@@ -52,7 +50,8 @@ def decidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> 
         _mean("--max-length-shift", budget.max_length_shift, LENGTH_CLIP, units, error),
     ]
     if budget.max_added_nats is not None:
-        found.append(_mean("--max-added-nats", budget.max_added_nats, budget.clip_nats, units, error))
+        nats = _mean(NATS, budget.max_added_nats, budget.clip_nats, units, error)
+        found.append(replace(nats, reachable=None))  # the clip is a multiple of the limit, and grows with it
         found.append(_share("--max-tail-share", budget.max_tail_share, units, error))
         found.append(_share("--max-departures", budget.max_departures, units, error))
     if budget.max_degradation is not None:
@@ -61,13 +60,31 @@ def decidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> 
         z = _z(error)
         fewest = math.ceil(z * z * (1 - budget.max_degradation) / budget.max_degradation)
         reachable = z * z / (count + z * z)
-        found.append(Decidable("--max-degradation", budget.max_degradation, count, fewest, reachable))
+        found.append(Decidable(TASKS, budget.max_degradation, count, fewest, reachable if count else None))
     return found
 
 
-def undecidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> list[str]:
-    """A sentence for each limit that this half can never prove, with the limit that it can."""
-    return [one.sentence() for one in decidable(budget, held_out, attempt) if not one.possible]
+def undecidable(budget: Budget, held_out: Sequence[Request], attempt: int = 1) -> str:
+    """Which limits this half can never prove, how many requests they take, and which limits it can; empty if all."""
+    hopeless = [one for one in decidable(budget, held_out, attempt) if not one.possible]
+    labelled = [one for one in hopeless if one.option == TASKS]
+    others = [one for one in hopeless if one.option != TASKS]
+    return " ".join(_too_few(group, kind) for group, kind in ((others, ""), (labelled, "labelled ")) if group)
+
+
+def _too_few(hopeless: Sequence[Decidable], kind: str) -> str:
+    needed = ", ".join(f"{one.option} {one.bound:g} takes {one.fewest:,}" for one in hopeless)
+    most = max(one.fewest for one in hopeless)
+    there = hopeless[0].units
+    stuck = [one.option for one in hopeless if not one.mend]
+    said = (
+        f"{there:,} independent {kind}request{' is' if there == 1 else 's are'} held out (half of the sessions; copies "
+        f"of a prompt count once), and {needed}: bring enough that {most:,} are held out"
+    )
+    if stuck not in ([], [NATS]):
+        return f"{said}; with so few no other limit helps."
+    said += f", or allow {' '.join([one.mend for one in hopeless if one.mend] + [f'{option} 0' for option in stuck])}"
+    return f"{said} (no gate on nats: with so few no margin helps)." if stuck else f"{said}."
 
 
 def outlook(
@@ -116,13 +133,15 @@ def _mean(option: str, bound: float, clip: float, units: int, error: float) -> D
     share = bound / (clip + bound)
     unseen = 1 - error ** (1 / max(1, units))
     fewest = math.ceil(math.log(error) / math.log(1 - share))
-    return Decidable(option, bound, units, fewest, clip * unseen / max(1 - unseen, 1e-9))
+    reachable = clip * unseen / max(1 - unseen, 1e-9)
+    return Decidable(option, bound, units, fewest, reachable if reachable < 0.95 * clip else None)
 
 
 def _share(option: str, bound: float, units: int, error: float) -> Decidable:
     """An exact bound on a share: of n units without one it is 1 - error ** (1 / n)."""
     fewest = math.ceil(math.log(error) / math.log(1 - bound)) if bound < 1 else 1
-    return Decidable(option, bound, units, fewest, 1 - error ** (1 / max(1, units)))
+    reachable = 1 - error ** (1 / max(1, units))
+    return Decidable(option, bound, units, fewest, reachable if reachable < 0.95 else None)
 
 
 def _z(error: float) -> float:
