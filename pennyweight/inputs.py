@@ -75,6 +75,8 @@ def read_workload(
     directory. `as_recorded` cuts a time window, so that the load stays the recorded one. Rows that cannot be
     read are a fault; with `skip_invalid`, which is called with each fault, they are left out."""
     whole = traces.load(name, trace_format, count_tokens=counter_of(tokenizer), skip_invalid=skip_invalid)
+    if as_recorded and any(request.arrival is None for request in whole.requests):
+        raise UsageError(f"{whole.name} has no recorded times: use --request-rate or --max-concurrency.")
     found = whole.window(num_prompts, seed) if as_recorded else whole.take(num_prompts, seed)
     if any(request.shape is not None for request in found.requests):
         if tokenizer is None:
@@ -91,6 +93,9 @@ def fitted(workload: Workload, directory: Path | None, *, how: str, say: Callabl
         raise UsageError(f"--too-long {how!r} is unknown: use refuse, drop or truncate.")
     config_file = directory / "config.json" if directory else None
     if directory is None or config_file is None or not config_file.exists():
+        if how != "refuse":
+            raise UsageError(f"--too-long {how} counts tokens: add --tokenizer with the model's directory.")
+        say("Lengths are not held against the model's context, for want of --tokenizer with the model's directory.")
         return workload
     tokenizer = Tokenizer(directory)
     if not tokenizer.has_template and any(request.messages for request in workload.requests):

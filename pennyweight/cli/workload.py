@@ -21,6 +21,9 @@ def workload(
     seed: options.Seed = 0,
     trace_format: options.TraceFormat = None,
     skip_invalid: options.SkipInvalid = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write what was read as JSON lines of our own.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Describe a workload: lengths, labels, halves, odd rows."""
@@ -45,5 +48,8 @@ def workload(
         typer.echo(
             textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
         )
+    if output is not None:
+        traces.write(found, output)
+        typer.echo(f"{len(found.requests)} requests in {output}.")
     if as_json:
         print(json.dumps(asdict(report)))

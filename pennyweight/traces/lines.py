@@ -28,6 +28,7 @@ NUMBERS = {  # field -> its range, as OpenAI's and vLLM's servers have it
     "repetition_penalty": (0.0, 10.0),
 }
 OBJECTS = ("response_format", "logit_bias", "chat_template_kwargs")
+FORMS = ("text", "json_object", "json_schema")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -163,8 +164,8 @@ def answer_fields(line: Line) -> dict[str, Any]:
             found[name] = _checked(line, name, value)
         elif name in UNSUPPORTED_FIELDS:
             raise line.fault(f"{name} changes the answer and cannot be replayed: take it out")
-        elif name not in OWN_FIELDS:
-            near = difflib.get_close_matches(name, ANSWER_FIELDS, n=1, cutoff=0.8)
+        elif name not in (*OWN_FIELDS, "max_completion_tokens"):
+            near = difflib.get_close_matches(name, (*ANSWER_FIELDS, *UNSUPPORTED_FIELDS, *OWN_FIELDS), n=1, cutoff=0.8)
             if near:
                 raise line.fault(f"{name} is no field of a request: write {near[0]} if that is meant")
     return found if found.get("tools") else _without_tools(line, found)
@@ -192,6 +193,8 @@ def _checked(line: Line, name: str, value: Any) -> Any:
         raise line.fault("tools must be a list of {type: function, function: {name, parameters}}")
     elif name in OBJECTS and not isinstance(value, dict):
         raise line.fault(f"{name} must be an object")
+    if name == "response_format" and value.get("type") not in FORMS:
+        raise line.fault(f"response_format has the type {value.get('type')!r}: use one of {', '.join(FORMS)}")
     return value
 
 

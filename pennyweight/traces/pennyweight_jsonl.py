@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pennyweight.errors import WorkloadError
 from pennyweight.traces.lines import Line, answer_fields, checked, each_line, messages_of
 from pennyweight.workload import SCORERS, Request, Workload
 
@@ -26,6 +28,21 @@ def recognises(head: str) -> bool:
 def read(path: Path, name: str | None = None, skip_invalid: Callable[[str], None] | None = None) -> Workload:
     requests = each_line(path, _request, skip_invalid)
     return Workload(name or path.stem, checked(path, requests, skip_invalid))
+
+
+def write(workload: Workload, path: Path) -> None:
+    """The workload as a new file of this format. Raises `WorkloadError` where it has lengths only, or the file is there
+    already or cannot be written."""
+    if any(request.shape for request in workload.requests):
+        raise WorkloadError(f"{workload.name} has lengths only, and no texts to write: replay it as it is.")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            for request in workload.requests:
+                file.write(json.dumps(request.as_json(), ensure_ascii=False) + "\n")
+    except FileExistsError:
+        raise WorkloadError(f"{path} is already there: give another name.") from None
+    except OSError as error:
+        raise WorkloadError(f"{path} cannot be written ({error.strerror}): give another name.") from None
 
 
 def _request(line: Line) -> Request:

@@ -2,6 +2,7 @@
 
 Every answer in a conversation becomes one request: the turns before it as its prompt, its tokens as its output limit.
 Without a tokenizer these are estimated: 1.3 for a word, one for a letter of a script that puts no spaces between words.
+A conversation that asks nothing, or has no answer to what it asks, is a fault: it would be missing without a word.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ ROLES = {
     "system": "system",
 }
 LONGEST_ANSWER = 1024
+MEND = ": leave such rows out by `pw workload FILE --skip-invalid -o NEW.jsonl`."
 
 
 def recognises(head: str) -> bool:
@@ -74,5 +76,9 @@ def _requests(path: Path, index: int, conversation: Any, count_tokens: Callable[
         if role == "assistant" and messages and messages[-1]["role"] == "user":
             length = min(LONGEST_ANSWER, max(1, count_tokens(turn["value"])))
             found.append(Request(f"{session}#{index}.{len(found)}", session, length, messages=tuple(messages)))
+        if role == "user" and not turn["value"].strip():
+            raise WorkloadError(f"{path}, conversation {index + 1}: a question is empty{MEND}")
         messages.append({"role": role, "content": turn["value"]})
+    if not found:
+        raise WorkloadError(f"{path}, conversation {index + 1}: no question with an answer{MEND}")
     return found

@@ -57,6 +57,9 @@ def test_a_conversation_that_the_model_begins_asks_nothing_by_it(tmp_path: Path)
         {"id": "c2", "conversations": [{"from": "human"}]},
         {"id": "c2", "conversations": [{"from": ["human"], "value": "x"}]},
         {"id": "c2", "conversations": ["x"]},
+        {"id": "c2", "conversations": []},
+        {"id": "c2", "conversations": [{"from": "human", "value": "no answer"}]},
+        {"id": "c2", "conversations": [{"from": "human", "value": " "}, {"from": "gpt", "value": "to what?"}]},
         "c2",
     ],
 )
@@ -82,5 +85,5 @@ def test_a_file_that_is_no_list_is_refused_when_the_format_is_forced(value: Any,
 
 
 def test_a_list_without_an_answer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WorkloadError, match="no requests"):
+    with pytest.raises(WorkloadError, match="no question with an answer"):
         traces.load(str(write(tmp_path, [{"conversations": []}])))
