@@ -70,6 +70,9 @@ class Event:
     cached: int | None = None  # tokens of the prompt that were not computed again, where the engine says so
 
 
+BEAT = Event("")  # of no generation: the engine goes on, whether or not there are tokens
+
+
 @dataclass(frozen=True)
 class Score:
     """Teacher forcing over one sequence: log-probabilities of its tokens from some position on, and at each position

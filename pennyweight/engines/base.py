@@ -91,8 +91,9 @@ class Runtime(Protocol):
 
 class Backend(Protocol):
     """A server that runs the model in a separate process; our worker's event loop sends it requests. Unlike a `Runtime`
-    it needs no stepping. `tell` is called with every event; `ended` is called once, with a message, if the server
-    exits unexpectedly. The caller that created a backend must close it, even if it was never started."""
+    it needs no stepping. `tell` is called with every event, and with `BEAT` where work goes on without any; `ended` is
+    called once, with a message, if the server exits unexpectedly. The caller that created a backend must close it, even
+    if it was never started."""
 
     async def start(self, tell: Callable[[Event], None], ended: Callable[[str], None]) -> None: ...
     def submit(self, generation: Generation) -> None: ...

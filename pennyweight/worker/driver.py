@@ -11,6 +11,7 @@ does for a whole step), and HTTP would stand still meanwhile.
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,10 @@ from typing import Any
 from pennyweight import engines
 from pennyweight.engines.base import Runtime
 from pennyweight.errors import EngineRefused, PennyweightError
-from pennyweight.generation import Event, Finish, Generation, joined_score, pooled
+from pennyweight.generation import BEAT, Event, Finish, Generation, joined_score, pooled
+
+BEAT_SECONDS = 1.0
+MAX_QUIET_STEPS = 10_000  # more than the longest prompt takes, in pieces of 16 tokens
 
 
 def run(connection: Connection, engine: str, settings: Mapping[str, Any], directory: str) -> None:
@@ -62,6 +66,8 @@ class Driver:
         self._active: set[str] = set()
         self._in_pieces: deque[InPieces] = deque()
         self._closing = False
+        self._beaten = time.monotonic()
+        self._quiet_steps = 0  # since the last token or piece
 
     def drive(self) -> None:
         while not self._closing:
@@ -72,6 +78,14 @@ class Driver:
                 self._connection.send(("events", events))
             if self._in_pieces:
                 self._go_on(self._in_pieces[0])
+            self._beat()
+
+    def _beat(self) -> None:
+        """Once a second: a step or a piece was done. Long prompts and scores give no token for minutes, and an engine
+        that is not heard of is taken for dead. One that only spins is not heard of."""
+        if self._quiet_steps <= MAX_QUIET_STEPS and time.monotonic() - self._beaten >= BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            self._connection.send(("events", [BEAT]))
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         match message:
@@ -105,6 +119,7 @@ class Driver:
     def _step(self) -> list[Event]:
         try:
             events = self._runtime.step()
+            self._quiet_steps = 0 if events else self._quiet_steps + 1
         except Exception as error:  # a failed step leaves the library in an unknown state: exit
             events = [Event(i, finish="error", error=last_line(error)) for i in self._active]
             self._closing = True
@@ -115,6 +130,7 @@ class Driver:
         """The next piece of the first of them, so that running answers wait for no more than that."""
         try:
             asked.pieces.append(next(asked.left))
+            self._quiet_steps = 0
             return
         except StopIteration:
             self._connection.send(("reply", asked.key, asked.joined(asked.pieces), None))

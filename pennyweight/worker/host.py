@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pennyweight.errors import EngineError
-from pennyweight.generation import Event, Generation, Pooling, Score
+from pennyweight.generation import BEAT, Event, Generation, Pooling, Score
 from pennyweight.worker.metrics import Metrics
 
 
@@ -82,6 +82,9 @@ class Host(ABC):
             raise EngineError(self.failure)
 
     def _deliver(self, event: Event) -> None:
+        if event.id == BEAT.id:
+            self.metrics.steps.inc()
+            return
         running = self._running.get(event.id)
         if running is None:
             return  # cancelled meanwhile

@@ -18,6 +18,7 @@ class Metrics:
         self.running = Gauge("pennyweight:num_requests_running", "Requests in the batch or waiting for it", **make)
         self.prompt_tokens = Counter("pennyweight:prompt_tokens", "Prompt tokens of accepted requests", **make)
         self.generation_tokens = Counter("pennyweight:generation_tokens", "Tokens generated", **make)
+        self.steps = Counter("pennyweight:engine_steps", "Seconds in which the engine ended a step or a piece", **make)
         self.finished = Counter("pennyweight:request_success", "Finished requests", ["finished_reason"], **make)
         self.first_token = Histogram(
             "pennyweight:time_to_first_token_seconds", "Arrival to first token", buckets=LATENCY_BUCKETS, **make

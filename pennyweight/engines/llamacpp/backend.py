@@ -21,7 +21,7 @@ from pennyweight.engines.llamacpp.scorer import Scorer, logprob
 from pennyweight.engines.llamacpp.server import Chunk, Server, kernels_from_log
 from pennyweight.engines.llamacpp.settings import LlamaCpp
 from pennyweight.errors import EngineError, EngineRefused
-from pennyweight.generation import Event, Finish, Form, Generation, Score, choice_grammar, derived_seed
+from pennyweight.generation import BEAT, Event, Finish, Form, Generation, Score, choice_grammar, derived_seed
 from pennyweight.processes import describe_exit
 from pennyweight.tokenizer import Tokenizer
 
@@ -101,7 +101,13 @@ class LlamaBackend:
                 if self._settings.speculative_method:
                     plain = replace(self._settings, speculative_method="", draft_model="", max_num_seqs=SCORING_SLOTS)
                     server = await self._started(plain)
-                self._scores = Scorer(server, self._tokenizer, self._config["vocab_size"], self._broken)
+                self._scores = Scorer(
+                    server,
+                    self._tokenizer,
+                    rows=self._config["vocab_size"],
+                    broken=self._broken,
+                    beat=lambda: self._tell(BEAT),
+                )
             return self._scores
 
     async def _generate(self, generation: Generation) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 from pennyweight.engines.llamacpp.server import Server
@@ -20,10 +20,13 @@ LEAST = -1e4  # nats
 
 
 class Scorer:
-    """`rows` is the size of the model's vocabulary; `broken` are the tokens that hold only a part of a character."""
+    """`rows` is the size of the model's vocabulary; `broken` are the tokens that hold only a part of a character;
+    `beat` is called after each token, since a score takes minutes."""
 
-    def __init__(self, server: Server, tokenizer: Tokenizer, rows: int, broken: set[int]) -> None:
-        self._server, self._rows = server, rows
+    def __init__(
+        self, server: Server, tokenizer: Tokenizer, *, rows: int, broken: set[int], beat: Callable[[], None]
+    ) -> None:
+        self._server, self._rows, self._beat = server, rows, beat
         added = tokenizer.backend.get_added_tokens_decoder().items()
         self._unforced = broken | {number for number, token in added if token.special}
         self._plain = tokenizer.encode("a", add_special_tokens=False)[-1]
@@ -57,6 +60,7 @@ class Scorer:
         }
         before = len(found)
         async for chunk in self._server.stream(body):
+            self._beat()
             rows = chunk.get("completion_probabilities") or []
             index = chunk["tokens_predicted"] - 1
             if chunk.get("stop") or not rows:

@@ -1,5 +1,6 @@
 """Requests that were in an engine when it died. Any of them may have ended it, so each is asked again alone, and one
-that was in a second death is refused from then on: a poisonous request costs two engines and not all of them."""
+that was in a second death is refused from then on: a poisonous request costs two engines and not all of them. One that
+an engine had alone when it was stopped for its silence is to blame, and is refused at once."""
 
 from __future__ import annotations
 
@@ -30,13 +31,13 @@ HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
 class Quarantine:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
-        self._deaths: OrderedDict[str, set[int]] = OrderedDict()  # of a request's hash: numbers of engines
+        self._deaths: OrderedDict[str, dict[int, int]] = OrderedDict()  # of a request's hash: engine -> deaths
         self._trials: WeakKeyDictionary[Pool, asyncio.Lock] = WeakKeyDictionary()
 
     def refuse(self, ask: Ask) -> None:
         """Raise `Refused` for a request that was in too many deaths."""
-        if self.suspects(ask) and len(self._deaths[_hash(ask)]) >= DEATHS:
-            message = f"{DEATHS} engines died while they had this request: it is not asked again. Change it."
+        if self.suspects(ask) and sum(self._deaths[_hash(ask)].values()) >= DEATHS:
+            message = "Engines died, or fell silent, while they had this request: it is not asked again. Change it."
             raise Refused(400, message, code="request_quarantined")
 
     def suspects(self, ask: Ask) -> bool:
@@ -51,8 +52,8 @@ class Quarantine:
         """It was lost on this engine: remembered unless the engine lives on."""
         if await self._lives(replica):
             return
-        found = self._deaths.setdefault(_hash(ask), set())
-        found.add(replica.number)
+        found = self._deaths.setdefault(_hash(ask), {})
+        found[replica.number] = DEATHS if replica.stalled_alone else 1
         self._deaths.move_to_end(_hash(ask))
         while len(self._deaths) > REMEMBERED:
             self._deaths.popitem(last=False)

@@ -23,7 +23,7 @@ from pennyweight.serve.gateway.settings import GatewaySettings
 from pennyweight.serve.launchers import local
 from pennyweight.serve.process import ServerProcess
 
-GENERATED = re.compile(r"^\w+:generation_tokens_total(?:\{.*\})? (\S+)", re.MULTILINE)
+PROGRESS = re.compile(r"^\w+:(?:generation_tokens|engine_steps)_total(?:\{.*\})? (\S+)", re.MULTILINE)
 LOG = logging.getLogger("pennyweight.gateway")
 WATCH_SECONDS = 0.5
 HEALTH_SECONDS, HEALTH_TIMEOUT, HEALTH_FAILURES = 2.0, 5.0, 3
@@ -55,6 +55,7 @@ class Replica:
     ready_since: float = 0.0
     unhealthy: int = 0
     generated: list[str] = field(default_factory=list)  # token counters of its latest metrics
+    stalled_alone: bool = False  # it was stopped for its silence, and had one request
     names: Sequence[str] = ()  # that its engine answers to
     _known: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
@@ -275,6 +276,7 @@ class Replicas:
                 if not replica.process.alive:
                     self._lose(replica, "its process ended")
                 elif self._settings.stall_seconds and replica.requests and silent > self._settings.stall_seconds:
+                    replica.stalled_alone = replica.requests == 1
                     self._lose(replica, f"it was silent for {silent:.0f} s with {replica.requests} requests")
             if time.monotonic() - checked > HEALTH_SECONDS:
                 await asyncio.gather(*(self._check(replica) for replica in self.ready))
@@ -282,7 +284,7 @@ class Replicas:
 
     async def _check(self, replica: Replica) -> None:
         """Check that it answers /health; and if it sent no byte for a while, which is normal without streaming, that it
-        still generates tokens."""
+        still makes tokens, or at least steps."""
         timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
         try:
             async with self._session.get(f"{replica.base_url}/health", timeout=timeout) as answer:
@@ -290,7 +292,7 @@ class Replicas:
             quiet = min(QUIET_SECONDS, self._settings.stall_seconds / 3)
             if replica.requests and time.monotonic() - replica.last_byte > quiet:
                 async with self._session.get(f"{replica.base_url}/metrics", timeout=timeout) as answer:
-                    made = GENERATED.findall(await answer.text())
+                    made = PROGRESS.findall(await answer.text())
                 if made and made != replica.generated:
                     replica.generated, replica.last_byte = made, time.monotonic()
         except (aiohttp.ClientError, OSError, TimeoutError):

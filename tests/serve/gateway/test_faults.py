@@ -100,6 +100,22 @@ def test_long_whole_answers_are_no_silence(start: Start) -> None:
     assert gateway.status["restarts"] == 0
 
 
+def test_a_long_score_is_no_silence(start: Start) -> None:
+    gateway = start("--stall-timeout", 4, max_num_seqs=8, prefill_ms=1200.0)
+    text = " word" * 240  # 8 pieces of 64 tokens: 10 s without a token
+    scored = gateway.client().completions.create(
+        model="model", prompt=text, max_tokens=0, logprobs=1, extra_body={"echo": True}
+    )
+    assert scored.choices[0].text == text
+    assert gateway.status["restarts"] == 0
+
+
+def test_a_request_that_an_engine_had_alone_when_it_fell_silent_is_not_asked_again(start: Start) -> None:
+    gateway = start("--stall-timeout", 2, max_num_seqs=8, step_ms=10.0, fault="hang", fault_after=30)
+    assert ends_of(gateway, "a long answer") == "request_quarantined"
+    assert gateway.status["restarts"] <= 1 and gateway.status["retries"] == 1
+
+
 def test_an_engine_that_stops_answering_is_replaced(start: Start) -> None:
     gateway = start("--stall-timeout", 2, "--replicas", 2, max_num_seqs=8, step_ms=10.0)
     victim = family(gateway.workers()[0], "spawn_main")[0]  # its driver: the face answers on
@@ -223,8 +239,13 @@ POISON = list(range(5, 18))
 
 
 def ends_of_poison(gateway: Running) -> str:
+    return ends_of(gateway, POISON, max_tokens=4)
+
+
+def ends_of(gateway: Running, prompt: str | list[int], max_tokens: int = 100) -> str:
+    """ "answer", or the code of the refusal."""
     try:
-        gateway.client().completions.create(model="model", prompt=POISON, max_tokens=4)
+        gateway.client().completions.create(model="model", prompt=prompt, max_tokens=max_tokens)
         return "answer"
     except openai.APIStatusError as error:
         return str(error.body["code"]) if isinstance(error.body, dict) else "?"
