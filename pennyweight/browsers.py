@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pennyweight.openai_api.errors import error_body
 
-BODIES = ("application/json", "multipart/form-data")
+JSON, FORM = "application/json", "multipart/form-data"
+UPLOADS = "/v1/files"  # takes a form, and nothing else does
 LOCAL_NAMES = ("localhost", "localhost.localdomain")
 
 
@@ -46,8 +47,9 @@ class Browsers:
         """Status and message of the refusal."""
         headers = Headers(scope=scope)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] == "POST" and kind not in BODIES and _has_body(headers):
-            return (415, f"Content-Type {kind or 'is missing'}: send application/json.")
+        wanted = FORM if scope["path"] == UPLOADS else JSON
+        if scope["method"] == "POST" and kind != wanted and _has_body(headers):
+            return (415, f"Content-Type {kind or 'is missing'}: send {wanted}.")
         if not self._open:
             return None
         host, origin = headers.get("host", ""), headers.get("origin", "")

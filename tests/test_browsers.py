@@ -32,7 +32,7 @@ def status(headers: dict[str, str], method: str = "POST", **more: Any) -> int:
     [
         (JSON, 200),
         (JSON | {"content-type": "application/json; charset=utf-8"}, 200),
-        (JSON | {"content-type": "multipart/form-data; boundary=x"}, 200),
+        (JSON | {"content-type": "multipart/form-data; boundary=x"}, 415),
         (JSON | {"content-type": "text/plain"}, 415),
         (JSON | {"content-type": "application/x-www-form-urlencoded"}, 415),
         (JSON | {"host": "localhost:8000"}, 200),
@@ -73,3 +73,11 @@ def test_a_page_that_may_gets_the_headers_that_its_browser_wants() -> None:
 @pytest.mark.parametrize(("host", "local"), [("127.0.0.2", True), ("::1", True), ("0.0.0.0", False), ("a.b", False)])
 def test_loopback_is_known(host: str, local: bool) -> None:
     assert is_local(host) is local
+
+
+def test_forms_are_for_files_and_files_for_forms() -> None:
+    inner = Starlette(routes=[Route("/v1/files", answer, methods=["POST"])])
+    client = TestClient(guarded(inner, host="127.0.0.1", open_to_all=True))
+    for kind, found in (("multipart/form-data; boundary=x", 200), ("application/json", 415)):
+        headers = {"host": "127.0.0.1", "content-type": kind}
+        assert client.post("/v1/files", headers=headers, content=b"{}").status_code == found

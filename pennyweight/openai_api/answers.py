@@ -6,6 +6,7 @@ Source: OpenAI's API reference for /v1/completions and /v1/chat/completions; `re
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import struct
 import time
@@ -59,10 +60,9 @@ class Answer:
     reading: Reading = field(default_factory=Reading)
     _sent: Reading = field(default_factory=Reading)
     _read_at: int = 0
-    _offset: int = 0  # of the text that a stream has sent with log-probabilities
-    _next_offset: int = 0
 
     def __post_init__(self) -> None:
+        self._places = Places(self.tokenizer, self.echo, len(self.prompt_tokens) if self.echo else 0)
         self.id = self.id or ("chatcmpl-" if self.chat else "cmpl-") + uuid.uuid4().hex
         self.text = self.echo
 
@@ -166,19 +166,9 @@ class Answer:
         choice |= {"stop_reason": self.stopped_by} if finish else {}
         if self.with_logprobs and event is not None:
             choice["logprobs"] = self._logprobs(rows_of(event))
-            self._offset = self._next_offset
         if self.with_token_ids and event is not None:
             choice["token_ids"] = list(event.tokens)
         return choice
-
-    def _offsets(self, tokens: Sequence[int]) -> list[int]:
-        """Where each token begins in the answer's text; control tokens are no part of it."""
-        offsets, position = [], self._offset
-        for token in tokens:
-            offsets.append(position)
-            position += len(self.tokenizer.token_text(token)) if self.tokenizer.decode([token]) else 0
-        self._next_offset = position
-        return offsets
 
     def opening(self) -> bytes:
         """The first chunk of a chat stream carries the role; a completion's carries the echo."""
@@ -191,7 +181,6 @@ class Answer:
         choice = {"index": self.index, "text": self.echo, "logprobs": None, "finish_reason": None}
         if self.prompt_rows:
             choice["logprobs"] = self._logprobs(self.prompt_rows)
-            self._offset = self._next_offset
         return _sse(self.envelope(choice, streamed=True))
 
     def usage_chunk(self, answers: Sequence[Answer]) -> bytes:
@@ -230,7 +219,7 @@ class Answer:
                 "tokens": names,
                 "token_logprobs": [logprob for _, logprob, _ in rows],
                 "top_logprobs": tops,
-                "text_offset": self._offsets([token for token, _, _ in rows]),
+                "text_offset": [self._places.next(token) for token, _, _ in rows],
             }
         spelled = self.tokenizer.token_bytes
         content = [
@@ -239,6 +228,36 @@ class Answer:
             for own, (token, logprob, others) in zip(names, rows, strict=True)
         ]
         return {"content": content, "refusal": None}
+
+
+class Places:
+    """Where each token begins in an answer's text, in characters. In the echo of a prompt a token is looked for, since
+    those that the server added are no part of it; in what was made, control tokens are none."""
+
+    def __init__(self, tokenizer: Tokenizer, echo: str, prompt_tokens: int) -> None:
+        self._tokenizer, self._prompt_left = tokenizer, prompt_tokens
+        self._echo, self._read, self._echoed = echo.encode(errors="replace"), 0, len(echo)
+        self._characters, self._decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
+
+    def next(self, token: int) -> int:
+        """Of a token that begins within a character: that character's place."""
+        if self._prompt_left == 0:
+            self._characters = max(self._characters, self._echoed)
+        place = self._characters
+        self._characters += len(self._decoder.decode(self._spelled(token)))
+        self._prompt_left -= 1
+        return place
+
+    def _spelled(self, token: int) -> bytes:
+        piece = self._tokenizer.token_bytes(token)
+        if self._prompt_left <= 0:
+            return piece if self._tokenizer.decode([token]) else b""
+        without_blank = piece.lstrip(b" ")  # which some tokenizers add at a text's begin
+        for spelled in (piece, without_blank):
+            if spelled and self._echo.startswith(spelled, self._read):
+                self._read += len(spelled)
+                return spelled
+        return b""
 
 
 def rows_of(event: Event) -> list[Row]:
@@ -256,8 +275,7 @@ def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
     }
     if any(answer.cached is not None for answer in answers):
         usage["prompt_tokens_details"] = {"cached_tokens": sum(answer.cached or 0 for answer in prompts)}
-    if any(answer.reader is not None for answer in answers):
-        usage["completion_tokens_details"] = {"reasoning_tokens": sum(a.reasoning_tokens for a in answers)}
+    usage["completion_tokens_details"] = {"reasoning_tokens": sum(a.reasoning_tokens for a in answers)}
     return usage
 
 

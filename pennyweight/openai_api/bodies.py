@@ -22,6 +22,8 @@ MAX_STOPS = 10_000  # characters of one, or texts
 MAX_TEXTS = 2048  # of one request for embeddings
 STRICT = ConfigDict(strict=True)
 Stop = Annotated[str, Field(min_length=1)]
+# What clients send back of an answer, and marks of theirs that change no prompt.
+REPEATED = ("annotations", "audio", "cache_control", "id", "metadata", "refusal", "status", "type")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -66,7 +68,7 @@ class Body(BaseModel):
     store: bool | None = None
     request_id: str | None = None
     cache_salt: str | None = Field(None, min_length=1)
-    service_tier: str | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
@@ -176,6 +178,13 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
+    @model_validator(mode="after")
+    def _fields_are_known(self) -> Message:
+        for name, value in (self.model_extra or {}).items():
+            if name not in (*REASONING, *REPEATED) and value not in (None, [], {}, ""):
+                raise ValueError(f"a message has no field {name[:40]!r}: remove it")
+        return self
+
     @property
     def text(self) -> str:
         if isinstance(self.content, list):
@@ -253,7 +262,7 @@ class ChatBody(Templated, Body):
 class TokenizeBody(BaseModel):
     """A text or a chat, as vLLM's server has it."""
 
-    model_config = STRICT
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str = ""
     prompt: str | None = Field(None, min_length=1)
@@ -273,7 +282,7 @@ class TokenizeBody(BaseModel):
 
 
 class DetokenizeBody(BaseModel):
-    model_config = STRICT
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str = ""
     tokens: list[int]

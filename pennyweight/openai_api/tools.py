@@ -30,9 +30,10 @@ class Function(BaseModel):
 
 
 class Tool(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Literal["function"] = "function"
+    cache_control: Any = None  # a mark for other providers' caches
     function: Function
 
     def plain(self) -> dict[str, Any]:

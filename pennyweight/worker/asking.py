@@ -172,6 +172,7 @@ class Served:
             includes_usage=body.include_usage,
             usage_in_chunks=body.usage_in_chunks,
             fingerprint=self.fingerprint,
+            cached=None if getattr(self.engine, "enable_prefix_caching", True) else 0,
             reader=self._reader(body, prompt, strict) if isinstance(body, ChatBody) else None,
         )
         if isinstance(body, CompletionBody) and body.echo and body.logprobs is not None:

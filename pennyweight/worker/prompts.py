@@ -95,7 +95,7 @@ class Prompts:
 
     async def detokenized(self, tokens: Sequence[int]) -> str:
         self._check_ids(tokens)
-        return self._tokenizer.decode(tokens)
+        return self._tokenizer.spelled(tokens)  # all of them: what was cut comes back whole
 
     async def _in_time(self, cut: Callable[[], list[list[int]]], size: int, field: str) -> list[list[int]]:
         if size > self._most_bytes:

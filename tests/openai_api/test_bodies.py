@@ -158,7 +158,9 @@ def test_usage_counts_the_tokens_of_all_events(tokenizer: Tokenizer) -> None:
     growing = answer(tokenizer)
     growing.add(Event("g", (7, 8)), "a")
     growing.add(Event("g", (9,), finish="length"), "b")
-    assert whole_body([growing])["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    usage = whole_body([growing])["usage"]
+    assert usage.pop("completion_tokens_details") == {"reasoning_tokens": 0}
+    assert usage == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
     assert whole_body([growing])["choices"][0]["message"] == {"role": "assistant", "content": "ab", "refusal": None}
 
 
@@ -173,3 +175,37 @@ def test_scoring_names_the_own_token_and_the_most_likely_one(tokenizer: Tokenize
     assert [row and len(row) for row in logprobs["top_logprobs"]] == [None, 1, 2]
     assert logprobs["top_logprobs"][2]["Z"] == -0.1
     assert body["usage"]["completion_tokens"] == 0
+
+
+def test_offsets_count_the_characters_of_the_text(tokenizer: Tokenizer) -> None:
+    """Control tokens that a prompt spells are in its echo, one that the server added is not, and a token that begins
+    within a character has that character's place."""
+    echo = "<|im_start|>user\n👩 yö"
+    prompt = [tokenizer.backend.token_to_id("<|im_end|>"), *tokenizer.encode(echo, add_special_tokens=False)]
+    rows = [(token, None, ()) for token in prompt]
+    growing = answer(tokenizer, chat=False, prompt_tokens=prompt, echo=echo, with_logprobs=True, prompt_rows=rows)
+    growing.add(
+        Event("g", tokens := tuple(tokenizer.encode(" ended")), [-1.0] * len(tokens), finish="length"), " ended"
+    )
+    logprobs = whole_body([growing])["choices"][0]["logprobs"]
+    assert logprobs["text_offset"][:2] == [0, 0]
+    for offset, token in zip(logprobs["text_offset"][1:], logprobs["tokens"][1:], strict=True):
+        assert "\N{REPLACEMENT CHARACTER}" in token or growing.text[offset:].startswith(token)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": "x", "contnet": "y"}]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [{"function": {"name": "f"}, "bogus": 1}]},
+        {"messages": [{"role": "user", "content": "x"}], "service_tier": "silly"},
+    ],
+)
+def test_what_no_message_or_tool_has_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ChatBody.model_validate(body)
+
+
+def test_what_an_answer_had_may_come_back(tokenizer: Tokenizer) -> None:
+    message = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "id": "msg_1", "thinking": "y"}
+    ChatBody.model_validate({"messages": [message, {"role": "user", "content": "z", "cache_control": {"type": "a"}}]})

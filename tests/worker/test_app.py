@@ -256,6 +256,9 @@ def test_tokens_and_text_are_translated_both_ways(scripted_endpoint: Endpoint, t
     tokens = tokenizer.encode(TEXT)
     _, told = raw(scripted_endpoint, "/detokenize", json.dumps({"tokens": tokens}).encode())
     assert json.loads(told) == {"prompt": TEXT}
+    chat = tokenizer.chat(user("hi"))
+    _, told = raw(scripted_endpoint, "/detokenize", json.dumps({"tokens": chat}).encode())
+    assert json.loads(told) == {"prompt": tokenizer.chat_text(user("hi"))}  # control tokens too
     _, told = raw(scripted_endpoint, "/tokenize", json.dumps({"messages": user(TEXT)}).encode())
     assert json.loads(told)["tokens"] == tokenizer.chat(user(TEXT))
 

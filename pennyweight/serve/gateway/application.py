@@ -28,6 +28,7 @@ from pennyweight.serve.gateway.tenant import BATCH, Tenant
 
 TRANSLATED = (messages.PATH, responses.PATH, ollama.CHAT, ollama.GENERATE)
 LOG = logging.getLogger("pennyweight.gateway")
+COUNTED = ("messages", "tools", "continue_final_message")  # what makes a prompt
 
 
 class RequestHandler:
@@ -105,7 +106,7 @@ def application(gateway: Gateway) -> Starlette:
         """Anthropic's count_tokens, by the engine's own count."""
         ask = await door.ask(request, "/tokenize")
         chat = messages.as_chat({**ask.body, "max_tokens": 1})
-        body: dict[str, Any] = {name: chat[name] for name in ("messages", "tools") if name in chat}
+        body: dict[str, Any] = {name: chat[name] for name in COUNTED if name in chat}
         raw = json.dumps(body).encode()
         pieces = [piece async for piece in gateway.passed_on(replace(ask, body=body, raw=raw))]
         head, told = pieces[0], b"".join(piece for piece in pieces if isinstance(piece, bytes))

@@ -13,13 +13,13 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from pennyweight.serve.gateway import reading
-from pennyweight.serve.gateway.batches import Batches
+from pennyweight.serve.gateway.batches import Batches, lasting
 from pennyweight.serve.gateway.refusals import Refused
 from pennyweight.serve.gateway.tenant import Tenant
 
 MAX_UPLOAD = 512 * 2**20
 UPLOAD_SECONDS = 600.0
-LEAST_LASTING, MOST_LASTING = 3600, 30 * 24 * 3600  # seconds, as OpenAI has them
+FORM = {"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"}
 MAX_PAGE = 10_000
 
 
@@ -38,10 +38,14 @@ def routes(batches: Batches | None, tenant_of: Callable[[Request], Tenant], most
             return listed(rows, request)
         try:
             async with asyncio.timeout(UPLOAD_SECONDS), bounded(request).form(max_files=1, max_fields=10) as form:
+                if unknown := sorted(set(form) - FORM):
+                    raise Refused(400, f"{unknown[0][:60]} is no field of a file: remove it.", unknown[0][:60])
                 file, wanted = form.get("file"), form.get("purpose")
                 if not isinstance(file, UploadFile) or not isinstance(wanted, str):
                     raise Refused(400, "A form with file and purpose is needed.", "file")
-                lasts = lasting(form.get("expires_after[anchor]"), form.get("expires_after[seconds]"))
+                seconds = str(form.get("expires_after[seconds]", ""))
+                whole = int(seconds) if seconds.isdigit() else seconds or None
+                lasts = lasting("expires_after", form.get("expires_after[anchor]"), whole)
                 made = await kept.upload(tenant, file.filename or "file", wanted, file.file, lasts)
         except TimeoutError:
             raise Refused(408, f"The file did not come within {UPLOAD_SECONDS:.0f} s.", "file") from None
@@ -98,17 +102,6 @@ def bounded(request: Request) -> Request:
         return message
 
     return Request(request.scope, receive)
-
-
-def lasting(anchor: object, seconds: object) -> int | None:
-    """Seconds that an uploaded file is kept, as OpenAI's `expires_after` says it; None: until it is removed."""
-    if anchor is None and seconds is None:
-        return None
-    if anchor != "created_at" or not (isinstance(seconds, str) and seconds.isdigit()):
-        raise Refused(400, "expires_after has an anchor, created_at, and seconds.", "expires_after")
-    if not LEAST_LASTING <= int(seconds) <= MOST_LASTING:
-        raise Refused(400, f"expires_after takes {LEAST_LASTING} to {MOST_LASTING} seconds.", "expires_after")
-    return int(seconds)
 
 
 def listed(rows: list[dict[str, Any]], request: Request) -> Response:

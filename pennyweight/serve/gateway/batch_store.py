@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS items (
     PRIMARY KEY (batch, line)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS waiting ON items (batch, line) WHERE status IS NULL;
 """
+ADDED = (("files", "expires"), ("batches", "lasts"), ("batches", "cancelling"))  # since an earlier release
 DAY_SECONDS = 24 * 3600
 OPEN = ("in_progress", "cancelling")
 
@@ -87,8 +88,9 @@ class BatchStore:
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.executescript(TABLES)
-            if "expires" not in [row[1] for row in self._base.execute("PRAGMA table_info(files)")]:
-                self._base.execute("ALTER TABLE files ADD COLUMN expires INTEGER")  # of an earlier release
+            for table, column in ADDED:
+                if column not in [row[1] for row in self._base.execute(f"PRAGMA table_info({table})")]:
+                    self._base.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
         except sqlite3.Error as error:
             raise StorageError(f"{directory / 'queue.db'} cannot be used ({error}): give another --state.") from None
         self._base.row_factory = sqlite3.Row
@@ -165,15 +167,17 @@ class BatchStore:
         metadata: Mapping[str, Any],
         items: Sequence[tuple[str, str]],
         faults: Sequence[Mapping[str, Any]],
+        lasts: int | None = None,
     ) -> str:
-        """In one transaction with all its items (name, body); with faults it has failed already."""
+        """In one transaction with all its items (name, body); with faults it has failed already. `lasts`: seconds after
+        which its results are gone."""
         batch = f"batch_{uuid.uuid4().hex}"
         now = int(time.time())
         status, ended = ("failed", now) if faults else ("in_progress", None)
         with self._transaction():
             self._base.execute(
-                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?, NULL)",
-                (batch, tenant, endpoint, file_id, status, now, ended, json.dumps(metadata), json.dumps(faults)),
+                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?, NULL, ?, NULL)",
+                (batch, tenant, endpoint, file_id, status, now, ended, json.dumps(metadata), json.dumps(faults), lasts),
             )
             rows = [(batch, line, name, body, None, None) for line, (name, body) in enumerate(items)]
             self._base.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", rows)
@@ -225,8 +229,9 @@ class BatchStore:
 
     def cancel(self, tenant: str, batch: str) -> None:
         self._base.execute(
-            "UPDATE batches SET status = 'cancelling' WHERE id = ? AND tenant = ? AND status = 'in_progress'",
-            (batch, tenant),
+            "UPDATE batches SET status = 'cancelling', cancelling = ?"
+            " WHERE id = ? AND tenant = ? AND status = 'in_progress'",
+            (int(time.time()), batch, tenant),
         )
 
     def end_whole(self, running: set[str]) -> None:
@@ -253,7 +258,7 @@ class BatchStore:
         names = [file.id if file else None for file in made]
         with self._transaction():
             for file in filter(None, made):
-                self._name_file(file)
+                self._name_file(replace(file, expires=file.created + row["lasts"]) if row["lasts"] else file)
             self._base.execute(
                 "UPDATE batches SET status = ?, ended = ?, output = ?, errors = ?, counts = ? WHERE id = ?",
                 (status, int(time.time()), *names, json.dumps(self._summary(row["id"])), row["id"]),
@@ -309,6 +314,7 @@ class BatchStore:
             "request_counts": counts,
             "usage": usage,
             "expires_at": row["created"] + DAY_SECONDS,
+            "cancelling_at": row["cancelling"],
             **ended,
         }
 

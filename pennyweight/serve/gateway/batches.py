@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from pennyweight.errors import PennyweightError
 from pennyweight.openai_api.errors import error_body
+from pennyweight.openai_api.fields import instead
 from pennyweight.serve.gateway import reading
 from pennyweight.serve.gateway.ask import Ask, Head, Stage
 from pennyweight.serve.gateway.batch_store import BatchStore, Item, StoredFile
@@ -24,6 +25,8 @@ from pennyweight.serve.gateway.tenant import BATCH, Tenant
 
 LOG = logging.getLogger("pennyweight.gateway")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+FIELDS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
+LEAST_LASTING, MOST_LASTING = 3600, 30 * 24 * 3600  # seconds that a file may be kept, as OpenAI has them
 WINDOW = "24h"  # the only completion_window that OpenAI's API has
 LOOK_SECONDS = 0.5
 PAUSE_SECONDS = 5.0  # after a fault of the disk
@@ -31,6 +34,24 @@ MAX_FAULTS = 20
 ATTEMPTS = 3  # of an item that engines cannot answer: each are several already
 PIECE = 2**20
 T = TypeVar("T")
+
+
+def lasting(field: str, anchor: object, seconds: object) -> int | None:
+    """Seconds that a file is kept, as OpenAI's `expires_after` says it; None: until it is removed."""
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at" or not isinstance(seconds, int) or isinstance(seconds, bool):
+        raise Refused(400, f"{field} has an anchor, created_at, and seconds.", field)
+    if not LEAST_LASTING <= seconds <= MOST_LASTING:
+        raise Refused(400, f"{field} takes {LEAST_LASTING} to {MOST_LASTING} seconds.", field)
+    return seconds
+
+
+def _results_last(asked: object) -> int | None:
+    if asked is None:
+        return None
+    told = asked if isinstance(asked, dict) else {"anchor": "?"}
+    return lasting("output_expires_after", told.get("anchor", ""), told.get("seconds", ""))
 
 
 class Batches:
@@ -172,16 +193,22 @@ class Batches:
             )
 
     async def create(self, tenant: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        for name in body:
+            if name not in FIELDS:
+                raise Refused(400, f"{name[:60]} is no field of a batch: {instead(name, FIELDS)}.", name[:60])
         endpoint, file_id, metadata = body.get("endpoint"), body.get("input_file_id"), body.get("metadata") or {}
         if endpoint not in ENDPOINTS:
             raise Refused(400, f"endpoint must be one of {', '.join(ENDPOINTS)}.", "endpoint")
-        if not isinstance(file_id, str) or not isinstance(metadata, dict) or not writable(file_id):
-            raise Refused(400, "input_file_id must name a file, and metadata must be an object.", "input_file_id")
+        if not isinstance(file_id, str) or not writable(file_id):
+            raise Refused(400, "input_file_id must name a file.", "input_file_id")
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise Refused(400, "metadata is an object of texts.", "metadata")
+        lasts = _results_last(body.get("output_expires_after"))
         if body.get("completion_window", WINDOW) != WINDOW:
             raise Refused(400, f"completion_window must be {WINDOW}.", "completion_window")
         file = await self.file(tenant, file_id)
         items, faults = await self._call(self._read, self.path(file), endpoint)
-        made = await self._kept(self._store.add_batch, tenant, endpoint, file.id, metadata, items, faults)
+        made = await self._kept(self._store.add_batch, tenant, endpoint, file.id, metadata, items, faults, lasts)
         self._news.set()
         return await self.batch(tenant, made)
 

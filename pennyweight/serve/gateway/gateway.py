@@ -91,7 +91,9 @@ class Gateway:
 
     def pool_for(self, name: Any) -> Pool:
         """Of the member that answers for this model name; a wrong name gets the list of right ones."""
-        pool = self.pools.pool_for(name) if name is None or isinstance(name, str) else None
+        if name is not None and not isinstance(name, str):
+            raise Refused(400, "model is the name of a model, a text.", "model")
+        pool = self.pools.pool_for(name)
         if pool is None:
             known = ", ".join(repr(one) for one in self.pools.service.names)
             message = f"The model {str(name)[:100]!r} is not served here: use {known}."

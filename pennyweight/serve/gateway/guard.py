@@ -19,7 +19,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
-    _head_bytes = 0
+    _head_bytes = 0  # that came while no head was whole
+    _header_bytes = 0  # of the head that is being read
     _completed = False  # headers, in the piece of data that is being taken
 
     def connection_made(self, transport: Any) -> None:
@@ -41,12 +42,24 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def on_message_begin(self) -> None:
+        self._header_bytes = 0
         self._await_head()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._timer is not None:  # else it is a trailer, which is ignored
-            super().on_header(name, value)
+        if self._timer is None:  # a trailer, which is ignored
+            return
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > HEAD_BYTES:
+            raise ValueError("too large")  # ends the parser, which calls send_400_response
+        super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        if self._header_bytes <= HEAD_BYTES:
+            super().send_400_response(msg)
+            return
+        self.transport.write(TOO_LARGE)
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
         self._head_is_there()

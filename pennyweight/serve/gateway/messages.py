@@ -36,8 +36,13 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
         raise Refused(400, "max_tokens must be a number of tokens.", "max_tokens")
     chat = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
     chat["messages"] = messages_of(body)
-    if body.get("stop_sequences"):
-        chat["stop"] = body["stop_sequences"]
+    stops = body.get("stop_sequences")
+    if stops is not None and not (isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)):
+        raise Refused(400, "stop_sequences is a list of texts.", "stop_sequences")
+    chat |= {"stop": stops} if stops else {}
+    last = chat["messages"][-1]
+    if last["role"] == "assistant" and "tool_calls" not in last:  # the answer goes on from it
+        chat["continue_final_message"] = True
     if chat.get("stream") is True:
         chat["stream_options"] = {
             "include_usage": True,

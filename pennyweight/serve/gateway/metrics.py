@@ -36,6 +36,7 @@ class Metrics:
         self.replicas = Gauge("pennyweight:replicas_ready", "Engine processes that are ready", **make)
         self.restarts = Gauge("pennyweight:replica_restarts", "Engine processes started again", **make)
         self.generation_tokens = Counter("pennyweight:generation_tokens", "Tokens answered", **make)
+        self.prompt_tokens = Counter("pennyweight:prompt_tokens", "Tokens of answered prompts", **make)
         self.finished = Counter("pennyweight:request_success", "Finished requests", ["finished_reason"], **make)
         self.cache = Counter("pennyweight:response_cache", "Cacheable requests", ["result"], **make)
         self.first_token = Histogram(
@@ -53,6 +54,7 @@ class Metrics:
         self.finished.labels(outcome.finish if ending == "stop" and outcome.finish else ending).inc()
         self._endings[ending] += 1
         self.generation_tokens.inc(outcome.tokens)
+        self.prompt_tokens.inc(max(0, (outcome.used or 0) - outcome.tokens))
         self._by_tenant.setdefault(tenant, Counted()).update(requests=1, tokens=outcome.tokens)
         if outcome.first:
             self.first_token.observe(outcome.first - arrived)

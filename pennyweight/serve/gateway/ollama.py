@@ -28,8 +28,8 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "keep_alive": (str, int, float),
 }
 LATEST = ":latest"  # what its clients add to a name
-KNOWN = {"model", "messages", "prompt", "system", "stream", "format", "options", "tools", "think", "keep_alive", "raw"}
-KNOWN |= {"suffix", "images", "template", "context"}
+KNOWN = {"model", "messages", "prompt", "system", "stream", "format", "options", "tools", "think", "keep_alive"}
+NOT_HELD = ("suffix", "images", "template", "context", "raw")
 OPTIONS = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -48,7 +48,9 @@ LOADING = ("num_ctx", "num_gpu", "num_thread", "num_batch", "num_keep", "main_gp
 def as_chat(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """The same question as a body of /v1/chat/completions."""
     for name, value in body.items():
-        if name not in KNOWN or (name in ("suffix", "images", "template", "context", "raw") and value):
+        if name in NOT_HELD and value:
+            raise Refused(400, f"{name} is not supported here: remove it.", name)
+        if name not in KNOWN and name not in NOT_HELD:
             raise Refused(400, f"{name[:60]} is not supported here: {instead(name, KNOWN)}.", name)
     chat: dict[str, Any] = {"messages": _messages(path, body)}
     chat |= {"model": body["model"]} if body.get("model") else {}
@@ -74,6 +76,8 @@ def as_chat(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         chat["tools"] = body["tools"]
     if body.get("think") is False:
         chat["reasoning_effort"] = "none"
+    elif isinstance(body.get("think"), str):
+        chat["reasoning_effort"] = body["think"]
     form = body.get("format")
     if form == "json":
         chat["response_format"] = {"type": "json_object"}

@@ -93,6 +93,8 @@ def as_chat(body: Mapping[str, Any], before: Sequence[Mapping[str, Any]] = ()) -
     for name, value in body.items():
         if name in NOT_HELD and value:
             raise Refused(400, f"{name} is not supported here: remove it.", name)
+        if name == "truncation" and value not in (None, "disabled"):
+            raise Refused(400, "truncation is disabled here: leave out the earliest items yourself.", name)
         if name == "prompt_cache_retention" and value not in RETENTIONS:
             raise Refused(400, f"prompt_cache_retention is one of {', '.join(map(str, RETENTIONS[1:]))}.", name)
         if name not in KNOWN and name not in NOT_HELD and value is not None:

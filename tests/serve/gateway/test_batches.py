@@ -106,6 +106,11 @@ def test_what_cannot_be_asked_is_refused(keeping: Running) -> None:
         client.batches.create(input_file_id=file.id, endpoint="/v1/moderations", completion_window="24h")
     with pytest.raises(openai.BadRequestError, match="completion_window"):
         client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="7d")
+    for more in ({"metadata": {"a": 1}}, {"output_expires_after": {"anchor": "x", "seconds": 1}}, {"bogus": 1}):
+        with pytest.raises(openai.BadRequestError, match=next(iter(more))):
+            client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h", extra_body=more)
+    with pytest.raises(openai.BadRequestError, match="bogus"):
+        client.files.create(file=("a", b"x"), purpose="batch", extra_body={"bogus": "1"})
     assert client.files.retrieve(file.id).bytes == 1 and client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)
@@ -266,10 +271,17 @@ def test_a_batch_of_responses_tells_its_usage(keeping: Running) -> None:
     ]
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     file = client.files.create(file=("r.jsonl", content), purpose="batch")
-    made = client.batches.create(input_file_id=file.id, endpoint="/v1/responses", completion_window="24h")
+    made = client.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/responses",
+        completion_window="24h",
+        output_expires_after={"anchor": "created_at", "seconds": 3600},
+    )
     keeping.until(lambda: client.batches.retrieve(made.id).status == "completed")
     ended = client.batches.retrieve(made.id)
     assert ended.usage.output_tokens == 15 and ended.usage.total_tokens > 15
+    results = client.files.retrieve(ended.output_file_id)
+    assert results.expires_at == results.created_at + 3600
     assert '"object": "response"' in client.files.content(ended.output_file_id).text
 
 

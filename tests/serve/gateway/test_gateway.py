@@ -446,3 +446,9 @@ def test_a_stored_response_is_read_and_deleted_by_its_owner_only(gateway: Runnin
     client.responses.delete(made.id)
     with pytest.raises(openai.NotFoundError, match=made.id):
         client.responses.retrieve(made.id)
+
+
+def test_one_header_larger_than_the_bound_is_refused(gateway: Running) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+        connection.sendall(b"GET /version HTTP/1.1\r\nhost: 127.0.0.1\r\nx-a: " + b"y" * 70_000 + b"\r\n\r\n")
+        assert b"431" in connection.recv(100)

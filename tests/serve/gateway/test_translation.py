@@ -165,6 +165,8 @@ def test_responses_items_become_ours() -> None:
         (lambda body: ollama.as_chat("/api/chat", body), {"messages": []}),
         (lambda body: ollama.as_chat("/api/generate", body), {"prompt": "x", "raw": True}),
         (responses.as_chat, {"input": [{"type": "computer_call"}]}),
+        (responses.as_chat, {"input": "x", "truncation": "auto"}),
+        (messages.as_chat, {"max_tokens": 1, "messages": [{"role": "user", "content": "x"}], "stop_sequences": "a"}),
     ],
 )
 def test_what_cannot_be_translated_is_refused(translate: Any, body: dict[str, Any]) -> None:
@@ -242,3 +244,14 @@ def test_thoughts_of_earlier_turns_reach_the_template() -> None:
 def test_a_retention_that_is_none_is_refused() -> None:
     with pytest.raises(Refused, match="24h"):
         responses.as_chat({"input": "hi", "prompt_cache_retention": "forever"})
+
+
+def test_an_answer_goes_on_from_a_last_assistants_message() -> None:
+    asked = [{"role": "user", "content": "How is it?"}, {"role": "assistant", "content": "The weather"}]
+    assert messages.as_chat({"max_tokens": 8, "messages": asked})["continue_final_message"] is True
+    assert "continue_final_message" not in messages.as_chat({"max_tokens": 8, "messages": asked[:1]})
+
+
+def test_a_refusal_of_ollamas_says_what_to_do() -> None:
+    with pytest.raises(Refused, match="raw is not supported here: remove it"):
+        ollama.as_chat("/api/generate", {"prompt": "x", "raw": True})
