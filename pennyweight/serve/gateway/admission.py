@@ -100,7 +100,8 @@ class Admission:
         self.inside = [other for other in self.inside if other is not ticket]
         now = time.monotonic()
         if used is not None:
-            self._learn((now - ticket.begun) / max(1, ticket.cost), now)
+            if used:  # a refusal tells nothing of the engines' pace
+                self._learn((now - ticket.begun) / max(1, ticket.cost), now)
             self._correct(ticket.tenant, used - ticket.cost)
         self.dispatch()
 

@@ -6,7 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from pennyweight.serve.gateway.admission import Ticket
-from pennyweight.serve.gateway.ask import Ask, Outcome, Piece, Stage
+from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
+
+REFUSED = 400  # statuses from here on: no work was done
 
 
 class Admitting:
@@ -20,7 +22,9 @@ class Admitting:
         try:
             async with aclosing(self._inner(ask)) as pieces:
                 async for piece in pieces:
-                    if isinstance(piece, Outcome) and piece.whole:
+                    if isinstance(piece, Head) and piece.status >= REFUSED:
+                        used = 0
+                    elif isinstance(piece, Outcome) and piece.whole:
                         used = piece.used if piece.used is not None else ask.cost
                     yield piece
         finally:

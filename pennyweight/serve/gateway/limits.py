@@ -8,11 +8,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from pennyweight.errors import PennyweightError
-from pennyweight.serve.gateway.ask import Ask, Outcome, Piece, Stage
+from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
 from pennyweight.serve.gateway.refusals import Shed
 from pennyweight.serve.gateway.tenant import Tenant
 
 MINUTE = 60.0
+REFUSED = 400  # statuses from here on: nothing was answered
 EVENT_END = b"\n\n"
 
 
@@ -50,12 +51,16 @@ class Limits:
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
         self.charge(ask.tenant, ask.cost)
-        streamed = 0
+        streamed, refused = 0, False
         used = ask.cost  # of an answer that its client leaves: nobody knows better
         try:
             async with aclosing(self._inner(ask)) as pieces:
                 async for piece in pieces:
-                    if isinstance(piece, Outcome):
+                    if isinstance(piece, Head) and piece.status >= REFUSED:
+                        refused = True
+                    elif isinstance(piece, Outcome) and refused:
+                        used = 0
+                    elif isinstance(piece, Outcome):
                         used = ask.prompt_tokens + piece.tokens if piece.used is None else piece.used
                     elif isinstance(piece, bytes) and ask.body.get("stream") is True:
                         streamed += piece.count(EVENT_END)

@@ -87,3 +87,7 @@ def test_what_was_used_is_charged_whatever_was_declared() -> None:
     assert charged([head, b"{}"], leaves=True) == pytest.approx(100)  # nobody knows how far it came
     events = [Head(200, "text/event-stream"), b"data: 1\n\ndata: 2\n\n"]
     assert charged(events, stream=True) == pytest.approx(2)
+
+
+def test_a_refused_request_costs_no_tokens() -> None:
+    assert charged([Head(400, "application/json"), b"{}", Outcome()]) == pytest.approx(0, abs=1)
