@@ -45,6 +45,7 @@ def evaluate(
     from pennyweight import codec, verbs
     from pennyweight.console import Live, figures
     from pennyweight.inputs import read_target, read_workload
+    from pennyweight.report import parts
 
     budget = Budget(
         max_added_nats=max_added_nats or None,
@@ -68,10 +69,8 @@ def evaluate(
         result = verbs.evaluate(*sides, requests, budget, seed=seed, held_out=held_out, listener=live)
     looked_at = result.measurement.conditions["requests"]
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}, {looked_at} requests")
-    for limit in result.verdict.limits:
-        typer.echo(f"  {limit.reason}: {limit.outcome}")
-    for name, why in result.measurement.conditions.get("left_out", {}).items():
-        typer.echo(f"  {name} is not proven: {why}")
+    for line in parts.lines(result.measurement, None, result.verdict):
+        typer.echo(line)
     accepted = result.verdict.outcome is Outcome.ACCEPT
     error = GateFailed(f"{a.label} is not proven to stay within the margin: {result.verdict.reason}.")
     if as_json:

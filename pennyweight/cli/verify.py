@@ -17,15 +17,14 @@ def verify(
     """Check the artifact's checksums and run every gate again."""
     from pennyweight import codec
     from pennyweight.console import Live, figures
+    from pennyweight.report import parts
     from pennyweight.search.verify import verify as run
 
     with Live() as live:
         result = run(directory, live.stage, live.progress)
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}")
-    for limit in result.verdict.limits:
-        typer.echo(f"  {limit.reason}: {limit.outcome}")
-    for name, why in result.measurement.conditions.get("left_out", {}).items():
-        typer.echo(f"  {name} is not proven: {why}")
+    for line in parts.lines(result.measurement, None, result.verdict):
+        typer.echo(line)
     if result.skipped:
         typer.echo(f"  Not checked, because this is another machine: {', '.join(result.skipped)}")
     if as_json:

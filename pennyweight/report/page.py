@@ -9,9 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pennyweight.budget import Outcome
-from pennyweight.evidence import Evidence, Part, SearchOutcome, TechniqueGain
-from pennyweight.report import phrasing, plots
+from pennyweight.evidence import Evidence, SearchOutcome, TechniqueGain
+from pennyweight.report import parts, phrasing, plots
 from pennyweight.study import Stage, Trial
 
 SERVE = """<pre>pw serve DIR      # DIR is the directory of this page
@@ -28,7 +27,7 @@ def write(path: Path, evidence: Evidence, trials: Sequence[Trial], *, colours: M
     """Write the page; nothing in it is fetched when it is opened."""
     template = (resources.files("pennyweight.report") / "page.html").read_text(encoding="utf-8")
     screened = any(t.measurement for t in trials if t.stage is Stage.SCREEN)
-    parts = {
+    pieces = {
         "title": escape(f"{evidence.model_name}: {evidence.workload_name}"),
         "outcome": evidence.outcome.lower(),
         "verdict": escape(evidence.outcome),
@@ -47,7 +46,7 @@ def write(path: Path, evidence: Evidence, trials: Sequence[Trial], *, colours: M
         "lineage": _lineage(evidence),
         "serve": SERVE if evidence.chosen else NOT_SERVED[evidence.outcome],
     }
-    for name, part in parts.items():
+    for name, part in pieces.items():
         template = template.replace(f"{{{{{name}}}}}", part)
     path.write_text(template, encoding="utf-8")
     return path
@@ -67,40 +66,10 @@ def _quality(trials: Sequence[Trial], evidence: Evidence, colours: Mapping[str, 
 
 
 def _limits(evidence: Evidence) -> str:
-    """The seven parts of the proof in their order, each with its numbers; a part that had nothing to judge says so."""
-    quality, speed = evidence.quality, evidence.speed
-    parts = quality.conditions.get("parts", {}) if quality else {}
-    verdicts = {row.limit.quantity: row for row in evidence.limits.limits}
-    measured = {**(quality.quantities if quality else {}), **(speed.quantities if speed else {})}
-    rows = []
-    for part in Part:
-        mine = [name for name in measured if parts.get(name) == part and (name in verdicts or name in phrasing.SHOWN)]
-        if part is Part.SPEED:
-            mine = [name for name in verdicts if name not in parts and name in measured]
-        for name in mine:
-            verdict = verdicts.get(name)
-            rows.append(
-                (
-                    str(part),
-                    phrasing.name_of(name),
-                    phrasing.with_unit(name, measured[name].value),
-                    phrasing.interval(measured[name]) if measured[name].interval else "",
-                    phrasing.with_unit(name, verdict.limit.bound) if verdict else "",
-                    str(verdict.outcome) if verdict else "",
-                )
-            )
-        if not mine:
-            rows.append((str(part), phrasing.NOTHING_TO_JUDGE[part], "", "", "", ""))
-    missing = [row for name, row in verdicts.items() if name not in measured]
-    rows += [("", phrasing.name_of(r.limit.quantity), "not measured", "", "", str(r.outcome)) for r in missing]
-    left_out = quality.conditions.get("left_out", {}) if quality else {}
-    said = "".join(
-        f"<p>Not proven: {escape(phrasing.name_of(n))}, because {escape(w)}.</p>" for n, w in left_out.items()
-    )
-    broken = "".join(
-        f"<p>{escape(row.reason)}</p>" for row in evidence.limits.limits if row.outcome is not Outcome.ACCEPT
-    )
-    return _table(("part", "what", "measured", "interval", "limit", "outcome"), rows) + said + broken
+    rows = parts.rows(evidence.quality, evidence.speed, evidence.limits)
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in parts.remarks(evidence.quality, evidence.limits))
+    cells = [(row.part, row.what, row.measured, row.interval, row.limit, row.outcome) for row in rows]
+    return _table(("part", "what", "measured", "interval", "limit", "outcome"), cells) + said
 
 
 def _speedup(evidence: Evidence) -> str:

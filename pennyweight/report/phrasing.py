@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pennyweight.budget import Budget, Limit
+from pennyweight.budget import CLIP_MARGINS, Budget, Limit
 from pennyweight.evidence import Evidence, Part, SearchOutcome, Speedup, TechniqueGain
 from pennyweight.measurement import Measurement, Quantity
 
@@ -21,7 +21,7 @@ NAMES = {
     "different_texts": "same tokens as another text",
     "ending_shift": "change in answers that end by themselves",
     "length_shift": "change in answer length",
-    "tail_share": "sessions that lose far more",
+    "tail_share": f"sessions that lose more than {CLIP_MARGINS} times --max-added-nats",
     "departures": "answers that leave what scoring is sure of",
     "invalid_forms": "answers that lost their form",
     "sampled_p_value": "p-value of sampled answers",

@@ -20,6 +20,7 @@ from pennyweight.hardware import Hardware
 from pennyweight.measurement import Comparison
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.paths import cache_directory
+from pennyweight.report import parts
 from pennyweight.search.accounting import technique_gains
 from pennyweight.search.question import Answer, Question
 from pennyweight.serve import catalogue
@@ -158,7 +159,7 @@ def versions() -> Mapping[str, str]:
 
 
 def _deploy_page(evidence: Evidence, chosen: Deployment) -> str:
-    limits = "\n".join(f"* {row.reason}: {row.outcome}" for row in evidence.limits.limits)
+    limits = "\n".join(f"    {line}" for line in parts.lines(evidence.quality, evidence.speed, evidence.limits))
     name, version = Service.of(chosen).names[0], evidence.versions.get("pennyweight", "")
     offer = catalogue.offer(chosen.engine)
     engine = f"It was measured with {chosen.engine} {offer.version}"
