@@ -4,6 +4,7 @@ free."""
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -34,6 +35,8 @@ def refuse_taken_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or error
+            if isinstance(error, socket.gaierror) or getattr(error, "errno", 0) == errno.EADDRNOTAVAIL:
+                raise EngineError(f"{host} is no address of this machine ({why}): choose it with --host.") from None
             raise EngineError(f"Port {port} on {host} cannot be used ({why}): choose another with --port.") from None
 
 

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,15 +164,22 @@ def evaluate(
 # -- what the command line shares --
 
 
-def prepare_output(output: Path, *, resume: bool) -> None:
-    """A directory for a new search, or the one of a search to go on with."""
+def refuse_output(output: Path, *, resume: bool) -> None:
+    """Raise if this is no place for a new search, or with `resume` no search to go on with."""
     from pennyweight.journal import STUDY_FILE
 
     if resume:
         if not (output / STUDY_FILE).exists():
             raise StorageError(f"{output} holds no search to resume: start it without --resume.")
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+    elif output.exists() and not output.is_dir():
+        raise StorageError(f"{output} is a file: choose a directory with -o.")
+    elif output.exists() and any(output.iterdir()):
         raise StorageError(f"{output} is already there: choose another directory with -o, or go on with --resume.")
+
+
+def prepare_output(output: Path, *, resume: bool) -> None:
+    """A directory for a new search, or the one of a search to go on with."""
+    refuse_output(output, resume=resume)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,7 +197,9 @@ def run_search(
     from pennyweight.serve import catalogue
 
     search = start(question, output, hardware, listener, resume=resume)
+    before, began = sum(trial.seconds for trial in search.trials.study.trials), time.perf_counter()
     answer = search.run()
+    answer = replace(answer, seconds=before + time.perf_counter() - began)
     listener.stage("Writing the report")
     trials = search.trials.study.trials
     evidence = result.gather(question, answer, hardware, trials)

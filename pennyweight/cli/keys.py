@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pennyweight.cli import options
 from pennyweight.errors import UsageError
 
 
@@ -39,4 +40,5 @@ def keys(
         remove(file, name)
         typer.echo(f"Removed {name} from {file}; a running gateway refuses it within seconds.")
         return
+    options.refuse_unwritable(file)
     typer.echo(add(file, Tenant(name, "", requests_per_minute, tokens_per_minute, priority)))

@@ -117,6 +117,8 @@ def optimize(
     remote = remote_settings(wanted, base_url)
     catalogue.require([engine for engine in wanted or () if engine != catalogue.REMOTE])
     amounts, place = recipes.parse(techniques), absolute(output)
+    if not dry_run:
+        verbs.refuse_output(place, resume=resume)
     with Live() as live:
         live.stage(f"Opening {model}")
         opened = open_model(model, live.progress, adapter=adapter)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pennyweight.cli import options
+from pennyweight.errors import UsageError
 
 
 def workload(
@@ -34,6 +35,8 @@ def workload(
     from pennyweight.model import Model
     from pennyweight.tokenizer import Tokenizer
 
+    if model is not None and not model.is_dir():
+        raise UsageError(f"--model {model} is no directory: name a model's.")
     tokenizer = Tokenizer(model) if model else None
     context = int(Model.config_of(model).get("max_position_embeddings", 0)) if model else 0
     found = traces.load(file, trace_format, skip_invalid=typer.echo if skip_invalid else None)

@@ -51,7 +51,12 @@ def load(
                 return reader.read(path, **{k: v for k, v in known.items() if k in takes})  # type: ignore[no-any-return]
             except UnicodeDecodeError as error:
                 raise WorkloadError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from None
-    raise WorkloadError(f"{path} is in no known format: use one of {', '.join(FORMATS)}, with --trace-format.")
+    if path.is_dir():
+        raise WorkloadError(f"{path} is a directory, and not of agentic sessions: give a workload file.")
+    known = f"use one of {', '.join(FORMATS)}, with --trace-format"
+    if head.startswith("["):
+        raise WorkloadError(f"{path} is a JSON array, and not ShareGPT's: write one object a line, or {known}.")
+    raise WorkloadError(f"{path} is in no known format: {known}.")
 
 
 def _head(path: Path) -> str:

@@ -74,8 +74,13 @@ class StoredFile:
 class BatchStore:
     def __init__(self, directory: Path) -> None:
         self._folder = directory / "files"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (directory / "lock").open("w")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (directory / "lock").open("w")
+        except OSError as error:
+            raise StorageError(
+                f"{directory} cannot hold files and batches ({error.strerror}): name a directory with --state."
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
