@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from pennyweight.measurement import Measurement
     from pennyweight.workload import Arrivals
 
-SHOWN_COLUMNS = 7  # that fit a terminal
+LOAD_WIDTH, CELL_WIDTH, SHOWN_COLUMNS = 18, 13, 7  # characters of a table's columns; as many as fit the terminal
 SHORT = {
     "output_throughput": "tokens/s",
     "request_throughput": "requests/s",
-    "ttft_p50_ms": "TTFT p50",
-    "ttft_p95_ms": "TTFT p95",
-    "tpot_p50_ms": "TPOT p50",
-    "tpot_p95_ms": "TPOT p95",
-    "e2e_p50_ms": "whole p50",
+    "ttft_p50_ms": "TTFT p50 ms",
+    "ttft_p95_ms": "TTFT p95 ms",
+    "tpot_p50_ms": "TPOT p50 ms",
+    "tpot_p95_ms": "TPOT p95 ms",
+    "e2e_p50_ms": "e2e p50 ms",
 }
 
 
@@ -164,15 +165,23 @@ def _show(runs: Sequence[tuple[Arrivals, Measurement]]) -> None:
 
     if len(runs) == 1:
         for name, unit, value in summary_rows(runs[0][1]):
-            typer.echo(f"{name:<28}{value:>16,.3f} {unit}")
+            typer.echo(f"{name:<28}{_number(unit, value)}")
     else:
-        shown = [name for name in COLUMNS if any(name in measurement for _, measurement in runs)][:SHOWN_COLUMNS]
-        typer.echo(f"{'load':<18}" + "".join(f"{SHORT.get(name, name):>13}" for name in shown))
+        most = (shutil.get_terminal_size((120, 24)).columns - LOAD_WIDTH) // CELL_WIDTH
+        measured = [name for name in COLUMNS if any(name in measurement for _, measurement in runs)]
+        shown = measured[: max(1, min(SHOWN_COLUMNS, most))]
+        typer.echo(f"{'load':<{LOAD_WIDTH}}" + "".join(f"{SHORT.get(name, name):>{CELL_WIDTH}}" for name in shown))
         for arrivals, measurement in runs:
-            cells = [f"{measurement[name]:>13,.1f}" if name in measurement else " " * 13 for name in shown]
-            typer.echo(f"{load_name(arrivals):<18}" + "".join(cells))
+            cells = [f"{measurement[name]:,.1f}" if name in measurement else "" for name in shown]
+            typer.echo(f"{load_name(arrivals):<{LOAD_WIDTH}}" + "".join(f"{cell:>{CELL_WIDTH}}" for cell in cells))
     for remark in dict.fromkeys(remark for _, measurement in runs for remark in remarks(measurement)):
         typer.echo(remark)
+
+
+def _number(unit: str, value: Any) -> str:
+    if unit == "bytes":
+        return f"{value / 2**20:>16,.0f} MiB"
+    return f"{value:>16,.0f} {unit}" if unit == "requests" else f"{value:>16,.3f} {unit}"
 
 
 def _row(measurement: Measurement) -> dict[str, object]:

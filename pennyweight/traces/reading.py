@@ -53,10 +53,10 @@ def load(
                 raise WorkloadError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from None
     if path.is_dir():
         raise WorkloadError(f"{path} is a directory, and not of agentic sessions: give a workload file.")
-    known = f"use one of {', '.join(FORMATS)}, with --trace-format"
+    formats = f"use one of {', '.join(FORMATS)}, with --trace-format"
     if head.startswith("["):
-        raise WorkloadError(f"{path} is a JSON array, and not ShareGPT's: write one object a line, or {known}.")
-    raise WorkloadError(f"{path} is in no known format: {known}.")
+        raise WorkloadError(f"{path} is a JSON array, and not ShareGPT's: write one object a line, or {formats}.")
+    raise WorkloadError(f"{path} is in no known format: {formats}.")
 
 
 def _head(path: Path) -> str:
