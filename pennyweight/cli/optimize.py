@@ -15,7 +15,6 @@ from pennyweight.cli import options
 from pennyweight.errors import EngineError, Infeasible, PennyweightError, UsageError
 
 if TYPE_CHECKING:
-    from pennyweight.console import Live
     from pennyweight.evidence import Evidence
     from pennyweight.hardware import Hardware
     from pennyweight.search import Question
@@ -144,7 +143,7 @@ def optimize(
         live.stage("Measuring this machine")
         hardware = measured_hardware()
         if dry_run:
-            _list_candidates(question, hardware, live, as_json=as_json)
+            _list_candidates(question, hardware, as_json=as_json)
             return
         for sentence in outlook(budget, requests.split(seed)[1].requests):
             live.line(sentence)
@@ -157,7 +156,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 
-def _list_candidates(question: Question, hardware: Hardware, live: Live, *, as_json: bool) -> None:
+def _list_candidates(question: Question, hardware: Hardware, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from pennyweight.console import duration
@@ -165,12 +164,15 @@ def _list_candidates(question: Question, hardware: Hardware, live: Live, *, as_j
 
     plan = dryrun.plan(question, hardware)
     for row in plan.rows:
-        live.line(str(row))
+        typer.echo(str(row))
+    by_reason: dict[str, list[str]] = {}
     for label, reason in plan.refused:
-        live.line(f"refused: {label}: {reason}")
+        by_reason.setdefault(reason, []).append(label)
+    for reason, labels in by_reason.items():
+        typer.echo(f"refused: {', '.join(labels)}: {reason}")
     for sentence in plan.provable:
-        live.line(f"provable: {sentence}")
-    live.line(f"Predicted: about {duration(plan.seconds)}. Nothing was built.")
+        typer.echo(f"provable: {sentence}")
+    typer.echo(f"Predicted: about {duration(plan.seconds)}. Nothing was built.")
     if as_json:
         candidates = [asdict(row) for row in plan.rows]
         refused = [{"candidate": label, "reason": reason} for label, reason in plan.refused]

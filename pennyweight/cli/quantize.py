@@ -55,7 +55,7 @@ def quantize(
     place = output or made.path
     ratio = opened.weight_bytes / made.weight_bytes
     typer.echo(
-        f"{scheme}: {made.weight_bytes / 1e6:.0f} MB, {ratio:.2f} times smaller than {opened.scheme}, in {place}"
+        f"{scheme}: {made.weight_bytes / 1e6:.4g} MB, {ratio:.2f} times smaller than {opened.scheme}, in {place}"
     )
     if as_json:
         row = {"scheme": scheme, "id": made.id, "path": str(place), "bytes": made.weight_bytes, "smaller": ratio}
