@@ -284,6 +284,8 @@ def whole_body(answers: Sequence[Answer]) -> dict[str, Any]:
     first = answers[0].choice()
     body = answers[0].envelope(first, streamed=False)
     body["choices"] += [answer.choice() for answer in answers[1:]]
+    if answers[0].chat and answers[0].with_token_ids:  # where vLLM's server has it; all choices have one prompt
+        body["prompt_token_ids"] = list(answers[0].prompt_tokens)
     return body | {"usage": usage_of(answers)}
 
 

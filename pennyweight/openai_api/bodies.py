@@ -24,7 +24,7 @@ STRICT = ConfigDict(strict=True)
 Stop = Annotated[str, Field(min_length=1)]
 # What clients send back of an answer, and marks of theirs that change no prompt.
 REPEATED = ("annotations", "audio", "cache_control", "id", "metadata", "refusal", "status", "type")
-REASONING = ("reasoning_content", "reasoning", "thinking")
+REASONING = ("reasoning", "reasoning_content", "thinking")
 
 
 class StreamOptions(BaseModel):

@@ -159,7 +159,7 @@ class Served:
             strict = await asyncio.to_thread(_checks, body.tools)
         echo = ""
         if isinstance(body, CompletionBody) and body.echo:
-            echo = self.tokenizer.decode(prompt) if text is None else text
+            echo = self.tokenizer.spelled(prompt) if text is None else text
         answer = Answer(
             chat=not completes,
             model=body.model or self.names[0],
