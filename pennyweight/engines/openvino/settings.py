@@ -19,8 +19,8 @@ PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 @dataclass(frozen=True)
 class OpenVINO(Speculating):
-    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are processed in chunks. With 512 everybody
-    waits over 2 s beside a crowd of them; 256 makes a long prompt 3% slower (docs/log).
+    """`max_num_batched_tokens` bounds the tokens of one step, so long prompts are processed in chunks. With 512
+    everybody waits over 2 s beside a crowd of them; 256 makes a long prompt 3% slower (docs/log).
 
     `dynamic_quantization_group_size`: how many activations share a scale when float32 activations are rounded to
     8 bits for multiplication with quantized weights; 0: no rounding; -1: OpenVINO's default.
