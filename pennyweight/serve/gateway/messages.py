@@ -17,9 +17,9 @@ from pennyweight.serve.gateway.translation import Block, Translating, Translatio
 
 PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
-PASSED_ON = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "priority")
+PASSED_ON = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "priority", "cache_salt")
 KNOWN = {*PASSED_ON, "messages", "system", "stop_sequences", "metadata", "tools", "tool_choice", "thinking"}
-KNOWN |= {"service_tier", "cache_control", "context_management", "container"}
+KNOWN |= {"service_tier", "cache_control", "context_management", "container", "output_config"}
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
 MIN_THINKING = 1024  # tokens; of Anthropic's API
@@ -49,7 +49,28 @@ def as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
             "continuous_usage_stats": True,
         }  # message_start has the prompt's
     _check_thinking(body)
-    return chat | tools_of(body)
+    return {**chat, **_output_of(body), **tools_of(body)}
+
+
+def _output_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`output_config`: a schema that the answer holds, and how much is thought about it."""
+    asked = body.get("output_config")
+    if asked is None:
+        return {}
+    if not isinstance(asked, dict) or (unknown := sorted(set(asked) - {"format", "effort"})):
+        what = f"has no {unknown[0][:40]!r}" if isinstance(asked, dict) else "is an object"
+        raise Refused(400, f"output_config {what}: it holds format and effort.", "output_config")
+    made: dict[str, Any] = {}
+    form = asked.get("format")
+    if form is not None:
+        if not isinstance(form, dict) or form.get("type") != "json_schema" or not isinstance(form.get("schema"), dict):
+            raise Refused(400, "output_config.format has the type json_schema, and a schema.", "output_config")
+        schema = {"name": "answer", "schema": form["schema"]}
+        made["response_format"] = {"type": "json_schema", "json_schema": schema}
+    thinks_not = isinstance(body.get("thinking"), dict) and body["thinking"].get("type") == "disabled"
+    if asked.get("effort") is not None and not thinks_not:
+        made["reasoning_effort"] = asked["effort"]
+    return made
 
 
 def _check_thinking(body: Mapping[str, Any]) -> None:

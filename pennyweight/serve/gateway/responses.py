@@ -22,8 +22,9 @@ PATH = "/v1/responses"
 PASSED_ON = ("model", "temperature", "top_p", "user", "metadata", "seed", "priority", "parallel_tool_calls", "store")
 KNOWN = {*PASSED_ON, "input", "instructions", "max_output_tokens", "stream", "text", "tools", "tool_choice"}
 KNOWN |= {"previous_response_id", "reasoning", "include", "truncation", "service_tier", "prompt_cache_key"}
-KNOWN |= {"safety_identifier", "stream_options", "prompt_cache_retention"}
-NOT_HELD = ("conversation", "background", "prompt", "max_tool_calls", "top_logprobs")
+KNOWN |= {"safety_identifier", "stream_options", "prompt_cache_retention", "prompt_cache_options", "top_logprobs"}
+NOT_HELD = ("conversation", "background", "prompt", "max_tool_calls")
+LOGPROBS = "message.output_text.logprobs"  # of `include`
 RETENTIONS = (None, "in_memory", "in-memory", "24h")
 # What an answer repeats of its request, with the values of a request that has none.
 REPEATED: Mapping[str, Any] = {
@@ -118,6 +119,9 @@ def as_chat(body: Mapping[str, Any], before: Sequence[Mapping[str, Any]] = ()) -
         chat |= {"stream_options": {"include_usage": True}} if body["stream"] is True else {}
     if isinstance(body.get("reasoning"), dict) and body["reasoning"].get("effort"):
         chat["reasoning_effort"] = body["reasoning"]["effort"]
+    asked_for = body.get("include") or []
+    if body.get("top_logprobs") or (isinstance(asked_for, list) and LOGPROBS in asked_for):
+        chat |= {"logprobs": True, "top_logprobs": body.get("top_logprobs") or 0}
     return {**chat, **_form(body), **_tools(body), "messages": messages}
 
 
@@ -250,7 +254,7 @@ class ResponseTranslation(Translation):
             return self._event("response.function_call_arguments.delta", **place, delta=more)
         if block.kind == "reasoning":
             return self._event("response.reasoning_text.delta", **self._place(block), delta=more)
-        return self._event("response.output_text.delta", **self._place(block), delta=more, logprobs=[])
+        return self._event("response.output_text.delta", **self._place(block), delta=more, logprobs=self.fresh_logprobs)
 
     def closed(self, block: Block) -> bytes:
         if block.kind == "call":
@@ -260,8 +264,11 @@ class ResponseTranslation(Translation):
         elif block.kind == "reasoning":
             sent = self._event("response.reasoning_text.done", **self._place(block), text=block.text)
         else:
-            sent = self._event("response.output_text.done", **self._place(block), text=block.text, logprobs=[])
-            sent += self._event("response.content_part.done", **self._place(block), part=_part(block.text))
+            sent = self._event(
+                "response.output_text.done", **self._place(block), text=block.text, logprobs=block.logprobs
+            )
+            part = _part(block.text, block.logprobs)
+            sent += self._event("response.content_part.done", **self._place(block), part=part)
         return sent + self._event("response.output_item.done", output_index=block.place, item=self._item(block))
 
     def closing(self) -> bytes:
@@ -285,7 +292,7 @@ class ResponseTranslation(Translation):
             "parallel_tool_calls": self.asked.get("parallel_tool_calls") is not False,
             "store": self.asked.get("store") is not False,
             "background": False,
-            "top_logprobs": 0,
+            "top_logprobs": self.asked.get("top_logprobs") or 0,
             **{name: given if (given := self.asked.get(name)) is not None else v for name, v in REPEATED.items()},
             "usage": self._usage() if self.usage else None,
         }
@@ -314,7 +321,7 @@ class ResponseTranslation(Translation):
         if block.kind == "reasoning":
             told = {"summary": [], "content": [{"type": "reasoning_text", "text": block.text}]}
             return {"id": self._item_id(block), "type": "reasoning", **told}
-        content = [_part(block.text)]
+        content = [_part(block.text, block.logprobs)]
         return {
             "id": self._item_id(block),
             "type": "message",
@@ -336,5 +343,5 @@ class ResponseTranslation(Translation):
         return made
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": []}
+def _part(text: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from pennyweight.errors import PennyweightError
@@ -31,6 +31,7 @@ class Block:
     text: str = ""
     id: str = ""
     name: str = ""
+    logprobs: list[dict[str, Any]] = field(default_factory=list)  # of a text's tokens, where they were asked for
 
 
 class Translation(ABC):
@@ -44,6 +45,7 @@ class Translation(ABC):
         self.finish: str | None = None
         self.stopped_by: str | None = None
         self.usage: Mapping[str, Any] = {}
+        self.fresh_logprobs: list[dict[str, Any]] = []  # of the text that a block grows by
         self._has_begun = False
 
     @abstractmethod
@@ -99,6 +101,7 @@ class Translation(ABC):
     def _choice(self, choice: Mapping[str, Any], said: Mapping[str, Any]) -> bytes:
         self.finish = choice["finish_reason"] or self.finish
         self.stopped_by = choice.get("stop_reason") or self.stopped_by
+        self.fresh_logprobs += (choice.get("logprobs") or {}).get("content") or []
         return b"".join(self._part(*part) for part in _parts(said))
 
     def _part(self, kind: Kind, more: str, call: Mapping[str, Any]) -> bytes:
@@ -110,7 +113,11 @@ class Translation(ABC):
             self.blocks.append(last)
             sent += self.opened(last)
         last.text += more
-        return sent + (self.grew(last, more) if more else b"")
+        sent += self.grew(last, more) if more else b""
+        if kind == "text":
+            last.logprobs += self.fresh_logprobs
+        self.fresh_logprobs = []
+        return sent
 
 
 def _parts(said: Mapping[str, Any]) -> Iterator[tuple[Kind, str, Mapping[str, Any]]]:

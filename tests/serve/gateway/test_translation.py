@@ -255,3 +255,32 @@ def test_an_answer_goes_on_from_a_last_assistants_message() -> None:
 def test_a_refusal_of_ollamas_says_what_to_do() -> None:
     with pytest.raises(Refused, match="raw is not supported here: remove it"):
         ollama.as_chat("/api/generate", {"prompt": "x", "raw": True})
+
+
+def test_a_response_has_the_log_probabilities_that_were_asked_for() -> None:
+    asked = {"input": "x", "include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    chat = responses.as_chat(asked)
+    assert (chat["logprobs"], chat["top_logprobs"]) == (True, 2)
+    row = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
+    made = ResponseTranslation(asked)
+    sent = b"".join(
+        made.take(chunk(delta=delta, logprobs={"content": [row]})[:-2]) for delta in ({}, {"content": "aa"})
+    )
+    assert sent.count(b'"logprob": -0.5') == 2  # a token without text comes with the next that has some
+    (message,) = json.loads(json.dumps([made._item(block) for block in made.blocks]))
+    assert message["content"][0]["logprobs"] == [row, row] and made.as_json()["top_logprobs"] == 2
+
+
+def test_anthropics_output_config_is_a_form_and_an_effort() -> None:
+    schema = {"type": "object"}
+    asked = {"max_tokens": 8, "messages": [{"role": "user", "content": "x"}]}
+    config = {"format": {"type": "json_schema", "schema": schema}, "effort": "low"}
+    chat = messages.as_chat({**asked, "output_config": config, "cache_salt": "s"})
+    assert chat["response_format"]["json_schema"]["schema"] == schema
+    assert (chat["reasoning_effort"], chat["cache_salt"]) == ("low", "s")
+    assert "reasoning_effort" not in messages.as_chat(
+        {**asked, "output_config": config, "thinking": {"type": "disabled"}}
+    )
+    for wrong in ({"fromat": 1}, {"format": {"type": "text"}}, "x"):
+        with pytest.raises(Refused):
+            messages.as_chat({**asked, "output_config": wrong})
