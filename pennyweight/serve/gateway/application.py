@@ -58,15 +58,28 @@ class RequestHandler:
         wish = request.headers.get("x-pennyweight-cache", "")
         return replace(Ask.of(path, body, raw, tenant, pool), priority=priority, cache=wish)
 
+    async def respond(self, request: Request) -> Response:
+        """A response at once, or in the background."""
+        arrived = time.monotonic()
+        ask = await self.ask(request, responses.PATH)
+        if ask.body.get("background") is not True:
+            return self._answered(ask, arrived)
+
+        def ended(ending: Ending, outcome: Outcome) -> None:
+            self._gateway.metrics.ended(ending, ask.tenant.name, arrived, outcome)
+
+        return JSONResponse(self._gateway.background.begin(ask, self._gateway.answer, ended))
+
     async def generate(self, request: Request, path: str) -> Response:
         arrived = time.monotonic()
-        ask = await self.ask(request, path)
+        return self._answered(await self.ask(request, path), arrived)
 
+    def _answered(self, ask: Ask, arrived: float) -> Response:
         def ended(ending: Ending, outcome: Outcome) -> None:
             self._gateway.answering.discard(response.end)
             self._gateway.metrics.ended(ending, ask.tenant.name, arrived, outcome)
 
-        streams = ask.body.get("stream") is True and path not in (ollama.CHAT, ollama.GENERATE)
+        streams = ask.body.get("stream") is True and ask.path not in (ollama.CHAT, ollama.GENERATE)
         response = StreamedResponse(self._gateway.answer(ask), ended, streams=streams)
         self._gateway.answering.add(response.end)
         return response
@@ -85,7 +98,7 @@ def application(gateway: Gateway) -> Starlette:
         return await door.generate(request, "/v1/completions")
 
     async def respond(request: Request) -> Response:
-        return await door.generate(request, responses.PATH)
+        return await door.respond(request)
 
     async def stored(request: Request) -> Response:
         """A response that was kept: read, or deleted."""
@@ -96,8 +109,7 @@ def application(gateway: Gateway) -> Starlette:
         return JSONResponse(gateway.conversations.response(tenant, name))
 
     async def cancel(request: Request) -> Response:
-        gateway.conversations.response(door.tenant(request).name, request.path_params["name"])
-        raise Refused(400, "Only a response with background: true can be cancelled, and none is: close its connection.")
+        return JSONResponse(gateway.background.cancel(door.tenant(request).name, request.path_params["name"]))
 
     async def message(request: Request) -> Response:
         return await door.generate(request, messages.PATH)

@@ -18,6 +18,7 @@ from pennyweight.evidence import Evidence
 from pennyweight.serve.gateway import exact_cache, page
 from pennyweight.serve.gateway.admitting import Admitting
 from pennyweight.serve.gateway.ask import Ask, Piece, Stage
+from pennyweight.serve.gateway.background import Background
 from pennyweight.serve.gateway.batches import Batches
 from pennyweight.serve.gateway.cache_store import Store
 from pennyweight.serve.gateway.flights import Flights
@@ -59,6 +60,7 @@ class Gateway:
         self.limits = Limits(self._cached(admitting))
         responses = Responses(self.limits)
         self.conversations = responses.conversations
+        self.background = Background(self.conversations)
         self.answer: Stage = Ollama(Messages(responses))
         self.batches: Batches | None = None
         if self.settings.state is not None:
@@ -118,6 +120,7 @@ class Gateway:
             await asyncio.sleep(TICK_SECONDS)
         for end in list(self.answering):
             end(SHUTTING_DOWN)
+        await self.background.stop()
 
     def _batch_room(self) -> int:
         return sum(pool.queue.room(BATCH) if pool.replicas.ready else 0 for pool in self.pools.all)

@@ -43,6 +43,8 @@ class ResponsesBody(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     text: ResponseText | None = None
     stream: bool = False
+    background: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
 
 
 class MessagesBody(BaseModel):

@@ -23,7 +23,8 @@ PASSED_ON = ("model", "temperature", "top_p", "user", "metadata", "seed", "prior
 KNOWN = {*PASSED_ON, "input", "instructions", "max_output_tokens", "stream", "text", "tools", "tool_choice"}
 KNOWN |= {"previous_response_id", "reasoning", "include", "truncation", "service_tier", "prompt_cache_key"}
 KNOWN |= {"safety_identifier", "stream_options", "prompt_cache_retention", "prompt_cache_options", "top_logprobs"}
-NOT_HELD = ("conversation", "background", "prompt", "max_tool_calls")
+KNOWN |= {"background"}  # background.py asks without it
+NOT_HELD = ("conversation", "prompt", "max_tool_calls")
 LOGPROBS = "message.output_text.logprobs"  # of `include`
 RETENTIONS = (None, "in_memory", "in-memory", "24h")
 # What an answer repeats of its request, with the values of a request that has none.
@@ -59,8 +60,8 @@ class Conversations:
 
     def keep(self, tenant: str, response: Mapping[str, Any], chat: Chat) -> None:
         text = json.dumps({"response": response, "chat": chat})
+        self._bytes += len(text) - len(self._kept.pop((tenant, response["id"]), ""))
         self._kept[tenant, response["id"]] = text
-        self._bytes += len(text)
         while len(self._kept) > MAX_KEPT or self._bytes > MAX_KEPT_BYTES:
             _, forgotten = self._kept.popitem(last=False)
             self._bytes -= len(forgotten)
@@ -70,7 +71,13 @@ class Conversations:
         text = self._kept.get((tenant, str(response)))
         if text is None:
             raise Refused(404, _forgotten(response), "previous_response_id", "previous_response_not_found")
-        found: Chat = json.loads(text)["chat"]
+        value = json.loads(text)
+        if value["response"]["status"] not in ("completed", "incomplete"):
+            message = (
+                f"The response {str(response)[:60]!r} is {value['response']['status']}: nothing can go on from it."
+            )
+            raise Refused(400, message, "previous_response_id")
+        found: Chat = value["chat"]
         return found
 
     def response(self, tenant: str, response: str) -> dict[str, Any]:
@@ -79,6 +86,12 @@ class Conversations:
             raise Refused(404, _forgotten(response), "response_id")
         found: dict[str, Any] = json.loads(text)["response"]
         return found
+
+    def rename(self, tenant: str, response: str, name: str, **more: Any) -> None:
+        """Another id for a response, with what else it says then."""
+        value = json.loads(self._kept[tenant, response])
+        self.remove(tenant, response)
+        self.keep(tenant, {**value["response"], "id": name, **more}, value["chat"])
 
     def remove(self, tenant: str, response: str) -> None:
         self.response(tenant, response)
