@@ -13,7 +13,7 @@ import pytest
 from tests.serve.gateway.gateways import Running, running
 
 pytestmark = pytest.mark.slow
-EXAMPLES = int(os.environ.get("PENNYWEIGHT_FUZZ_EXAMPLES", "60"))  # of each of 17 operations; 600 make the full 10,000
+EXAMPLES = int(os.environ.get("PENNYWEIGHT_FUZZ_EXAMPLES", "60"))  # of each of 29 operations; 345 make the full 10,000
 
 
 def test_no_request_makes_it_fail_or_hang(deployed: Callable[..., Path], tmp_path: Path) -> None:
