@@ -26,6 +26,7 @@ from aiohttp import web
 from benchmarks.defects import Body, Defect, changed, form_defects, sampling_defects, served_defects, weight_defects
 from pennyweight import checkpoint, techniques, traces
 from pennyweight.budget import Budget, Outcome
+from pennyweight.cli import options
 from pennyweight.deployment import Deployment
 from pennyweight.evidence import Reference
 from pennyweight.inputs import open_model
@@ -250,7 +251,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48, help="longest answer")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the engines")
     arguments = parser.parse_args()
-    settings = dict(text.split("=", 1) for text in arguments.set)
+    settings = options.settings(arguments.set)
     model = open_model("demo")
     chat = traces.load("chat")
     judged = chat if arguments.all_requests else chat.split()[1]

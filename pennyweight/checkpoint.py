@@ -63,9 +63,14 @@ def open_model(reference: str) -> Model:
         if (path / LINEAGE_FILE).exists():
             return read_artifact(path)
         return _open_directory(path)
-    if reference.count("/") == 1 and not reference.startswith((".", "/", "~")):
+    if is_hub_id(reference):
         return _open_directory(_download(reference), reference)
     raise ModelError(f"{reference} does not exist: give a directory, a .gguf file, a Hub id (owner/name) or `demo`.")
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether it is spelled as an id on the Hub, owner/name; what exists under that name is a path all the same."""
+    return reference.count("/") == 1 and not reference.startswith((".", "/", "~"))
 
 
 def _demo_file() -> Path:

@@ -238,8 +238,7 @@ def usual_engine(text: str) -> str | None:
     if text == "demo" or place.is_file() or (place / "adapter_config.json").exists():  # the latter is refused by name
         return REFERENCE_ENGINE
     if not (place / "config.json").exists():
-        hub = not place.exists() and text.count("/") == 1 and not text.startswith((".", "/", "~", "http"))
-        return REFERENCE_ENGINE if hub else None
+        return REFERENCE_ENGINE if not place.exists() and checkpoint.is_hub_id(text) else None
     wanted = checkpoint.open_model(str(place)).format
     if wanted == "huggingface":
         return REFERENCE_ENGINE

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from pennyweight.generation import Event, Score
@@ -62,9 +63,13 @@ class Answer:
     _read_at: int = 0
 
     def __post_init__(self) -> None:
-        self._places = Places(self.tokenizer, self.echo, len(self.prompt_tokens) if self.echo else 0)
         self.id = self.id or ("chatcmpl-" if self.chat else "cmpl-") + uuid.uuid4().hex
         self.text = self.echo
+
+    @cached_property
+    def _places(self) -> Places:
+        """Made where log-probabilities ask for offsets: most answers need none."""
+        return Places(self.tokenizer, self.echo, len(self.prompt_tokens) if self.echo else 0)
 
     def copies(self, count: int, first: int = 0) -> list[Answer]:
         """Several answers to the same request: one id, an index each, from `first` on."""

@@ -1,8 +1,8 @@
 """A JSON schema as a grammar (EBNF, as xgrammar reads it) in which blanks between two parts are bounded.
 
 OpenVINO GenAI's own conversion allows any number of blanks there, and has no setting for it: a small model that likes
-blanks writes them until its answer is cut. In a measurement 55% of the documents were not whole for that reason
-(docs/log/proof.md). Read here is the subset that openai_api/json_schema.py lets through, in its own writing.
+blanks can write them until its answer is cut. Read here is the subset that openai_api/json_schema.py lets through, in
+its own writing.
 
 An object with `properties` holds these and, without `additionalProperties`, no others, in the order of the schema.
 """

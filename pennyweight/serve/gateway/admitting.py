@@ -8,8 +8,6 @@ from contextlib import aclosing
 from pennyweight.serve.gateway.admission import Ticket
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
 
-REFUSED = 400  # statuses from here on: no work was done
-
 
 class Admitting:
     def __init__(self, inner: Stage) -> None:
@@ -22,7 +20,7 @@ class Admitting:
         try:
             async with aclosing(self._inner(ask)) as pieces:
                 async for piece in pieces:
-                    if isinstance(piece, Head) and piece.status >= REFUSED:
+                    if isinstance(piece, Head) and piece.refused:
                         used = 0
                     elif isinstance(piece, Outcome) and piece.whole:
                         used = piece.used if piece.used is not None else ask.cost

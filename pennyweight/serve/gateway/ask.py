@@ -63,6 +63,11 @@ class Head:
     content_type: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def refused(self) -> bool:
+        """Nothing was answered, and no work was done."""
+        return self.status >= 400
+
     def with_headers(self, headers: Mapping[str, str]) -> Head:
         return replace(self, headers={**self.headers, **headers})
 

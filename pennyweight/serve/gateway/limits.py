@@ -13,7 +13,6 @@ from pennyweight.serve.gateway.refusals import Shed
 from pennyweight.serve.gateway.tenant import Tenant
 
 MINUTE = 60.0
-REFUSED = 400  # statuses from here on: nothing was answered
 EVENT_END = b"\n\n"
 
 
@@ -56,7 +55,7 @@ class Limits:
         try:
             async with aclosing(self._inner(ask)) as pieces:
                 async for piece in pieces:
-                    if isinstance(piece, Head) and piece.status >= REFUSED:
+                    if isinstance(piece, Head) and piece.refused:
                         refused = True
                     elif isinstance(piece, Outcome) and refused:
                         used = 0

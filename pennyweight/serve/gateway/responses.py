@@ -46,6 +46,7 @@ REPEATED: Mapping[str, Any] = {
     "truncation": "disabled",
     "user": None,
 }
+WITHOUT_ANSWER = ("queued", "in_progress", "failed", "cancelled")  # states of a response in the background
 TEXT_PARTS = ("input_text", "output_text", "text")
 MAX_KEPT, MAX_KEPT_BYTES = 1000, 64 * 2**20  # responses, and bytes of all of them
 Chat = list[dict[str, Any]]
