@@ -73,10 +73,9 @@ class Conversations:
         if text is None:
             raise Refused(404, _forgotten(response), "previous_response_id", "previous_response_not_found")
         value = json.loads(text)
-        if value["response"]["status"] not in ("completed", "incomplete"):
-            message = (
-                f"The response {str(response)[:60]!r} is {value['response']['status']}: nothing can go on from it."
-            )
+        status = value["response"].get("status")
+        if status in WITHOUT_ANSWER:
+            message = f"The response {str(response)[:60]!r} is {status}: nothing can go on from it."
             raise Refused(400, message, "previous_response_id")
         found: Chat = value["chat"]
         return found
