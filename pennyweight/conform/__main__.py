@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pennyweight import engines
 from pennyweight.checkpoint import copy_tokenizer
-from pennyweight.conform.cases import CASES, CONTEXT
+from pennyweight.conform.cases import CASES, CONTEXT, with_wider_heads
 from pennyweight.conform.tiny import Truth, make, tokenizer
 from pennyweight.conform.trial import Outcome, tried
 from pennyweight.engines.base import Engine
@@ -22,7 +22,9 @@ from pennyweight.engines.base import Engine
 SETTINGS = {  # the most precise that each has
     "llamacpp": {"max_model_len": CONTEXT, "kv_cache_dtype": "f32", "flash_attention": "off"},
     "openvino": {"kv_cache_dtype": "f32", "inference_precision": "f32", "dynamic_quantization_group_size": 0},
+    "vllm": {"max_model_len": CONTEXT, "dtype": "float32", "enforce_eager": True, "kv_cache_gib": 1},
 }
+WIDER = ("vllm",)  # on a CPU it has no attention for heads of 16
 
 
 FULL = {"gguf": "F16", "onnx": "FP32"}  # scheme by format: the full precision that its engines take
@@ -71,7 +73,7 @@ def main(engine_name: str, names: list[str]) -> None:
         words = tokenizer(Path(folder) / "tokenizer")
         for case in (case for case in CASES if case.name in names):
             place = Path(folder) / case.model_type / str(CASES.index(case))
-            truths = make(case, place / "model", words)
+            truths = make(with_wider_heads(case) if engine_name in WIDER else case, place / "model", words)
             found = outcome(engine, place / "model", place, truths)
             evidence = found.evidence.replace(str(place), "…")
             row = {"case": case.name, "result": found.result, "evidence": evidence}

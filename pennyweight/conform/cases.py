@@ -7,7 +7,7 @@ forgotten bias changes the answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 VOCABULARY = 480  # of the tokenizer that all share
@@ -41,6 +41,37 @@ class Case:
     @property
     def whole_config(self) -> dict[str, Any]:
         return {k: v for k, v in {**SIZES, **self.config}.items() if v is not None}
+
+
+WIDTHS = (  # what grows with the heads
+    "hidden_size",
+    "head_dim",
+    "n_embd",
+    "qk_rope_head_dim",
+    "qk_nope_head_dim",
+    "v_head_dim",
+    "query_pre_attn_scalar",
+    "mamba_d_ssm",
+    "mamba_d_head",
+)
+
+
+def with_wider_heads(case: Case) -> Case:
+    """The same with everything that grows with the heads twice as wide, for engines that have no kernels for narrow
+    heads."""
+    whole = case.whole_config
+    wider: dict[str, Any] = {name: whole[name] * 2 for name in WIDTHS if name in whole}
+    if whole.get("head_dim", 0) % 16:
+        wider["head_dim"] = whole["head_dim"] + 16  # still odd
+    rope = whole.get("rope_parameters")
+    if rope:
+        factors = {
+            name: [value for value in rope[name] for _ in (0, 1)]
+            for name in rope
+            if name.endswith("_factor") and isinstance(rope[name], list)
+        }
+        wider["rope_parameters"] = {**rope, **factors}
+    return replace(case, config={**case.config, **wider})
 
 
 def _rope(kind: str, **more: Any) -> dict[str, Any]:

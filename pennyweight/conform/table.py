@@ -16,7 +16,7 @@ from pennyweight.engines.base import engine_class
 from pennyweight.engines.conformance import FILE, read_table
 from pennyweight.features import features
 
-ENGINES = ("transformers", "openvino", "onnxruntime", "llamacpp")
+ENGINES = ("transformers", "openvino", "onnxruntime", "llamacpp", "vllm")
 WORDS = {"right": "right", "refused": "refused", "wrong": "refused: wrong"}
 PAGE = """# Conformance
 
@@ -25,6 +25,9 @@ scores and generates against stock transformers {transformers}: prompts of 5, 33
 together, in full precision and in 8 bits (Q8_0, INT8). *right*: scores within 0.05 nats in full precision and 0.06 in
 8 bits on average, and the same greedy tokens but for near ties. *refused*: the converter or the engine does not take
 it. *refused: wrong*: it would be served and answer something else, so it is refused, with what was seen.
+
+vllm was tried on a CPU, in float32 without compilation, on models with heads twice as wide (it has no attention for
+heads of 16 there) and in full precision only. What it serves on a GPU are other kernels of the same model code.
 
 A model is admitted to an engine if its `model_type` was right there, and so was each thing that its config asks for
 beside it. Made by `pw engines conform` on {made}: {versions}.

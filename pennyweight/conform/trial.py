@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pennyweight.conform.tiny import TOKENS, Truth
 from pennyweight.engines.base import Backend, Engine, Runtime
 from pennyweight.errors import PennyweightError
 from pennyweight.generation import Event, Generation, Score, joined_score
+from pennyweight.processes import free_port
+from pennyweight.serve import process
 from pennyweight.worker.driver import last_line
 
 Result = Literal["right", "wrong", "refused"]
 MOST_SCORED = 0.05  # nats: what 16-bit arithmetic changes of a log-probability here
 MOST_NOISE = 1.5  # times what 16 bits change in transformers itself, where routing between experts is nearly tied
 MOST_QUANTIZED = 0.06  # nats on average: what 8-bit weights change; known faults change 0.09 or more
+HOST, NAME = "127.0.0.1", "tiny"
+START_SECONDS = 180.0
 NEAR_TIE, QUANTIZED_TIE = 0.1, 0.3  # nats: another token that the reference holds for almost as likely is no fault
 
 
@@ -30,8 +37,7 @@ class Outcome:
 def tried(engine: Engine, directory: Path, truths: Sequence[Truth], *, quantized: bool = False) -> Outcome:
     """Load the model in this process and ask it: each prompt scored and generated alone, then all together."""
     try:
-        backend = engine.backend(directory)
-        subject: Subject = _Server(backend) if backend is not None else _Library(engine.load(directory))
+        subject = _subject(engine, directory)
     except Exception as error:  # whatever an engine raises, it did not load this model
         return Outcome("refused", _line(error))
     try:
@@ -42,6 +48,24 @@ def tried(engine: Engine, directory: Path, truths: Sequence[Truth], *, quantized
         return Outcome("wrong", _line(error))
     finally:
         subject.close()
+
+
+def _subject(engine: Engine, directory: Path) -> Subject:
+    port = free_port(HOST)
+    launch = engine.launch(directory, HOST, port, [NAME])
+    if launch is not None:
+        return _Endpoint(
+            process.launch(
+                engine.name,
+                launch.arguments,
+                log=directory.parent / "log.txt",
+                host=HOST,
+                port=port,
+                environment=launch.environment,
+            )
+        )
+    backend = engine.backend(directory)
+    return _Server(backend) if backend is not None else _Library(engine.load(directory))
 
 
 def _compared(subject: Subject, truths: Sequence[Truth], *, quantized: bool) -> Outcome:
@@ -158,6 +182,39 @@ class _Server(Subject):
     def close(self) -> None:
         self._loop.run_until_complete(self._backend.close())
         self._loop.close()
+
+
+class _Endpoint(Subject):
+    """A server with the OpenAI API of its own, and vLLM's fields for token ids."""
+
+    def __init__(self, server: process.ServerProcess) -> None:
+        self._server = server
+        try:
+            server.wait_healthy(START_SECONDS)
+        except BaseException:
+            server.stop()
+            raise
+
+    def score(self, tokens: list[int], start: int) -> Score:
+        choice = self._completed({"prompt": tokens, "max_tokens": 1, "prompt_logprobs": 0})
+        rows = choice["prompt_logprobs"][start:]
+        return Score([row[str(token)]["logprob"] for row, token in zip(rows, tokens[start:], strict=True)], [])
+
+    def generate(self, truths: Sequence[Truth]) -> list[list[int]]:
+        more = {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+        with ThreadPoolExecutor(len(truths)) as pool:
+            choices = pool.map(lambda truth: self._completed({"prompt": truth.prompt, **more}), truths)
+            return [list(choice["token_ids"]) for choice in choices]
+
+    def _completed(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        data = json.dumps({"model": NAME, **body}).encode()
+        address = f"{self._server.base_url}/v1/completions"
+        asked = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+        with process.LOCAL.open(asked, timeout=60) as answer:
+            return dict(json.load(answer)["choices"][0])
+
+    def close(self) -> None:
+        self._server.stop()
 
 
 def _line(error: BaseException) -> str:

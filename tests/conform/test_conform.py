@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pennyweight import engines
-from pennyweight.conform.cases import CASES, Case
+from pennyweight.conform.cases import CASES, Case, with_wider_heads
 from pennyweight.conform.table import page
 from pennyweight.conform.tiny import TOKENS, Truth, make, tokenizer
 from pennyweight.conform.trial import agreed, tried
@@ -114,6 +114,15 @@ def test_another_token_is_a_fault_unless_it_is_nearly_as_likely() -> None:
     assert agreed(truth, [0, 1, 2, 2], 0.1) == TOKENS
     assert agreed(truth, [0, 0, 2], 0.1) == 2
     assert agreed(truth, [0, 0], 0.1) == 2
+
+
+def test_wider_heads_are_of_the_same_model_else() -> None:
+    for case in CASES:
+        narrow, wide = case.whole_config, with_wider_heads(case).whole_config
+        shown = [features({**config, "model_type": case.model_type}) for config in (narrow, wide)]
+        assert shown[0] == shown[1], case.name
+        if "head_dim" in narrow:
+            assert wide["head_dim"] >= narrow["head_dim"] + 16
 
 
 ALONE = ("Llama 3.1", "Mistral, window", "Gemma 3", "GPT-OSS", "Falcon-H1", "Phi-3, longrope", "Mixtral")
