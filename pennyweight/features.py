@@ -39,10 +39,13 @@ def features(config: Mapping[str, Any]) -> frozenset[str]:
 
 
 def has_window(config: Mapping[str, Any]) -> bool:
-    """Does any layer attend to anything but all positions?"""
+    """Does any layer attend to anything but all positions? A window as long as the context never acts."""
     if config.get("layer_types"):
         return any(kind != "full_attention" for kind in config["layer_types"])
-    return bool(config.get("use_sliding_window", True) and config.get("sliding_window"))
+    window = int(config.get("sliding_window") or 0)
+    return bool(config.get("use_sliding_window", True)) and 0 < window < (
+        config.get("max_position_embeddings") or 2**62
+    )
 
 
 def rope_kinds(config: Mapping[str, Any]) -> frozenset[str]:

@@ -39,7 +39,7 @@ LAYERS = [
     {"tokenizer"},
     {"checks"},
     {"checkpoint", "legacy", "traces"},
-    {"formats", "weights", "install", "openai_api", "artifact_cache"},
+    {"formats", "weights", "install", "openai_api", "artifact_cache", "embedding", "mixing"},
     {"engines", "techniques", "export", "plan", "report", "journal"},
     {"browsers"},
     {"worker", "console"},
@@ -66,6 +66,7 @@ HEAVY = {
     "huggingface_hub",
     "onnx",
     "safetensors",
+    "sklearn",
 }
 MAY_IMPORT_HEAVY = {  # only a driver process imports these
     "pennyweight.engines.transformers.loading",

@@ -42,6 +42,13 @@ class Case:
     def whole_config(self) -> dict[str, Any]:
         return {k: v for k, v in {**SIZES, **self.config}.items() if v is not None}
 
+    @property
+    def saved_config(self) -> dict[str, Any]:
+        """The config.json of the model: with all that the architecture has by default."""
+        from transformers import AutoConfig
+
+        return dict(AutoConfig.for_model(self.model_type, **self.whole_config).to_dict())
+
 
 WIDTHS = (  # what grows with the heads
     "hidden_size",

@@ -80,6 +80,7 @@ def keep(engine: str, results: Mapping[str, Mapping[str, str]]) -> None:
             "model_type": case.model_type,
             "shows": case.shows,
             "features": sorted(features({**case.whole_config, "model_type": case.model_type})),
+            "all_features": sorted(features(case.saved_config)),
         }
         for case in CASES
     }

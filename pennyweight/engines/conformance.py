@@ -16,8 +16,9 @@ FILE = Path(__file__).with_name("conformance.json")
 
 
 def read_table() -> dict[str, Any]:
-    """{"cases": name -> {model_type, shows, features}, "engines": name -> {version, made, cases: name -> {result,
-    evidence}}}; empty where nothing was tried yet."""
+    """{"cases": name -> {model_type, shows, features, all_features}, "engines": name -> {version, made, cases: name ->
+    {result, evidence}}}; empty where nothing was tried yet. `features` are what the case sets itself, `all_features`
+    what its whole config.json says, defaults of the architecture included: checkpoints come with such a config."""
     try:
         return dict(json.loads(FILE.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -33,7 +34,8 @@ def refusal(engine: str, config: Mapping[str, Any]) -> str | None:
     """Why this engine does not serve a model with this config.json, or None where it was seen to.
 
     Its `model_type` must have been right in a case, and each of its features in a case of that type (those in `COMMON`,
-    of any type); and where a case was wrong, the model must not ask for all that this case asked for."""
+    of any type), set there or a default; and where a case was wrong, the model must not ask for all that this case set
+    itself."""
     table = _kept()
     tried = (table.get("engines") or {}).get(engine)
     if tried is None:
@@ -41,12 +43,12 @@ def refusal(engine: str, config: Mapping[str, Any]) -> str | None:
     model_type, asked = str(config.get("model_type") or ""), features(config)
     cases = [(name, case) for name, case in table["cases"].items() if case["model_type"] == model_type]
     results = {name: tried["cases"].get(name, {}) for name, _ in cases}
-    right = [set(case["features"]) for name, case in cases if results[name].get("result") == "right"]
+    right = [_all_features(case) for name, case in cases if results[name].get("result") == "right"]
     anywhere = {
         feature
         for name, case in table["cases"].items()
         if tried["cases"].get(name, {}).get("result") == "right"
-        for feature in COMMON & set(case["features"])
+        for feature in COMMON & _all_features(case)
     }
     for name, case in cases:
         if results[name].get("result") in ("wrong", "refused") and set(case["features"]) - COMMON <= asked:
@@ -57,3 +59,7 @@ def refusal(engine: str, config: Mapping[str, Any]) -> str | None:
     if unseen:
         return f"{engine} was never seen to serve {model_type} models with {unseen} right (docs/conformance.md)."
     return None
+
+
+def _all_features(case: Mapping[str, Any]) -> set[str]:
+    return {*case["features"], *case["all_features"]}

@@ -42,6 +42,15 @@ def test_no_case_that_was_wrong_is_admitted(case: Case) -> None:
         assert (refusal(engine, config) is None) == (result == "right"), (engine, result)
 
 
+def test_the_config_that_a_case_is_saved_with_is_admitted_as_the_case_is() -> None:
+    """Checkpoints spell out their architecture's defaults: every real Gemma was refused for its activation."""
+    for case in CASES:
+        saved = case.saved_config
+        for engine, column in read_table()["engines"].items():
+            if column["cases"][case.name]["result"] == "right":
+                assert refusal(engine, saved) is None, (engine, case.name)
+
+
 def test_every_case_was_tried_on_every_engine() -> None:
     names = [case.name for case in CASES]
     assert len(names) >= 40 and all(
@@ -67,6 +76,70 @@ def test_every_case_was_tried_on_every_engine() -> None:
 )
 def test_models_are_admitted_by_what_was_seen(engine: str, config: dict[str, Any], admitted: bool) -> None:
     assert (refusal(engine, config) is None) == admitted
+
+
+PUBLISHED = {  # what the config.json of published checkpoints says, of what matters here
+    "gemma-3-270m": {
+        "model_type": "gemma3_text",
+        "hidden_size": 640,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": 512,
+        "query_pre_attn_scalar": 256,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gemma-2-2b": {
+        "model_type": "gemma2",
+        "hidden_size": 2304,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "max_position_embeddings": 8192,
+    },
+    "gpt-oss-20b": {
+        "model_type": "gpt_oss",
+        "hidden_size": 2880,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "attention_bias": True,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_scaling": {"rope_type": "yarn", "factor": 32.0},
+    },
+    "SmolLM3-3B": {
+        "model_type": "smollm3",
+        "hidden_size": 2048,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+        "use_sliding_window": False,
+    },
+    "Mistral-7B-v0.3": {
+        "model_type": "mistral",
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "sliding_window": None,
+        "max_position_embeddings": 32768,
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_checkpoints_are_admitted_to_llamacpp(name: str) -> None:
+    assert refusal("llamacpp", PUBLISHED[name]) is None
+
+
+def test_a_window_as_long_as_the_context_is_none() -> None:
+    assert "window" not in features({**WINDOWED, "max_position_embeddings": 4096})
+    assert "window" in features({**WINDOWED, "max_position_embeddings": 8192})
 
 
 def test_the_refusal_of_an_engine_gives_the_evidence() -> None:

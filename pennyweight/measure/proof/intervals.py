@@ -52,6 +52,19 @@ def ratio_interval(totals: Floats, sizes: Floats, *, bound: float, error: float)
     return float(totals.sum() / sizes.sum()), (float(low), float(high))
 
 
+def ratio_upper_bounds(totals: Floats, sizes: Floats, *, bound: float, error: float) -> Floats:
+    """For each column of `totals` (units, k), the upper end of `ratio_interval`: (k,) numbers from the same draws."""
+    if not len(totals):
+        return np.full(totals.shape[1], np.inf)
+    columns = np.zeros((len(totals) + 1, totals.shape[1] + 2))
+    columns[:-1, :-2], columns[:-1, -2], columns[-1, -1] = totals, sizes, bound
+    highs = []
+    for weights in _draws(len(columns), error):
+        drawn = weights @ columns
+        highs.append((drawn[:, :-2] + drawn[:, -1:]) / drawn[:, -2:-1])
+    return np.asarray(np.quantile(np.concatenate(highs), 1 - error, axis=0))
+
+
 def mean_interval(values: Floats, *, lowest: float, highest: float, error: float) -> tuple[float, tuple[float, float]]:
     """The mean of independent values within [lowest, highest], and its interval."""
     if not len(values):

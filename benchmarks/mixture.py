@@ -1,0 +1,135 @@
+"""Mixtures: does a certificate hold as often as it says, and how many requests does it keep?
+
+python -m benchmarks.mixture [--only rows margin] [--splits 500]
+
+rows    RouteLLM's rows (PENNYWEIGHT_DATA/router: answers of a strong and a weak model to MMLU and GSM8K, marked right
+        or wrong), split 40/30/30 many times: a router fitted on the first part, certified on the second at "95% of the
+        strong model's score", and judged on the third. Beside it: the threshold that meets the bound on the second
+        part without a certificate, and routing by chance. Needs the extra `pennyweight[similar]`.
+margin  made-up models whose true loss is exactly the limit: how often a certificate is given all the same
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pennyweight.measure.certificate import Limit, Outcomes, certify, tested_each, thresholds_of
+from pennyweight.mixing.router import fit_router
+
+Floats = NDArray[np.float64]
+PARTS = (0.4, 0.7)
+LIMIT = Limit(0.05)
+ERROR = 0.05
+WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
+
+
+@dataclass(frozen=True)
+class Rows:
+    name: str
+    texts: list[str]
+    small: Floats
+    large: Floats
+
+
+def say(**row: object) -> None:
+    print(json.dumps(row), flush=True)
+
+
+def read_rows() -> Iterator[Rows]:
+    place = Path(os.environ["PENNYWEIGHT_DATA"]) / "router"
+    for name in ("gsm8k", "mmlu"):
+        rows = [row for file in sorted((place / f"routellm_{name}").glob("*.csv")) for row in _read(file)]
+        small, large = (np.array([row[model] == "True" for row in rows], float) for model in (WEAK, STRONG))
+        yield Rows(name, [row["prompt"] for row in rows], small, large)
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def split(rows: Rows, embeddings: Floats, seed: int) -> dict[str, tuple[float, bool]]:
+    """One split: policy -> share of the judged part that is kept, and whether its loss there is above the limit."""
+    order = np.random.default_rng(seed).permutation(len(rows.texts))
+    first, second = (int(part * len(order)) for part in PARTS)
+    fitted, certified, judged = np.split(order, [first, second])
+    texts = [rows.texts[n] for n in fitted]
+    router = fit_router(embeddings[fitted], texts, rows.small[fitted], rows.large[fitted])
+    scores = router.scores(embeddings, rows.texts)
+    chance = np.random.default_rng(seed + 1).random(len(order))
+    found = {}
+    for name, by in (("router", scores), ("chance", chance)):
+        outcomes = Outcomes(by[certified], rows.small[certified], rows.large[certified])
+        thresholds = thresholds_of(by[fitted])
+        chosen = certify(outcomes, thresholds, LIMIT, error=ERROR).chosen
+        found[f"{name}, certified"] = _judged(rows, judged, by, chosen.threshold if chosen else -np.inf)
+        meets = [t.threshold for t in tested_each(outcomes, thresholds, LIMIT, error=ERROR) if t.lost <= LIMIT.share]
+        found[f"{name}, naive"] = _judged(rows, judged, by, max(meets, default=-np.inf))
+    return found
+
+
+def _judged(rows: Rows, judged: NDArray[np.int_], scores: Floats, threshold: float) -> tuple[float, bool]:
+    kept = scores[judged] <= threshold
+    lost = float(((rows.large - rows.small)[judged] * kept).sum() / rows.large[judged].sum())
+    return float(kept.mean()), lost > LIMIT.share
+
+
+def run_rows(splits: int) -> None:
+    from pennyweight.embedding import SentenceEmbedding
+
+    embed = SentenceEmbedding()
+    for rows in read_rows():
+        embeddings = embed(rows.texts)
+        found: dict[str, list[tuple[float, bool]]] = {}
+        for seed in range(splits):
+            for policy, result in split(rows, embeddings, seed).items():
+                found.setdefault(policy, []).append(result)
+        for policy, results in found.items():
+            kept, broken = np.array(results, float).T
+            error = float(np.sqrt(broken.mean() * (1 - broken.mean()) / len(broken)))
+            say(rows=rows.name, requests=len(rows.texts), splits=splits, policy=policy,
+                kept=round(float(kept.mean()), 4), bound_broken=round(float(broken.mean()), 4),
+                standard_error=round(error, 4))  # fmt: skip
+
+
+def run_margin(runs: int) -> None:
+    """Kept requests lose exactly the limit, in several ways."""
+    for form in ("net", "kept"):
+        for count in (100, 300, 1000):
+            for gains in (0.0, 0.03):
+                limit = Limit(0.05, form)  # type: ignore[arg-type]
+                given = 0
+                for seed in range(runs):
+                    generator = np.random.default_rng(seed)
+                    lost = generator.random(count)
+                    share = limit.share + (gains if form == "net" else 0.0)
+                    small = np.where(lost < share, 0.0, 1.0)
+                    large = np.where((lost >= share) & (lost < share + gains), 0.0, 1.0)
+                    # net: Σ(large - small) = (share - gains)·n, against limit · Σ large: gains lower the latter, too
+                    outcomes = Outcomes(np.zeros(count), small, large)
+                    given += certify(outcomes, [0.0], limit, error=ERROR).chosen is not None
+                say(margin=form, requests=count, gains=gains, runs=runs, certified=round(given / runs, 4))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=["rows", "margin"])
+    parser.add_argument("--splits", type=int, default=500)
+    given = parser.parse_args()
+    if "margin" in given.only:
+        run_margin(given.splits)
+    if "rows" in given.only:
+        run_rows(given.splits)
+
+
+if __name__ == "__main__":
+    main()

