@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pennyweight.measure.certificate import Limit, Outcomes, certify, tested_each, thresholds_of
+from pennyweight.measure.certificate import Limit, Outcomes, certify, each_tested, thresholds_of
 from pennyweight.mixing.router import fit_router
 
 Floats = NDArray[np.float64]
@@ -72,7 +72,7 @@ def split(rows: Rows, embeddings: Floats, seed: int) -> dict[str, tuple[float, b
         thresholds = thresholds_of(by[fitted])
         chosen = certify(outcomes, thresholds, LIMIT, error=ERROR).chosen
         found[f"{name}, certified"] = _judged(rows, judged, by, chosen.threshold if chosen else -np.inf)
-        meets = [t.threshold for t in tested_each(outcomes, thresholds, LIMIT, error=ERROR) if t.lost <= LIMIT.share]
+        meets = [t.threshold for t in each_tested(outcomes, thresholds, LIMIT, error=ERROR) if t.lost <= LIMIT.share]
         found[f"{name}, naive"] = _judged(rows, judged, by, max(meets, default=-np.inf))
     return found
 

@@ -96,12 +96,12 @@ class Certificate:
 def certify(outcomes: Outcomes, thresholds: Sequence[float], limit: Limit, *, error: float) -> Certificate:
     """Test thresholds that were fixed before these outcomes were seen. The probability that the chosen one loses more
     than the limit is at most `error`."""
-    rows = tested_each(outcomes, sorted(thresholds), limit, error=error)
+    rows = each_tested(outcomes, sorted(thresholds), limit, error=error)
     failed = next((number for number, row in enumerate(rows) if not row.holds), len(rows))
     return Certificate(limit, error, len(outcomes.scores), tuple(rows[: failed + 1]))
 
 
-def tested_each(outcomes: Outcomes, thresholds: Sequence[float], limit: Limit, *, error: float) -> list[Tested]:
+def each_tested(outcomes: Outcomes, thresholds: Sequence[float], limit: Limit, *, error: float) -> list[Tested]:
     """Each threshold alone."""
     if not thresholds or not len(outcomes.scores):
         return []
