@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pennyweight.measure.certificate import Form, Limit, Outcomes, certify, least_kept, each_tested, thresholds_of
+from pennyweight.measure.certificate import Form, Limit, Outcomes, certify, each_tested, least_kept, thresholds_of
 from pennyweight.measure.proof.intervals import ratio_interval, ratio_upper_bounds
 
 ERROR = 0.05
