@@ -8,7 +8,7 @@ from pennyweight.hardware import Hardware
 from pennyweight.measure.proof.power import outlook
 from pennyweight.plan.cost import Load
 from pennyweight.schemes import scheme
-from pennyweight.search.candidates import predicted
+from pennyweight.search.candidates import Space, predicted
 from pennyweight.search.question import Question, baseline_of, refuse, space_of
 
 START_SECONDS = 8.0  # of an engine, with its warm-up and a first look at quality
@@ -48,6 +48,11 @@ def plan(question: Question, hardware: Hardware) -> Plan:
     """Raises for a question that cannot be answered, as the search itself would."""
     space = space_of(question, hardware)
     refuse(question, space, hardware)
+    return planned(question, space, hardware)
+
+
+def planned(question: Question, space: Space, hardware: Hardware) -> Plan:
+    """For a question that can be answered."""
     requests = question.workload.requests
     tokens = sum(request.max_tokens for request in requests)
     load = Load(100.0, tokens / len(requests), question.streams)

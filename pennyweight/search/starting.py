@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pennyweight.console import duration
 from pennyweight.errors import UsageError
 from pennyweight.hardware import Hardware
 from pennyweight.journal import STUDY_FILE, Journal
@@ -14,6 +15,7 @@ from pennyweight.plan.cost import Load
 from pennyweight.search.attempts import Attempts
 from pennyweight.search.baseline import BaselineAnswers
 from pennyweight.search.bench import ServiceBench
+from pennyweight.search.dryrun import planned
 from pennyweight.search.loop import SCREEN_LOOK, Search
 from pennyweight.search.question import Listener, Question, refuse, space_of
 from pennyweight.search.translation import AnswerTranslation
@@ -32,6 +34,11 @@ def start(
     tuning, held_out = question.workload.split(question.seed)
     attempts = Attempts.on(question.workload, held_out, question.budget.confidence, baseline=question.model.id)
     _refuse_used_up(question, held_out, attempts)
+    if not resume:
+        seconds = planned(question, space, hardware).seconds
+        listener.stage(
+            f"Predicted: about {duration(seconds)} if every candidate is measured; hopeless ones are skipped"
+        )
     study = Journal(directory / STUDY_FILE, question.as_json(), resume=resume)
     load = Load(100.0, float(np.mean([request.max_tokens for request in tuning.requests])), question.streams)
     look = tuning.take(SCREEN_LOOK, question.seed)
