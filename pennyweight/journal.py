@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from pennyweight import codec, formats
 from pennyweight.budget import Budget
 from pennyweight.errors import StorageError
+from pennyweight.json_lines import JsonLines
 from pennyweight.study import Study, Trial
 
 STUDY_FILE = "study.jsonl"
@@ -22,33 +21,21 @@ class Journal(Study):
 
     def __init__(self, path: Path, question: Mapping[str, Any], *, resume: bool = False) -> None:
         super().__init__(dict(question))
-        self.path = path
+        self.path, self._lines = path, JsonLines(path)
         if path.exists() and resume:
             self._read()
         else:
-            self._write_line({"schema_version": formats.SCHEMA_VERSION, "question": self.question}, mode="w")
+            self._lines.begin({"schema_version": formats.SCHEMA_VERSION, "question": self.question})
 
     def append(self, trial: Trial) -> Trial:
-        self._write_line(codec.plain(trial), mode="a")
+        self._lines.append(codec.plain(trial))
         return super().append(trial)
 
-    def _write_line(self, value: Mapping[str, Any], mode: str) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open(mode, encoding="utf-8") as file:
-                file.write(json.dumps(value, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StorageError(f"{self.path} cannot be written ({error.strerror}): free some space.") from error
-
     def _read(self) -> None:
-        lines = self.path.read_bytes().split(b"\n")
-        whole = lines[:-1]  # what follows the last newline was cut off while it was written
         try:
-            header = json.loads(whole[0])
+            header, *given = self._lines.read()
             question, version = dict(header["question"]), header.get("schema_version", 1)
-            rows = [dict(json.loads(line)) for line in whole[1:]]
+            rows = [dict(row) for row in given]
         except (IndexError, ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{self.path} is no study: start again in another directory, with -o.") from error
         changed = _differences(question, self.question)
@@ -61,8 +48,7 @@ class Journal(Study):
             formats.value_of("trial", {"schema_version": version, **row}, f"{self.path}, line {number}")
             for number, row in enumerate(rows, 2)
         ]
-        if lines[-1]:
-            self.path.write_bytes(b"\n".join(whole) + b"\n")
+        self._lines.cut()
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

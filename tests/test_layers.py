@@ -34,7 +34,7 @@ LAYERS = [
     {"errors"},
     {"paths"},
     VALUES,
-    {"busy", "codec", "processes", "chat_template"},
+    {"busy", "codec", "json_lines", "processes", "chat_template"},
     {"plain_specials"},
     {"tokenizer"},
     {"checks"},

@@ -3,7 +3,6 @@ at once, so that an interrupted run loses nothing."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 
 from pennyweight import codec
 from pennyweight.evidence import Reference
+from pennyweight.json_lines import JsonLines
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Workload
 
@@ -48,12 +48,11 @@ class BaselineAnswers:
 
     def keeper(self, half: str) -> Callable[[Reference], None]:
         """A callback that keeps each answer, in memory and on disk."""
-        file = self._file(half)
+        lines = JsonLines(self._file(half))
 
         def keep(reference: Reference) -> None:
             self._held[half][reference.request_id] = reference
-            with file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(codec.plain(reference), ensure_ascii=False) + "\n")
+            lines.append(codec.plain(reference))
 
         return keep
 
@@ -68,10 +67,8 @@ class BaselineAnswers:
         return self._directory / f"baseline-{half}.jsonl"
 
     def _read(self, file: Path) -> dict[str, Reference]:
-        """What follows the last newline was cut off while it was written, and is answered again."""
-        if not file.exists():
-            return {}
-        whole = file.read_bytes().split(b"\n")[:-1]
-        file.write_bytes(b"".join(line + b"\n" for line in whole))
-        made = [codec.value_of(Reference, json.loads(line), str(file)) for line in whole]
+        """An answer that was cut off while it was written is asked for again."""
+        lines = JsonLines(file)
+        made = [codec.value_of(Reference, row, str(file)) for row in lines.read()]
+        lines.cut()
         return {reference.request_id: reference for reference in made}
