@@ -1,6 +1,6 @@
 """Mixtures: does a certificate hold as often as it says, and how many requests does it keep?
 
-python -m benchmarks.mixture [--only rows margin] [--splits 500]
+python -m benchmarks.mixture [--only rows margin] [--rows gsm8k mmlu] [--splits 500]
 
 rows    RouteLLM's rows (PENNYWEIGHT_DATA/router: answers of a strong and a weak model to MMLU and GSM8K, marked right
         or wrong), split 40/30/30 many times: a router fitted on the first part, certified on the second at "95% of the
@@ -15,7 +15,7 @@ import argparse
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pennyweight.measure.certificate import Limit, Outcomes, certify, each_tested, thresholds_of
-from pennyweight.mixing.router import fit_router
+from pennyweight.mixing.router import fit_router, router_features
 
 Floats = NDArray[np.float64]
 PARTS = (0.4, 0.7)
@@ -44,9 +44,9 @@ def say(**row: object) -> None:
     print(json.dumps(row), flush=True)
 
 
-def read_rows() -> Iterator[Rows]:
+def read_rows(names: Sequence[str]) -> Iterator[Rows]:
     place = Path(os.environ["PENNYWEIGHT_DATA"]) / "router"
-    for name in ("gsm8k", "mmlu"):
+    for name in names:
         rows = [row for file in sorted((place / f"routellm_{name}").glob("*.csv")) for row in _read(file)]
         small, large = (np.array([row[model] == "True" for row in rows], float) for model in (WEAK, STRONG))
         yield Rows(name, [row["prompt"] for row in rows], small, large)
@@ -57,48 +57,56 @@ def _read(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def split(rows: Rows, embeddings: Floats, seed: int) -> dict[str, tuple[float, bool]]:
-    """One split: policy -> share of the judged part that is kept, and whether its loss there is above the limit."""
+Judged = tuple[float, bool, bool]
+
+
+def split(rows: Rows, embeddings: Floats, seed: int) -> dict[str, Judged]:
+    """One split: policy -> share of the judged part that is kept; whether the true loss is above the limit, which is
+    that on all rows but those that were fitted on, from which the certifying ones were drawn; and whether that on the judged
+    part is, which has a spread of its own."""
     order = np.random.default_rng(seed).permutation(len(rows.texts))
     first, second = (int(part * len(order)) for part in PARTS)
     fitted, certified, judged = np.split(order, [first, second])
     texts = [rows.texts[n] for n in fitted]
     router = fit_router(embeddings[fitted], texts, rows.small[fitted], rows.large[fitted])
-    scores = router.scores(embeddings, rows.texts)
+    scores = router.scores(router_features(embeddings, rows.texts))
     chance = np.random.default_rng(seed + 1).random(len(order))
     found = {}
     for name, by in (("router", scores), ("chance", chance)):
         outcomes = Outcomes(by[certified], rows.small[certified], rows.large[certified])
         thresholds = thresholds_of(by[fitted])
         chosen = certify(outcomes, thresholds, LIMIT, error=ERROR).chosen
-        found[f"{name}, certified"] = _judged(rows, judged, by, chosen.threshold if chosen else -np.inf)
         meets = [t.threshold for t in each_tested(outcomes, thresholds, LIMIT, error=ERROR) if t.lost <= LIMIT.share]
-        found[f"{name}, naive"] = _judged(rows, judged, by, max(meets, default=-np.inf))
+        ways = {"certified": chosen.threshold if chosen else -np.inf, "naive": max(meets, default=-np.inf)}
+        for way, threshold in ways.items():
+            kept, lost = _lost(rows, judged, by, threshold)
+            _, truly = _lost(rows, order[first:], by, threshold)
+            found[f"{name}, {way}"] = (kept, truly > LIMIT.share, lost > LIMIT.share)
     return found
 
 
-def _judged(rows: Rows, judged: NDArray[np.int_], scores: Floats, threshold: float) -> tuple[float, bool]:
-    kept = scores[judged] <= threshold
-    lost = float(((rows.large - rows.small)[judged] * kept).sum() / rows.large[judged].sum())
-    return float(kept.mean()), lost > LIMIT.share
+def _lost(rows: Rows, which: NDArray[np.int_], scores: Floats, threshold: float) -> tuple[float, float]:
+    """The share that is kept, and what of the strong model's score is lost by it."""
+    kept = scores[which] <= threshold
+    return float(kept.mean()), float(((rows.large - rows.small)[which] * kept).sum() / rows.large[which].sum())
 
 
-def run_rows(splits: int) -> None:
+def run_rows(splits: int, names: Sequence[str]) -> None:
     from pennyweight.embedding import SentenceEmbedding
 
     embed = SentenceEmbedding()
-    for rows in read_rows():
+    for rows in read_rows(names):
         embeddings = embed(rows.texts)
-        found: dict[str, list[tuple[float, bool]]] = {}
+        found: dict[str, list[Judged]] = {}
         for seed in range(splits):
             for policy, result in split(rows, embeddings, seed).items():
                 found.setdefault(policy, []).append(result)
         for policy, results in found.items():
-            kept, broken = np.array(results, float).T
+            kept, broken, seen = np.array(results, float).T
             error = float(np.sqrt(broken.mean() * (1 - broken.mean()) / len(broken)))
             say(rows=rows.name, requests=len(rows.texts), splits=splits, policy=policy,
                 kept=round(float(kept.mean()), 4), bound_broken=round(float(broken.mean()), 4),
-                standard_error=round(error, 4))  # fmt: skip
+                standard_error=round(error, 4), judged_part_above=round(float(seen.mean()), 4))  # fmt: skip
 
 
 def run_margin(runs: int) -> None:
@@ -123,12 +131,13 @@ def run_margin(runs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=["rows", "margin"])
+    parser.add_argument("--rows", nargs="+", default=["gsm8k", "mmlu"])
     parser.add_argument("--splits", type=int, default=500)
     given = parser.parse_args()
     if "margin" in given.only:
         run_margin(given.splits)
     if "rows" in given.only:
-        run_rows(given.splits)
+        run_rows(given.splits, given.rows)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pennyweight.measure.proof.intervals import ratio_upper_bounds, share_interv
 
 Floats = NDArray[np.float64]
 Form = Literal["net", "kept"]
-MOST_THRESHOLDS = 40
+MOST_THRESHOLDS = 100
 SEARCHED = 1 << 17  # requests: more are never asked for
 
 
@@ -153,7 +153,7 @@ def _could_hold(sessions: int, share: float, error: float) -> bool:
 
 
 def thresholds_of(scores: Floats, *, least: float = 0.0) -> list[float]:
-    """Thresholds to test, from the tuning half's scores: one for each of 40 steps of the share that is kept, from
+    """Thresholds to test, from the tuning half's scores: one for each of 100 steps of the share that is kept, from
     `least` on. Equal scores are kept together or not at all."""
     if not len(scores):
         return []

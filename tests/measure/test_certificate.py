@@ -92,7 +92,7 @@ def test_thresholds_are_values_of_the_scores_each_once() -> None:
     assert thresholds_of(np.array([0.5] * 10)) == [0.5]
     assert thresholds_of(np.array([])) == []
     found = thresholds_of(np.arange(1000.0), least=0.5)
-    assert len(found) == 40 and found[0] == 499.0 and found[-1] == 999.0 and found == sorted(found)
+    assert len(found) == 100 and found[0] == 499.0 and found[-1] == 999.0 and found == sorted(found)
 
 
 def test_bounds_of_many_columns_are_those_of_each() -> None:
