@@ -62,8 +62,8 @@ Judged = tuple[float, bool, bool]
 
 def split(rows: Rows, embeddings: Floats, seed: int) -> dict[str, Judged]:
     """One split: policy -> share of the judged part that is kept; whether the true loss is above the limit, which is
-    that on all rows but those that were fitted on, from which the certifying ones were drawn; and whether that on the judged
-    part is, which has a spread of its own."""
+    that on all rows but those that were fitted on, from which the certifying ones were drawn; and whether that on the
+    judged part is, which has a spread of its own."""
     order = np.random.default_rng(seed).permutation(len(rows.texts))
     first, second = (int(part * len(order)) for part in PARTS)
     fitted, certified, judged = np.split(order, [first, second])
