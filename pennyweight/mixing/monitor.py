@@ -3,8 +3,8 @@ kept with the small model and also asked of the large one.
 
 A gambler bets against "the mean loss is at most the limit", in a game in which he gains nothing on average as long as
 that is true. His wealth may be looked at after every request: it ever reaches 1 / error with probability `error` at
-most (Ville's inequality; Waudby-Smith & Ramdas 2024, doi.org/10.1093/jrsssb/qkad009). Several stakes are played at once and
-their wealth is averaged, because it is not known how far the limit is missed.
+most (Ville's inequality; Waudby-Smith & Ramdas 2024, doi.org/10.1093/jrsssb/qkad009). Several stakes are played at
+once and their wealth is averaged, because it is not known how far the limit is missed.
 """
 
 from __future__ import annotations
