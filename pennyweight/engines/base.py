@@ -114,8 +114,6 @@ class Engine:
     packages: ClassVar[tuple[str, ...]]
     model_format: ClassVar[str]
     schemes: ClassVar[tuple[str, ...]]
-    # `model_type` values; empty: all that transformers knows, or all that conformance shows where it `conforms`
-    architectures: ClassVar[tuple[str, ...]] = ()
     conforms: ClassVar[bool] = False  # a model is admitted by what was seen of its kind: conformance.py
     max_top_logprobs: ClassVar[int] = 1
     tested: ClassVar[tuple[str, str]] = ("0", "")  # versions: first inclusive, second exclusive
@@ -213,15 +211,16 @@ class Engine:
         return f"{cls.name} {version} is outside the tested range ({lowest} up to {beyond}): its answers may differ."
 
     @classmethod
+    def on_a_gpu(cls) -> bool:
+        """Whether its kernels here are those of a GPU, which the table of conformance was not made on."""
+        return False
+
+    @classmethod
     def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:
         """Raise before anything is built if this engine cannot serve a model with this config.json."""
-        model_type = config.get("model_type")
         if scheme not in cls.schemes:
             raise EngineRefused(f"{cls.name} does not serve {scheme}: use one of {', '.join(cls.schemes)}.")
-        if cls.architectures and model_type not in cls.architectures:
-            known = ", ".join(cls.architectures)
-            raise EngineRefused(f"{cls.name} does not serve {model_type} models: it takes {known}.")
-        reason = conformance.refusal(cls.name, config) if cls.conforms else None
+        reason = conformance.refusal(cls.name, config, other_machine=cls.on_a_gpu()) if cls.conforms else None
         if reason:
             raise EngineRefused(f"{reason} Use another engine.")
 

@@ -30,12 +30,15 @@ def _kept() -> dict[str, Any]:
     return read_table()
 
 
-def refusal(engine: str, config: Mapping[str, Any]) -> str | None:
+def refusal(engine: str, config: Mapping[str, Any], *, other_machine: bool = False) -> str | None:
     """Why this engine does not serve a model with this config.json, or None where it was seen to.
 
     Its `model_type` must have been right in a case, and each of its features in a case of that type (those in `COMMON`,
     of any type), set there or a default; and where a case was wrong, the model must not ask for all that this case set
-    itself."""
+    itself.
+
+    On an `other_machine` than the table was made on (a GPU), what did not load here may load: only what was wrong is
+    refused, and the rest is left to the look at the user's own prompts when it is loaded."""
     table = _kept()
     tried = (table.get("engines") or {}).get(engine)
     if tried is None:
@@ -51,8 +54,13 @@ def refusal(engine: str, config: Mapping[str, Any]) -> str | None:
         for feature in COMMON & _all_features(case)
     }
     for name, case in cases:
-        if results[name].get("result") in ("wrong", "refused") and set(case["features"]) - COMMON <= asked:
+        if (
+            results[name].get("result") in (("wrong",) if other_machine else ("wrong", "refused"))
+            and set(case["features"]) - COMMON <= asked
+        ):
             return f"{engine} was tried on {name} and is not right there ({results[name]['evidence']})."
+    if other_machine:
+        return None
     if not right:
         return f"{engine} was never seen to serve {model_type} models right (docs/conformance.md)."
     unseen = ", ".join(sorted(asked - anywhere.union(*right)))

@@ -74,7 +74,7 @@ class VLLM(Speculating):
     }
     colour: ClassVar[str] = "#b8860b"
     schemes: ClassVar[tuple[str, ...]] = ("BF16", "F32", "F16", "W8A8", "W4A16")
-    architectures: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
+    conforms: ClassVar[bool] = True
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "kv_cache_dtype": KV_CACHE_DTYPES,
         "dtype": DTYPES,
@@ -115,6 +115,10 @@ class VLLM(Speculating):
                 f"vllm: {self.ranks} ranks need as many cores and {available_cores()} are there: lower the parallel "
                 "sizes."
             )
+
+    @classmethod
+    def on_a_gpu(cls) -> bool:
+        return has_cuda()
 
     @classmethod
     def refuse_early(cls, config: Mapping[str, Any], scheme: str) -> None:

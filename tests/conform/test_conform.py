@@ -137,6 +137,13 @@ def test_published_checkpoints_are_admitted_to_llamacpp(name: str) -> None:
     assert refusal("llamacpp", PUBLISHED[name]) is None
 
 
+def test_on_another_machine_only_what_was_wrong_is_refused() -> None:
+    assert refusal("openvino", LLAMA3, other_machine=True) is not None, "it was wrong"
+    assert refusal("llamacpp", {**SMOLLM2, "model_type": "phi"}) is not None, "it did not load"
+    assert refusal("llamacpp", {**SMOLLM2, "model_type": "phi"}, other_machine=True) is None
+    assert refusal("llamacpp", {**SMOLLM2, "model_type": "nobody"}, other_machine=True) is None
+
+
 def test_a_window_as_long_as_the_context_is_none() -> None:
     assert "window" not in features({**WINDOWED, "max_position_embeddings": 4096})
     assert "window" in features({**WINDOWED, "max_position_embeddings": 8192})
