@@ -555,17 +555,19 @@ def test_a_long_score_does_not_keep_a_stream_waiting_and_ends_with_its_client(
         tokens = tokenizer.encode("a") * 480  # 8 pieces of 0.1 s
         with ThreadPoolExecutor(2) as pool:
             asked = {"model": "model", "prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 1}
-            scoring = pool.submit(lambda: client.completions.create(**asked))
+            started = time.monotonic()
+            scoring = pool.submit(lambda: (client.completions.create(**asked), time.monotonic() - started))
             last, longest = time.monotonic(), 0.0
             for _ in client.completions.create(model="model", prompt=TEXT, max_tokens=30, stream=True):
                 longest, last = max(longest, time.monotonic() - last), time.monotonic()
-            assert longest < 0.6
-            assert len(scoring.result().choices[0].logprobs.tokens) == 480
+            scored, seconds = scoring.result()
+            assert longest < 0.7 * seconds, "on a busy machine both take longer"
+            assert len(scored.choices[0].logprobs.tokens) == 480
         with pytest.raises(openai.APITimeoutError):
             client_of(endpoint, timeout=0.2).completions.create(**asked)
         started = time.monotonic()
         assert client.completions.create(**asked | {"prompt": tokens[:2]}).choices
-        assert time.monotonic() - started < 0.6  # what was left of the score before is not computed
+        assert time.monotonic() - started < 0.7 * seconds  # what was left of the score before is not computed
 
 
 BIG = "word " * 800_000
