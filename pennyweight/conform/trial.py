@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from typing import Any, Literal
 
 from pennyweight.conform.tiny import TOKENS, Truth
 from pennyweight.engines.base import Backend, Engine, Runtime
-from pennyweight.errors import PennyweightError
+from pennyweight.errors import EngineError, PennyweightError
 from pennyweight.generation import Event, Generation, Score, joined_score
 from pennyweight.processes import free_port
 from pennyweight.serve import process
@@ -25,6 +27,7 @@ MOST_NOISE = 1.5  # times what 16 bits change in transformers itself, where rout
 MOST_QUANTIZED = 0.06  # nats on average: what 8-bit weights change; known faults change 0.09 or more
 HOST, NAME = "127.0.0.1", "tiny"
 START_SECONDS = 180.0
+ERROR = re.compile(r"\b[A-Z]\w*(Error|Exception): \S.*")  # as Python ends a traceback
 NEAR_TIE, QUANTIZED_TIE = 0.1, 0.3  # nats: another token that the reference holds for almost as likely is no fault
 
 
@@ -54,7 +57,7 @@ def _subject(engine: Engine, directory: Path) -> Subject:
     port = free_port(HOST)
     launch = engine.launch(directory, HOST, port, [NAME])
     if launch is not None:
-        return _Endpoint(
+        return OpenAIServer(
             process.launch(
                 engine.name,
                 launch.arguments,
@@ -184,16 +187,18 @@ class _Server(Subject):
         self._loop.close()
 
 
-class _Endpoint(Subject):
+class OpenAIServer(Subject):
     """A server with the OpenAI API of its own, and vLLM's fields for token ids."""
 
     def __init__(self, server: process.ServerProcess) -> None:
         self._server = server
         try:
             server.wait_healthy(START_SECONDS)
-        except BaseException:
-            server.stop()
-            raise
+        except EngineError as error:
+            raise EngineError(self._cause() or str(error)) from None
+        finally:
+            if not server.alive:
+                server.stop()  # what it started may live on
 
     def score(self, tokens: list[int], start: int) -> Score:
         choice = self._completed({"prompt": tokens, "max_tokens": 1, "prompt_logprobs": 0})
@@ -210,8 +215,18 @@ class _Endpoint(Subject):
         data = json.dumps({"model": NAME, **body}).encode()
         address = f"{self._server.base_url}/v1/completions"
         asked = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-        with process.LOCAL.open(asked, timeout=60) as answer:
-            return dict(json.load(answer)["choices"][0])
+        try:
+            with process.LOCAL.open(asked, timeout=60) as answer:
+                return dict(json.load(answer)["choices"][0])
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")
+            raise RuntimeError(self._cause() or said) from None
+
+    def _cause(self) -> str:
+        """The last error of the log that is no consequence of another one; empty where there is none."""
+        found = [line for line in self._server.log.read_text(errors="replace").splitlines() if ERROR.search(line)]
+        causes = [line for line in found if "initialization failed" not in line and "EngineDeadError" not in line]
+        return ERROR.search(causes[-1]).group() if causes else ""  # type: ignore[union-attr]
 
     def close(self) -> None:
         self._server.stop()

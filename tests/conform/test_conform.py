@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from pennyweight import engines
 from pennyweight.conform.cases import CASES, Case, with_wider_heads
 from pennyweight.conform.table import page
 from pennyweight.conform.tiny import TOKENS, Truth, make, tokenizer
-from pennyweight.conform.trial import agreed, tried
+from pennyweight.conform.trial import OpenAIServer, agreed, tried
 from pennyweight.engines import conformance
 from pennyweight.engines.conformance import read_table, refusal
 from pennyweight.engines.transformers.settings import BATCHED, shares_a_batch
-from pennyweight.errors import EngineRefused
+from pennyweight.errors import EngineError, EngineRefused
 from pennyweight.features import features
+from pennyweight.processes import free_port
+from pennyweight.serve import process
 
 SMOLLM2 = {
     "model_type": "llama",
@@ -203,6 +206,16 @@ def test_wider_heads_are_of_the_same_model_else() -> None:
         assert shown[0] == shown[1], case.name
         if "head_dim" in narrow:
             assert wide["head_dim"] >= narrow["head_dim"] + 16
+
+
+def test_a_server_that_does_not_start_is_refused_with_its_own_error(tmp_path: Path) -> None:
+    fails = "import sys; print('INFO Error: none'); raise ValueError('no kernel for heads of 16')"
+    port = free_port("127.0.0.1")
+    server = process.launch(
+        "it", [sys.executable, "-c", fails], log=tmp_path / "log", host="127.0.0.1", port=port, environment={}
+    )
+    with pytest.raises(EngineError, match=r"^ValueError: no kernel for heads of 16$"):
+        OpenAIServer(server)
 
 
 ALONE = ("Llama 3.1", "Mistral, window", "Gemma 3", "GPT-OSS", "Falcon-H1", "Phi-3, longrope", "Mixtral")
