@@ -79,6 +79,7 @@ def optimised(
         *GENEROUS,
     )
     assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("Predicted: about ") == 1
     return out, json.loads(ran.stdout.splitlines()[-1])
 
 
@@ -171,6 +172,7 @@ def test_resume_does_nothing_twice(
         *GENEROUS,
     )
     assert ran.returncode == 0, ran.stderr
+    assert "Predicted" not in ran.stderr, "of a search whose first part is done"
     resumed = (cut / "study.jsonl").read_bytes().splitlines(keepends=True)
     assert resumed[:keep] == lines[:keep]
     stages = [json.loads(line)["stage"] for line in resumed[1:]]
