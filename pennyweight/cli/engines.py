@@ -23,7 +23,7 @@ def engines(
 
     The list shows state, version, location, formats and presets. Engines with a separate environment can be installed
     and removed. `conform` serves tiny models of some 60 architectures and keeps what is right: about 4 minutes an
-    engine."""
+    engine, half an hour for vllm, which starts anew for each."""
     from pennyweight.errors import UsageError
 
     if action not in ("list", "install", "remove", "conform"):
