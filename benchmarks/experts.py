@@ -46,7 +46,8 @@ def trained(place: Path, corpus: Sequence[str], steps: int) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **SHAPE)).float()
     tiny_tokenizer(place)
-    stream = torch.tensor([token for text in corpus for token in Tokenizer(place).encode(text)])
+    words = Tokenizer(place)
+    stream = torch.tensor([token for text in corpus for token in words.encode(text)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step in range(steps):
