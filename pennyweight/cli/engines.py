@@ -76,9 +76,12 @@ def conform(name: str, output: Path | None, *, as_json: bool) -> None:
             results = table.fill(engine, live.progress)
             table.keep(engine, results)
             found = [row["result"] for row in results.values()]
-            counts[engine] = {result: found.count(result) for result in ("right", "refused", "wrong")}
+            counts[engine] = {result: found.count(result) for result in ("right", "refused", "failed", "wrong")}
     for engine, count in counts.items():
-        typer.echo(f"{engine}: {count['right']} right, {count['refused']} refused, {count['wrong']} wrong and refused.")
+        typer.echo(
+            f"{engine}: {count['right']} right; refused: {count['refused']} not loaded, "
+            f"{count['failed']} failing, {count['wrong']} wrong."
+        )
     if output is not None:
         typer.echo(f"Page: {table.write_page(output)}")
     if as_json:

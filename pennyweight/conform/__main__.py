@@ -53,8 +53,8 @@ def outcome(engine: Engine, source: Path, place: Path, truths: Sequence[Truth]) 
     if found.result != "right" or scheme is None:
         return found
     quantized = one(engine, source, place / "quantized", truths, scheme)
-    if quantized.result == "wrong":
-        return Outcome("wrong", f"in {scheme}: {quantized.evidence}")
+    if quantized.result in ("wrong", "failed"):
+        return Outcome(quantized.result, f"in {scheme}: {quantized.evidence}")
     return Outcome("right", f"{found.evidence}; in {scheme}: {quantized.evidence}")
 
 

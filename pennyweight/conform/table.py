@@ -17,14 +17,15 @@ from pennyweight.engines.conformance import FILE, read_table
 from pennyweight.features import features
 
 ENGINES = ("transformers", "openvino", "onnxruntime", "llamacpp", "vllm")
-WORDS = {"right": "right", "refused": "refused", "wrong": "refused: wrong"}
+WORDS = {"right": "right", "refused": "refused", "failed": "refused: fails", "wrong": "refused: wrong"}
 PAGE = """# Conformance
 
 Which engine serves which architecture right. Each cell was filled by serving a tiny random model and holding what it
 scores and generates against stock transformers {transformers}: prompts of 5, 33 and 90 tokens, each alone and all
 together, in full precision and in 8 bits (Q8_0, INT8). *right*: scores within 0.05 nats in full precision and 0.06 in
 8 bits on average, and the same greedy tokens but for near ties. *refused*: the converter or the engine does not take
-it. *refused: wrong*: it would be served and answer something else, so it is refused, with what was seen.
+it. *refused: fails*: it loads, and a request ends in an error. *refused: wrong*: it would be served and answer
+something else, so it is refused, with what was seen.
 
 vllm was tried on a CPU, in float32 without compilation, on models with heads twice as wide (it has no attention for
 heads of 16 there) and in full precision only. What it serves on a GPU are other kernels of the same model code.
@@ -52,7 +53,7 @@ def fill(engine: str, progress: Callable[[int, int, str], None]) -> dict[str, di
             progress(len(found), len(CASES), row["case"])
         crashed = next((name for name in left if name not in found), None)
         if crashed is not None:
-            found[crashed] = {"result": "wrong", "evidence": "the process ended while it was tried"}
+            found[crashed] = {"result": "failed", "evidence": "the process ended while it was tried"}
     return found
 
 
@@ -95,7 +96,7 @@ def page(table: Mapping[str, Any], transformers: str) -> str:
         for engine, column in engines.items():
             cell = column["cases"].get(name, {"result": "", "evidence": ""})
             cells.append(WORDS.get(cell["result"], "not tried"))
-            if cell["result"] in ("wrong", "refused"):
+            if cell["result"] in ("wrong", "failed", "refused"):
                 evidence.append(f"* {name}, {engine}: {cell['evidence']}")
         rows.append(f"| {name} | {case['model_type']} | {' | '.join(cells)} |")
     return PAGE.format(

@@ -21,13 +21,13 @@ from pennyweight.processes import free_port
 from pennyweight.serve import process
 from pennyweight.worker.driver import last_line
 
-Result = Literal["right", "wrong", "refused"]
+Result = Literal["right", "wrong", "failed", "refused"]
 MOST_SCORED = 0.05  # nats: what 16-bit arithmetic changes of a log-probability here
 MOST_NOISE = 1.5  # times what 16 bits change in transformers itself, where routing between experts is nearly tied
 MOST_QUANTIZED = 0.06  # nats on average: what 8-bit weights change; known faults change 0.09 or more
 HOST, NAME = "127.0.0.1", "tiny"
 START_SECONDS = 180.0
-ERROR = re.compile(r"\b[A-Z]\w*(Error|Exception): \S.*")  # as Python ends a traceback
+ERROR = re.compile(r"(?:^|[\])] )([A-Z]\w*(?:Error|Exception): \S.*)")  # as Python ends a traceback, logged or not
 NEAR_TIE, QUANTIZED_TIE = 0.1, 0.3  # nats: another token that the reference holds for almost as likely is no fault
 
 
@@ -48,7 +48,7 @@ def tried(engine: Engine, directory: Path, truths: Sequence[Truth], *, quantized
     except PennyweightError as error:
         return Outcome("refused", _line(error))
     except Exception as error:  # it loaded and then failed
-        return Outcome("wrong", _line(error))
+        return Outcome("failed", _line(error))
     finally:
         subject.close()
 
@@ -220,13 +220,14 @@ class OpenAIServer(Subject):
                 return dict(json.load(answer)["choices"][0])
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")
-            raise RuntimeError(self._cause() or said) from None
+            raise RuntimeError((error.code >= 500 and self._cause()) or said) from None
 
     def _cause(self) -> str:
         """The last error of the log that is no consequence of another one; empty where there is none."""
-        found = [line for line in self._server.log.read_text(errors="replace").splitlines() if ERROR.search(line)]
-        causes = [line for line in found if "initialization failed" not in line and "EngineDeadError" not in line]
-        return ERROR.search(causes[-1]).group() if causes else ""  # type: ignore[union-attr]
+        lines = self._server.log.read_text(errors="replace").splitlines()
+        found = [match.group(1) for match in map(ERROR.search, lines) if match]
+        causes = [one for one in found if "initialization failed" not in one and "EngineDeadError" not in one]
+        return causes[-1] if causes else ""
 
     def close(self) -> None:
         self._server.stop()

@@ -55,7 +55,7 @@ def refusal(engine: str, config: Mapping[str, Any], *, other_machine: bool = Fal
     }
     for name, case in cases:
         if (
-            results[name].get("result") in (("wrong",) if other_machine else ("wrong", "refused"))
+            results[name].get("result") in (("wrong",) if other_machine else ("wrong", "failed", "refused"))
             and set(case["features"]) - COMMON <= asked
         ):
             return f"{engine} was tried on {name} and is not right there ({results[name]['evidence']})."
