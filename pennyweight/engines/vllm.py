@@ -82,7 +82,7 @@ class VLLM(Speculating):
     }
     max_top_logprobs: ClassVar[int] = 20
     # tools need a parser by model, which we do not choose
-    answer_fields: ClassVar[tuple[str, ...]] = tuple(sorted({*ANSWER_FIELDS} - {*TOOL_FIELDS}))
+    answer_fields: ClassVar[tuple[str, ...]] = tuple(sorted({*ANSWER_FIELDS, "min_tokens"} - {*TOOL_FIELDS}))
     forms: ClassVar[tuple[str, ...]] = ("json_schema", "choice", "regex", "grammar")
     tested: ClassVar[tuple[str, str]] = ("0.32", "0.34")
     draft_file: ClassVar[str] = "config.json"
