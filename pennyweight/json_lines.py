@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,14 @@ class JsonLines:
             whole = self.path.read_bytes()
             os.truncate(self.path, whole.rfind(b"\n") + 1)
 
-    def append(self, value: Mapping[str, Any]) -> None:
+    def append(self, value: Any) -> None:
         self._write(value, "a")
 
-    def begin(self, value: Mapping[str, Any]) -> None:
+    def begin(self, value: Any) -> None:
         """Start the file anew with this line."""
         self._write(value, "w")
 
-    def _write(self, value: Mapping[str, Any], mode: str) -> None:
+    def _write(self, value: Any, mode: str) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open(mode, encoding="utf-8") as file:

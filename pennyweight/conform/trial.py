@@ -19,13 +19,14 @@ from pennyweight.errors import EngineError, PennyweightError
 from pennyweight.generation import Event, Generation, Score, joined_score
 from pennyweight.processes import free_port
 from pennyweight.serve import process
+from pennyweight.serve.launchers.local import HOST, watched
 from pennyweight.worker.driver import last_line
 
 Result = Literal["right", "wrong", "failed", "refused"]
 MOST_SCORED = 0.05  # nats: what 16-bit arithmetic changes of a log-probability here
 MOST_NOISE = 1.5  # times what 16 bits change in transformers itself, where routing between experts is nearly tied
 MOST_QUANTIZED = 0.06  # nats on average: what 8-bit weights change; known faults change 0.09 or more
-HOST, NAME = "127.0.0.1", "tiny"
+NAME = "tiny"
 START_SECONDS = 180.0
 ERROR = re.compile(r"(?:^|[\])] )([A-Z]\w*(?:Error|Exception): \S.*)")  # as Python ends a traceback, logged or not
 NEAR_TIE, QUANTIZED_TIE = 0.1, 0.3  # nats: another token that the reference holds for almost as likely is no fault
@@ -60,7 +61,7 @@ def _subject(engine: Engine, directory: Path) -> Subject:
         return OpenAIServer(
             process.launch(
                 engine.name,
-                launch.arguments,
+                watched(launch).arguments,
                 log=directory.parent / "log.txt",
                 host=HOST,
                 port=port,

@@ -3,7 +3,7 @@ shape of its text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from pennyweight.mixing.regression import Block, LossRegression, fit_regression
 from pennyweight.mixing.text_shape import MEASURES, text_shape
 
 Floats = NDArray[np.float64]
-Embed = Callable[[Sequence[str]], Floats]  # texts -> (texts, width)
 SHAPE_WEIGHT = 6.0  # of one measure of the shape, against one number of the embedding
 
 

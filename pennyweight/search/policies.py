@@ -84,8 +84,8 @@ def choose(policies: Sequence[Policy], held_out: Labels, limit: Limit, costs: Co
     for policy in policies:
         outcomes = Outcomes(policy.held_out, held_out.small, held_out.large, held_out.sessions)
         certificate = certify(outcomes, thresholds_of(policy.tuning), limit, error=each)
-        kept = certificate.chosen.kept if certificate.chosen else 0.0
-        cost = policy.cost(kept, costs) if certificate.chosen else costs.large
+        chosen = certificate.chosen
+        cost = policy.cost(chosen.kept, costs) if chosen else costs.large
         found.append(Candidate(policy, certificate, cost))
     return Choice(tuple(sorted(found, key=lambda candidate: candidate.cost)), costs.large)
 

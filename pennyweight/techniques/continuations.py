@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pennyweight import checkpoint
 from pennyweight.errors import ModelError, UsageError
+from pennyweight.json_lines import JsonLines
 from pennyweight.model import Model, canonical_hash
 from pennyweight.techniques.base import digest, progress
 from pennyweight.tokenizer import Tokenizer
@@ -70,16 +69,17 @@ def written(settings: DistillSettings, source: Path, folder: Path) -> list[Text]
     jobs = [prompt for prompt in short_enough(settings, teacher) for _ in range(settings.continuations)]
     batches = [jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER)]
     with checkpoint.locked(file.with_suffix(".lock")):
-        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []  # the last one may have been cut off
-        if len(lines) < len(batches):
-            write_batches(settings, teacher, file, lines, batches)
-            lines = file.read_bytes().split(b"\n")[:-1]
+        lines = JsonLines(file)
+        written = lines.read()
+        if len(written) < len(batches):
+            write_batches(settings, teacher, lines, len(written), batches)
+            written = lines.read()
     ours, theirs = Tokenizer(source).backend, Tokenizer(teacher).backend
     ids = shared_tokens(source, teacher)
     own = None if ids is None else {theirs_id: own_id for own_id, theirs_id in ids}
     found = []
-    for line in lines:
-        for prompt, answer in json.loads(line):
+    for batch in written:
+        for prompt, answer in batch:
             found.append(translated(prompt, answer, own, theirs, ours))
     return [text for text in found if len(text.tokens) > text.prompt]
 
@@ -101,7 +101,7 @@ def translated(
 
 
 def write_batches(
-    settings: DistillSettings, teacher: Path, file: Path, done: Sequence[bytes], batches: Sequence[Sequence[str]]
+    settings: DistillSettings, teacher: Path, lines: JsonLines, done: int, batches: Sequence[Sequence[str]]
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -109,15 +109,11 @@ def write_batches(
     tokenizer = Tokenizer(teacher).backend
     dtype = torch.bfloat16 if settings.mixed_precision else "auto"
     model = AutoModelForCausalLM.from_pretrained(teacher, dtype=dtype).eval()
-    if file.exists():
-        os.truncate(file, sum(len(line) + 1 for line in done))  # of a line that was cut off
-    with file.open("ab") as stream:
-        for number in range(len(done), len(batches)):
-            torch.manual_seed(settings.seed * 1_000_003 + number)
-            rows = continue_texts(model, tokenizer, batches[number], settings)
-            stream.write(json.dumps(rows).encode() + b"\n")
-            stream.flush()
-            progress(number + 1, len(batches), "teacher writes")
+    lines.cut()
+    for number in range(done, len(batches)):
+        torch.manual_seed(settings.seed * 1_000_003 + number)
+        lines.append(continue_texts(model, tokenizer, batches[number], settings))
+        progress(number + 1, len(batches), "teacher writes")
 
 
 def continue_texts(

@@ -34,7 +34,7 @@ def start_engine(
     port = port or free_port(host)
     refuse_taken_port(host, port)
     launched = engine.launch(Path(deployment.model_path), host, port, names)
-    launch = _watched(launched) if launched else _hosted(deployment, names, host, port)
+    launch = watched(launched) if launched else _hosted(deployment, names, host, port)
     return process.launch(
         deployment.engine, launch.arguments, log=log, host=host, port=port, environment=launch.environment
     )
@@ -66,7 +66,7 @@ def _hosted(deployment: Deployment, names: Sequence[str], host: str, port: int) 
     return Launch((sys.executable, "-m", "pennyweight.worker", *arguments, "--parent", str(os.getpid())))
 
 
-def _watched(launch: Launch) -> Launch:
+def watched(launch: Launch) -> Launch:
     """The launch under watchdog.py, for a server that would outlive this process and may start others."""
     watching = (sys.executable, "-m", "pennyweight.serve.watchdog", str(os.getpid()))
     return replace(launch, arguments=(*watching, *launch.arguments))
