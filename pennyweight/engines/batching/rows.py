@@ -45,6 +45,11 @@ class Row:
         """Tokens that it may still generate."""
         return self.generation.max_tokens - self.made
 
+    @property
+    def greedy(self) -> bool:
+        """Is its next token the likeliest one, whatever came before?"""
+        return self.grammar is None and self.sampler.greedy
+
     def take(self, logits: Logits) -> Event:
         """Sample the next token and return its event. An end token itself is not part of the answer. Log-probabilities
         are the model's own, whatever a schema forbids."""
@@ -52,7 +57,10 @@ class Row:
             allowed = None if self.grammar is None else self.grammar.masked(logits)
         except EngineError as error:
             return Event(self.generation.id, finish="refused", error=str(error))  # the form is at fault
-        token, logprob, alternatives = self.sampler.draw(logits, allowed)
+        return self.took(*self.sampler.draw(logits, allowed))
+
+    def took(self, token: int, logprob: float, alternatives: list[tuple[int, float]]) -> Event:
+        """The event of a token that has been chosen."""
         self.last = token
         if self.proposer is not None:
             self.proposer.extend((token,))
@@ -82,6 +90,8 @@ class RowRuntime(ABC):
         self._filling: Row | None = None
         self._kept = KeptRows(range(settings.max_num_seqs, settings.slots))
 
+    chooses_on_device = False  # `likeliest` is faster than moving the logits
+
     @abstractmethod
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
         """Put tokens into a row from position `start` on; logits (n, vocabulary) after each or after the last one."""
@@ -93,6 +103,11 @@ class RowRuntime(ABC):
     @abstractmethod
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
         """One token for each of the first rows, which hold `lengths` positions; logits (rows, vocabulary)."""
+
+    def likeliest(self, tokens: Sequence[int], lengths: Lengths, count: int) -> list[list[tuple[int, float]]]:
+        """As `decode`, but of each row the `count` likeliest tokens with their log-probabilities, the likeliest first.
+        A library on a GPU finds them there: moving the logits would take longer than making them."""
+        return most_likely(log_softmax(self.decode(tokens, lengths)), count)
 
     @abstractmethod
     def _move(self, source: int, target: int, length: int) -> None:
@@ -179,11 +194,19 @@ class RowRuntime(ABC):
 
     def _advance(self) -> list[Event]:
         lengths = np.array([len(row.held) for row in self._rows])
-        logits = self.decode([row.last for row in self._rows], lengths)
-        events = []
-        for row, row_logits in zip(self._rows, logits, strict=True):
+        tokens = [row.last for row in self._rows]
+        for row in self._rows:
             row.held.append(row.last)
-            events.append(row.take(row_logits))
+        if self.chooses_on_device and all(row.greedy for row in self._rows):
+            wanted = [row.generation.top_logprobs for row in self._rows]
+            best = self.likeliest(tokens, lengths, max(1, *(count or 0 for count in wanted)))
+            events = [
+                row.took(tops[0][0], 0.0 if count is None else tops[0][1], tops[: count or 0])
+                for row, count, tops in zip(self._rows, wanted, best, strict=True)
+            ]
+        else:
+            logits = self.decode(tokens, lengths)
+            events = [row.take(row_logits) for row, row_logits in zip(self._rows, logits, strict=True)]
         for index in range(len(events) - 1, -1, -1):
             if events[index].finish:
                 self._release(index)

@@ -28,6 +28,11 @@ class Sampler:
             np.unique(np.asarray(generation.prompt, np.int64)) if generation.repetition_penalty != 1 else None
         )
 
+    @property
+    def greedy(self) -> bool:
+        """Is the likeliest token taken as it is?"""
+        return self._generation.temperature == 0 and not self._adjusts
+
     def draw(self, logits: Logits, allowed: Logits | None = None) -> tuple[int, float, list[tuple[int, float]]]:
         """One row of logits -> token, its log-probability (0 unless requested), and the requested alternatives. The
         token is drawn from `allowed`, the same logits with -inf for what may not follow. Log-probabilities are the

@@ -13,29 +13,30 @@ from pennyweight.engines.batching.draft import Lengths
 from pennyweight.engines.batching.grammar import Grammars
 from pennyweight.engines.batching.rows import RowRuntime
 from pennyweight.engines.batching.sampling import Logits
+from pennyweight.engines.transformers.graphs import LEAST_POSITIONS, MOST_TOKENS, Graphs, Inputs, rounded_up
 from pennyweight.engines.transformers.loading import as_logits, kernels, loaded
 from pennyweight.engines.transformers.settings import Transformers
 
-GROWTH = 128  # positions by which the store grows
+GROWTH = 128  # positions by which the store grows on a CPU; on a GPU it doubles, since graphs are recorded again
 
 
 class RowLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values: (rows, heads, positions, width). A forward adds one position to each of the first
-    rows, which hold `lengths`; where `span` is set, several to that row from that position on."""
+    """One layer's keys and values: (rows, heads, positions, width). A forward is about its `inputs`; or, where `span`
+    is set, about several tokens of that row from that position on."""
 
     is_compileable = False
     is_sliding = False
 
     def __init__(self, rows: int, stored: torch.dtype | None) -> None:
         super().__init__()
-        self._capacity, self._stored = rows, stored
-        self.lengths = torch.zeros(0, dtype=torch.long)
+        self._rows, self._stored = rows, stored
+        self.inputs: Inputs | None = None
         self.span: tuple[int, int] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         stored = self._stored or key_states.dtype
         self.keys, self.values = (
-            states.new_zeros(self._capacity, states.shape[1], GROWTH, states.shape[3], dtype=stored)
+            states.new_zeros(self._rows, states.shape[1], GROWTH, states.shape[3], dtype=stored)
             for states in (key_states, value_states)
         )
         self.is_initialized = True
@@ -51,18 +52,18 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.span is not None:
             row, start = self.span
             end = start + key_states.shape[2]
-            self._grow(end)
+            self.grow(end)
             self.keys[row, :, start:end] = self._kept(key_states[0])
             self.values[row, :, start:end] = self._kept(value_states[0])
             made = self.keys[row : row + 1, :, :end], self.values[row : row + 1, :, :end]
             return made[0].to(key_states.dtype), made[1].to(value_states.dtype)
-        count, longest = len(self.lengths), int(self.lengths.max()) + 1
-        self._grow(longest)
-        rows = torch.arange(count, device=self.keys.device)
-        self.keys[rows, :, self.lengths] = self._kept(key_states[:, :, 0])
-        self.values[rows, :, self.lengths] = self._kept(value_states[:, :, 0])
-        made = self.keys[:count, :, :longest], self.values[:count, :, :longest]
-        return made[0].to(key_states.dtype), made[1].to(value_states.dtype)
+        assert self.inputs is not None
+        rows, places, end = self.inputs.rows, self.inputs.places, self.inputs.end
+        self.grow(end)
+        self.keys[rows[:, None], :, places] = self._kept(key_states.transpose(1, 2))
+        self.values[rows[:, None], :, places] = self._kept(value_states.transpose(1, 2))
+        seen = rows if self.inputs.gathered else slice(len(rows))
+        return self.keys[seen, :, :end].to(key_states.dtype), self.values[seen, :, :end].to(value_states.dtype)
 
     def _kept(self, states: torch.Tensor) -> torch.Tensor:
         """In the store's type; values out of range are clamped, where a plain conversion would give NaN."""
@@ -71,10 +72,11 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         most = torch.finfo(self._stored).max
         return states.clamp(-most, most).to(self._stored)
 
-    def _grow(self, positions: int) -> None:
-        missing = positions - self.keys.shape[2]
-        if missing > 0:
-            extra = -(-missing // GROWTH) * GROWTH
+    def grow(self, positions: int) -> None:
+        held = self.keys.shape[2]
+        if positions > held:
+            wanted = rounded_up(positions, LEAST_POSITIONS) if self.keys.is_cuda else -(-positions // GROWTH) * GROWTH
+            extra = wanted - held
             self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
             self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
 
@@ -84,7 +86,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
     def get_seq_length(self) -> int:
         if self.span is not None:
             return self.span[1]
-        return int(self.lengths.max()) if len(self.lengths) else 0
+        return 0 if self.inputs is None else max(0, self.inputs.end - self.inputs.places.shape[-1])
 
     def get_max_length(self) -> int:
         return -1
@@ -97,11 +99,22 @@ class TransformersRuntime(RowRuntime):
         drafting = TransformersRuntime(draft, settings.draft_settings()) if draft else None
         super().__init__(settings, drafting, Grammars(directory), vocabulary=self._model.config.vocab_size)
         stored = None if settings.kv_cache_dtype == "auto" else getattr(torch, settings.kv_cache_dtype)
-        self._layers = [RowLayer(settings.slots + 1, stored) for _ in range(self._model.config.num_hidden_layers)]
+        rows = settings.slots + 2  # the spare one, and one for nobody (graphs.py)
+        self._layers = [RowLayer(rows, stored) for _ in range(self._model.config.num_hidden_layers)]
         self._store = Cache(layers=self._layers)
+        self.chooses_on_device = self._device.type == "cuda"
+        self._graphs = self._new_graphs() if self.chooses_on_device else None
+
+    def _new_graphs(self) -> Graphs:
+        return Graphs(
+            self._forward, most_rows=self._settings.max_num_seqs, nobody=self._settings.slots + 1, device=self._device
+        )
 
     @torch.no_grad()
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
+        graphed = self._layers[0].is_initialized and not every and 1 < len(tokens) <= MOST_TOKENS
+        if self._graphs is not None and graphed:
+            return as_logits(self._graphs.extend(row, tokens, start, self._room(start, len(tokens))))
         for layer in self._layers:
             layer.span = (row, start)
         places = torch.arange(start, start + len(tokens), device=self._device)[None]
@@ -126,18 +139,44 @@ class TransformersRuntime(RowRuntime):
 
     @torch.no_grad()
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits:
-        held = torch.from_numpy(lengths).to(self._device)
+        return as_logits(self._next(tokens, lengths))
+
+    @torch.no_grad()
+    def likeliest(self, tokens: Sequence[int], lengths: Lengths, count: int) -> list[list[tuple[int, float]]]:
+        logprobs = torch.log_softmax(self._next(tokens, lengths).float(), dim=-1)
+        values, ids = (found.tolist() for found in logprobs.topk(count))
+        return [list(zip(*row, strict=True)) for row in zip(ids, values, strict=True)]
+
+    def _next(self, tokens: Sequence[int], lengths: Lengths) -> torch.Tensor:
+        """Logits (rows, vocabulary) on the device."""
+        if self._graphs is not None:
+            return self._graphs.decode(tokens, lengths, self._room(int(lengths.max()), 1))
+        places = torch.from_numpy(lengths).to(self._device)[:, None]
+        rows = torch.arange(len(tokens), device=self._device)
+        return self._forward(Inputs(self._ids(tokens)[:, None], rows, places, int(lengths.max()) + 1))[:, 0]
+
+    def _room(self, start: int, tokens: int) -> int:
+        """The store's capacity, once it holds a graph's positions."""
+        assert self._graphs is not None
         for layer in self._layers:
-            layer.lengths, layer.span = held, None
-        seen = torch.arange(int(lengths.max()) + 1, device=self._device)[None, :] <= held[:, None]
+            layer.grow(self._graphs.positions(start, tokens))
+        return self._layers[0].keys.shape[2]
+
+    def _forward(self, inputs: Inputs) -> torch.Tensor:
+        """Logits (rows, tokens, vocabulary)."""
+        for layer in self._layers:
+            layer.inputs, layer.span = inputs, None
+        seen = torch.arange(inputs.end, device=self._device) <= inputs.places[:, :, None]
         output = self._model(
-            self._ids(tokens)[:, None],
-            attention_mask=seen[:, None, None, :],
-            position_ids=held[:, None],
+            inputs.tokens,
+            attention_mask=seen[:, None],
+            position_ids=inputs.places,
             past_key_values=self._store,
             use_cache=True,
+            logits_to_keep=0 if inputs.last is None else inputs.last,
         )
-        return as_logits(output.logits[:, 0])
+        logits: torch.Tensor = output.logits
+        return logits
 
     def _move(self, source: int, target: int, length: int) -> None:
         for layer in self._layers:
