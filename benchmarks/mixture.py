@@ -1,12 +1,15 @@
 """Mixtures: does a certificate hold as often as it says, and how many requests does it keep?
 
-python -m benchmarks.mixture [--only rows margin] [--rows gsm8k mmlu] [--splits 500]
+python -m benchmarks.mixture [--only rows margin race] [--rows gsm8k mmlu] [--splits 500]
 
 rows    RouteLLM's rows (PENNYWEIGHT_DATA/router: answers of a strong and a weak model to MMLU and GSM8K, marked right
         or wrong), split 40/30/30 many times: a router fitted on the first part, certified on the second at "95% of the
         strong model's score", and judged on the third. Beside it: the threshold that meets the bound on the second
         part without a certificate, and routing by chance. Needs the extra `pennyweight[similar]`.
 margin  made-up models whose true loss is exactly the limit: how often a certificate is given all the same
+race    three made-up models, the cheapest first: how often one exactly at the limit is accepted; and where the first
+        loses two limits too much and the second is two limits better than it must be: how often that is chosen, and
+        with which share of the requests that asking all models everything takes
 """
 
 from __future__ import annotations
@@ -22,8 +25,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pennyweight.measure.certificate import Limit, Outcomes, certify, thresholds_of
+from pennyweight.measure.certificate import Outcomes, certify, thresholds_of
+from pennyweight.mixing.regression import loss_scores
 from pennyweight.mixing.router import fit_router, router_features
+from pennyweight.mixture import Limit
+from pennyweight.search import racing
 
 Floats = NDArray[np.float64]
 PARTS = (0.4, 0.7)
@@ -69,7 +75,7 @@ def split(rows: Rows, embeddings: Floats, seed: int) -> dict[str, Judged]:
     fitted, certified, judged = np.split(order, [first, second])
     texts = [rows.texts[n] for n in fitted]
     router = fit_router(embeddings[fitted], texts, rows.small[fitted], rows.large[fitted])
-    scores = router.scores(router_features(embeddings, rows.texts))
+    scores = loss_scores(router, router_features(embeddings, rows.texts))
     chance = np.random.default_rng(seed + 1).random(len(order))
     found = {}
     for name, by in (("router", scores), ("chance", chance)):
@@ -128,14 +134,45 @@ def run_margin(runs: int) -> None:
                 say(margin=form, requests=count, gains=gains, runs=runs, certified=round(given / runs, 4))
 
 
+def made_up(lost: float, count: int, generator: np.random.Generator) -> racing.Ask:
+    """The reference is right in 80%; the model loses this share of its score, net of what it gains where the reference
+    is wrong."""
+    reference = (generator.random(count) < 0.8).astype(float)
+    gained = max(0.05, 0.05 - 4 * lost)
+    fails = generator.random(count) < lost + gained / 4
+    gains = generator.random(count) < gained
+    scores = np.where(reference == 1, ~fails, gains).astype(float)
+    return lambda asked: (scores[:asked], reference[:asked])
+
+
+def run_race(runs: int) -> None:
+    share = LIMIT.share
+    for count in (500, 1000, 2000):
+        accepted, right, asked = 0, 0, []
+        for seed in range(runs):
+            generator = np.random.default_rng([count, seed])
+            at = [(str(n), made_up(share, count, generator)) for n in range(3)]
+            accepted += racing.race(at, count, share, error=ERROR)[-1].outcome == "accepted"
+            losses = (3 * share, -share, 0.0)
+            models = [(str(n), made_up(lost, count, generator)) for n, lost in enumerate(losses)]
+            found = racing.race(models, count, share, error=ERROR)
+            right += (found[-1].name, found[-1].outcome) == ("1", "accepted")
+            asked.append(sum(race.looks[-1].requests for race in found) / (3 * count))
+        share_asked = round(float(np.mean(asked)), 3)
+        say(race=count, runs=runs, one_at_the_limit_accepted=round(accepted / runs, 4),
+            right_choice=round(right / runs, 4), share_of_exhaustive_requests=share_asked)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=["rows", "margin"])
+    parser.add_argument("--only", nargs="+", default=["rows", "margin", "race"])
     parser.add_argument("--rows", nargs="+", default=["gsm8k", "mmlu"])
     parser.add_argument("--splits", type=int, default=500)
     given = parser.parse_args()
     if "margin" in given.only:
         run_margin(given.splits)
+    if "race" in given.only:
+        run_race(given.splits)
     if "rows" in given.only:
         run_rows(given.splits, given.rows)
 

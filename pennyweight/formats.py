@@ -1,5 +1,5 @@
-"""The files that people keep: deployment.json, service.json, evidence.json and study.jsonl. docs/formats.md describes
-them, and `schemas/` holds their JSON schemas.
+"""The files that people keep: deployment.json, service.json, evidence.json, mixture.json and study.jsonl.
+docs/formats.md describes them, and `schemas/` holds their JSON schemas.
 
 Each carries `schema_version`. A file without one is of release 0.1.0 and is read by legacy.py; one of a later release
 is read as far as this one understands it.
@@ -17,12 +17,14 @@ from pennyweight import codec, legacy
 from pennyweight.deployment import Deployment
 from pennyweight.errors import StorageError
 from pennyweight.evidence import Evidence
+from pennyweight.mixture_evidence import MixtureEvidence
 from pennyweight.paths import absolute
 from pennyweight.service import CachePolicy, Service
 from pennyweight.study import Trial
 
 SCHEMA_VERSION = 2
 DEPLOYMENT_FILE, SERVICE_FILE, EVIDENCE_FILE = "deployment.json", "service.json", "evidence.json"
+MIXTURE_FILE = "mixture.json"
 T = TypeVar("T")
 
 
@@ -42,6 +44,7 @@ FORMATS = {
     ),
     "service": Format(Service, SERVICE_FILE, None, "give a directory with a service.json"),
     "evidence": Format(Evidence, EVIDENCE_FILE, legacy.evidence, "give a directory that `pw optimize -o` wrote"),
+    "mixture": Format(MixtureEvidence, MIXTURE_FILE, None, "give a directory that `pw optimize --mix … -o` wrote"),
     "trial": Format(Trial, "study.jsonl", legacy.trial, "start again without --resume"),
 }
 

@@ -26,6 +26,7 @@ from pennyweight.service import Service
 from pennyweight.techniques.adapter import MergeAdapter
 from pennyweight.techniques.dequantize import Dequantize
 from pennyweight.techniques.language_part import LanguagePart
+from pennyweight.techniques.own_file import OwnFile, scheme_of
 from pennyweight.techniques.quantize import Quantize
 from pennyweight.techniques.unwrap import Unwrap
 from pennyweight.tokenizer import Tokenizer
@@ -34,6 +35,7 @@ from pennyweight.weights import Weights
 from pennyweight.workload import Request, Workload
 
 Progress = Callable[..., None]
+OWN_FILES = "llamacpp"  # serves a user's GGUF file as it is
 
 
 def open_model(reference: str, progress: Progress = lambda *_: None, *, adapter: str | Path | None = None) -> Model:
@@ -196,13 +198,28 @@ def read_target(
             raise UsageError(f"--adapter is merged into a model, and {text} is none: give the adapter's base model.")
         return Target(text, _described(text, settings or {}, names))
     opened = open_model(text, progress, adapter=adapter) if adapter else _opened(text, progress)
-    model = _in_form_for(engine, opened, progress)
+    own = None if adapter else _own_file(text, engine, opened, progress)
+    model = own or _in_form_for(engine, opened, progress)
     reason = catalogue.refusal(engine, model.scheme, model.config, model.path)
     if reason:
         raise EngineRefused(reason)
     checked = _checked(engine, settings or {})
     deployment = Deployment(engine, str(model.path), model.id, model.scheme, checked, model_name=model.name)
     return Target(text, Service.of(deployment, names))
+
+
+def _own_file(text: str, engine: str, opened: Model, progress: Progress) -> Model | None:
+    """A GGUF file as it is, for an engine that loads GGUF; None for what is none, and for schemes that we do not
+    serve."""
+    file = absolute(text)
+    if not file.is_file() or catalogue.offer(engine).model_format != "gguf":
+        return None
+    scheme = scheme_of(file)
+    if scheme is None or scheme not in catalogue.offer(engine).schemes:
+        return None
+    if catalogue.refusal(engine, scheme, opened.config, None):
+        return None
+    return techniques.apply(OwnFile.of(file), opened, progress)
 
 
 def _in_form_for(engine: str, model: Model, progress: Progress) -> Model:
@@ -220,6 +237,25 @@ def _in_form_for(engine: str, model: Model, progress: Progress) -> Model:
     if reason:
         raise EngineRefused(reason)
     return techniques.apply(Quantize(plain), model, progress)
+
+
+def read_member(text: str, progress: Progress = lambda *_: None) -> tuple[Model, Deployment | None]:
+    """A model to choose from, and its deployment where the user gives a directory that says how it is served."""
+    if not is_described(text):
+        opened = open_model(text, progress)
+        return opened, _own_deployment(text, opened, progress)
+    only = read_whole_service(text).only
+    if only is None or only.engine == catalogue.REMOTE:
+        raise UsageError(f"{text} serves several models, or a server of others: give a directory that serves one.")
+    return checkpoint.open_model(only.model_path), only
+
+
+def _own_deployment(text: str, opened: Model, progress: Progress) -> Deployment | None:
+    """A GGUF file as it is on llama.cpp, where that is installed."""
+    if catalogue.offer(OWN_FILES).missing:
+        return None
+    own = _own_file(text, OWN_FILES, opened, progress)
+    return None if own is None else Deployment.of(own, OWN_FILES)
 
 
 def is_described(text: str) -> bool:

@@ -1,4 +1,5 @@
-"""Service: what a user runs. Members behind one gateway, the names that clients call them by, caches and replicas.
+"""Service: what a user runs. Members behind one gateway, mixtures of them, the names that clients call them by, caches
+and replicas.
 
 A deployment is a service of one.
 """
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pennyweight.deployment import Deployment
 from pennyweight.errors import UsageError
+from pennyweight.mixture import Mixture
 from pennyweight.model import canonical_hash
 
 LOCAL = "local"
@@ -34,15 +36,16 @@ class CachePolicy:
 
 @dataclass(frozen=True)
 class Service:
-    """`members` by name. `routes` maps the model name of a request to the member that answers it; a request that names
-    none goes to the first. `replicas` counts engine processes by member (default 1). `placement` says where a
-    member runs: `local` (this machine) is the only choice so far."""
+    """`members` by name. `routes` maps the model name of a request to the member, or to the one of `mixtures`, that
+    answers it; a request that names none goes to the first. `replicas` counts engine processes by member (default 1).
+    `placement` says where a member runs: `local` (this machine) is the only choice so far."""
 
     members: Mapping[str, Deployment]
     routes: Mapping[str, str]
     replicas: Mapping[str, int] = field(default_factory=dict)
     cache: CachePolicy = field(default_factory=CachePolicy)
     placement: Mapping[str, str] = field(default_factory=dict)
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.members or not self.routes:
@@ -50,8 +53,11 @@ class Service:
         empty = [name for name in (*self.members, *self.routes) if not name.strip()]
         if empty:
             raise UsageError("A member or a route has an empty name: give it one that clients can send as `model`.")
+        self._check_mixtures()
+        mixed = [name for one in self.mixtures.values() for name in (one.small, one.large)]
         for what, names in (
-            ("routes", self.routes.values()),
+            ("routes", set(self.routes.values()) - set(self.mixtures)),
+            ("mixtures", mixed),
             ("replicas", self.replicas),
             ("placement", self.placement),
         ):
@@ -59,7 +65,7 @@ class Service:
             if unknown:
                 known = ", ".join(self.members)
                 raise UsageError(f"The service's {what} name {', '.join(unknown)}, which is no member: it has {known}.")
-        unreachable = sorted(set(self.members) - set(self.routes.values()))
+        unreachable = sorted({*self.members, *self.mixtures} - {*self.routes.values(), *mixed})
         if unreachable:
             raise UsageError(f"No route leads to {', '.join(unreachable)}: add one, or leave the member out.")
         for member, count in self.replicas.items():
@@ -68,6 +74,20 @@ class Service:
         elsewhere = sorted({place for place in self.placement.values() if place != LOCAL})
         if elsewhere:
             raise UsageError(f"Members cannot be placed at {', '.join(elsewhere)}: this release knows {LOCAL} only.")
+
+    def _check_mixtures(self) -> None:
+        """Each is what was certified."""
+        both = sorted(set(self.mixtures) & set(self.members))
+        if both:
+            raise UsageError(f"{both[0]} is the name of a member and of a mixture: rename one.")
+        for name, mixture in self.mixtures.items():
+            found = [self.members.get(member) for member in (mixture.small, mixture.large)]
+            here = tuple(member.id for member in found if member is not None)
+            if len(here) == 2 and here != mixture.pair:
+                raise UsageError(
+                    f"The mixture {name} was certified on {' and '.join(mixture.pair)}, and its members are "
+                    f"{' and '.join(here)}: restore service.json, or certify this pair with `pw calibrate`."
+                )
 
     @staticmethod
     def of(
@@ -86,10 +106,23 @@ class Service:
         return tuple(self.routes)
 
     def names_of(self, member: str) -> tuple[str, ...]:
-        return tuple(name for name, other in self.routes.items() if other == member)
+        """The names that a member is called by: its routes, and those of its mixtures."""
+        mine = {member, *(name for name, one in self.mixtures.items() if member in (one.small, one.large))}
+        return tuple(name for name, other in self.routes.items() if other in mine)
 
     def member_for(self, name: str | None) -> str | None:
-        """The member that answers requests for this model name; None for an unknown name."""
+        """The member that answers requests for this model name, of a mixture the large one; None for an unknown
+        name."""
+        found = self._route(name)
+        mixture = self.mixtures.get(found) if found else None
+        return mixture.large if mixture else found
+
+    def mixture_for(self, name: str | None) -> str | None:
+        """The mixture that answers requests for this model name; None where a member does."""
+        found = self._route(name)
+        return found if found in self.mixtures else None
+
+    def _route(self, name: str | None) -> str | None:
         return next(iter(self.routes.values())) if not name else self.routes.get(name)
 
     def replicas_of(self, member: str) -> int:
@@ -104,7 +137,9 @@ class Service:
     def id(self) -> str:
         """Depends on what is served under which name, not on paths or cache settings."""
         members = {name: deployment.id for name, deployment in self.members.items()}
-        return canonical_hash({"members": members, "routes": dict(self.routes)})
+        mixtures = {name: repr(one) for name, one in self.mixtures.items()}
+        what: dict[str, object] = {"members": members, "routes": dict(self.routes)}
+        return canonical_hash(what | ({"mixtures": mixtures} if mixtures else {}))
 
     @property
     def label(self) -> str:
@@ -113,7 +148,8 @@ class Service:
         for name, deployment in self.members.items():
             count = self.replicas_of(name)
             parts.append((f"{count} x " if count > 1 else "") + deployment.label)
-        return " + ".join(parts)
+        mixed = [f"{one.rule.name} of {one.small} and {one.large}" for one in self.mixtures.values()]
+        return " + ".join(parts) + (f" ({', '.join(mixed)})" if mixed else "")
 
     def with_settings(self, settings: Mapping[str, object]) -> Service:
         """This service with some engine settings changed; only for a service of one."""

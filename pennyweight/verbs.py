@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from pennyweight.hardware import Hardware
     from pennyweight.inputs import Target
     from pennyweight.measure.proof.proof import Evaluation
+    from pennyweight.mixture_evidence import MixtureEvidence
     from pennyweight.search import Answer, Listener, Question
+    from pennyweight.search.mixture_search import MixtureQuestion
     from pennyweight.serve import Endpoint
     from pennyweight.techniques import Technique
 
@@ -177,9 +180,22 @@ def refuse_output(output: Path, *, resume: bool) -> None:
         raise StorageError(f"{output} is already there: choose another directory with -o, or go on with --resume.")
 
 
+def refuse_mixture_output(output: Path, *, resume: bool) -> None:
+    """As `refuse_output`, for a choice between models."""
+    if resume and not (output / "members.jsonl").exists():
+        raise StorageError(f"{output} holds no choice between models to resume: start it without --resume.")
+    if not resume:
+        refuse_output(output, resume=False)
+
+
 def prepare_output(output: Path, *, resume: bool) -> None:
     """A directory for a new search, or the one of a search to go on with."""
     refuse_output(output, resume=resume)
+    make_output(output)
+
+
+def make_output(output: Path) -> None:
+    """The directory, on a disk with room."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -206,6 +222,47 @@ def run_search(
     result.write(output, evidence)
     report.write(output / "report.html", evidence, trials, colours=catalogue.colours())
     return answer, evidence
+
+
+def run_mixture(
+    question: MixtureQuestion, output: Path, hardware: Hardware, listener: Listener, *, resume: bool
+) -> tuple[MixtureEvidence, Service, list[str]]:
+    """Choose between models and mixtures of them; write mixture.json, the service and the report. -> with the result in
+    sentences"""
+    from pennyweight import report
+    from pennyweight.search import mixture_result
+    from pennyweight.search.members import Members
+    from pennyweight.search.mixture_bench import ServiceMixtureBench
+    from pennyweight.search.mixture_search import MixtureSearch
+    from pennyweight.search.outcomes import OutcomeMatrix
+
+    embed = embedding(listener, wanted=bool({"router", "both"} & set(question.policies)))
+    search = MixtureSearch(
+        question,
+        Members(output / "members.jsonl", output, listener, hardware, resume=resume),
+        ServiceMixtureBench(question.first, output, listener),
+        OutcomeMatrix(output / "outcomes.jsonl", resume=resume),
+        listener,
+        embed=embed,
+    )
+    answer = search.run()
+    listener.stage("Writing the report")
+    evidence = mixture_result.gather(search, answer, hardware)
+    mixture_result.write(output, evidence, answer.service)
+    said = mixture_result.sentences(evidence, answer.mixture.certificate if answer.mixture else None)
+    report.write_mixture(output / "report.html", evidence, said)
+    return evidence, answer.service, said
+
+
+def embedding(listener: Listener, *, wanted: bool) -> Callable[[Sequence[str]], Any] | None:
+    """The sentence embedding that routers use; None where none is wanted. Raises `UsageError` where it is not
+    installed."""
+    from pennyweight.embedding import SentenceEmbedding
+
+    if not wanted:
+        return None
+    listener.stage("Loading the sentence embedding")
+    return SentenceEmbedding()
 
 
 def _listening(listener: Listener | None) -> AbstractContextManager[Listener]:

@@ -23,6 +23,8 @@ VALUES = {
     "generation",
     "hardware",
     "measurement",
+    "mixture",
+    "mixture_evidence",
     "model",
     "schemes",
     "service",
@@ -69,6 +71,7 @@ HEAVY = {
     "sklearn",
 }
 MAY_IMPORT_HEAVY = {  # only a driver process imports these
+    "pennyweight.engines.transformers.graphs",
     "pennyweight.engines.transformers.loading",
     "pennyweight.engines.transformers.own_caches",
     "pennyweight.engines.transformers.runtime",

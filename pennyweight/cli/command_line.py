@@ -18,7 +18,7 @@ import typer
 
 from pennyweight.errors import PennyweightError
 
-SHARED = ("artifacts", "command_line", "config", "options")  # files here that are not verbs
+SHARED = ("artifacts", "choosing", "command_line", "config", "options")  # files here that are not verbs
 VERBS = sorted(
     module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name not in SHARED
 )

@@ -12,7 +12,7 @@ from pennyweight.errors import StorageError, UsageError
 from pennyweight.paths import absolute
 
 NOT_OPTIONS = ("config", "write_config", "help", "as_json", "dry_run", "resume")
-PATHS = ("model", "workload", "output", "adapter")  # relative to the file
+PATHS = ("also", "model", "workload", "output", "adapter")  # relative to the file
 
 
 def read_config(context: typer.Context, file: Path | None) -> Path | None:
@@ -29,15 +29,17 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
         raise UsageError(f"{file} is not YAML ({' '.join(str(error).split())}): write `option: value` lines.") from None
     if not isinstance(found, dict):
         raise UsageError(f"{file} holds no options: write `option: value` lines.")
-    known = {
-        _spelled(parameter): parameter.name for parameter in context.command.params if parameter.name not in NOT_OPTIONS
-    }
+    known = {_spelled(one): one for one in context.command.params if one.name not in NOT_OPTIONS}
     defaults = {}
     for name, value in found.items():
         spelled = str(name).replace("_", "-")
         if spelled not in known:
             raise UsageError(f"{file}: the option {name!r} is unknown: use some of {', '.join(sorted(known))}.")
-        defaults[known[spelled]] = _from_the_file(spelled, _as_text(value), file)
+        parameter: Any = known[spelled]
+        if parameter.multiple:
+            defaults[parameter.name] = [_from_the_file(spelled, str(one), file) for one in _as_list(value)]
+        else:
+            defaults[parameter.name] = _from_the_file(spelled, _as_text(value), file)
     context.default_map = {**(context.default_map or {}), **defaults}
     return file
 
@@ -57,14 +59,20 @@ def write_config(context: typer.Context, file: Path) -> None:
     options = {}
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if parameter.name in NOT_OPTIONS or value is None:
+        if parameter.name in NOT_OPTIONS or value in (None, [], ()):
             continue
         if isinstance(value, Path):
             value = str(absolute(value))
+        elif isinstance(value, (list, tuple)):  # of an option that is repeatable: --also
+            value = [str(absolute(one)) if Path(str(one)).exists() else one for one in value]
         elif parameter.name in ("model", "workload") and Path(str(value)).exists():
             value = str(absolute(str(value)))
         options[_spelled(parameter)] = value
     file.write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _spelled(parameter: Any) -> str:

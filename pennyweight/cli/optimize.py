@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pennyweight.budget import Budget
+from pennyweight.cli import choosing, options
 from pennyweight.cli import config as configs
-from pennyweight.cli import options
 from pennyweight.errors import EngineError, Infeasible, PennyweightError, UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ def optimize(
             "sparsity)."
         ),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model for the same work, or a directory that serves it; repeatable."),
+    ] = None,
+    mix: Annotated[str | None, typer.Option(help="Try mixtures with the model of --also: router,cascade,both.")] = None,
     speculate: Annotated[bool, typer.Option(help="Find the load up to which speculative decoding pays.")] = False,
     base_url: Annotated[str | None, typer.Option(help="URL of a running server to include in the search.")] = None,
     num_prompts: options.NumPrompts = None,
@@ -112,6 +117,30 @@ def optimize(
     from pennyweight.search.question import refuse_early
     from pennyweight.serve import catalogue
 
+    if also or mix:
+        choosing.refuse_other_options(context)
+        choosing.choose_models(
+            [model, *(also or ())],
+            workload,
+            choosing.MixOptions(
+                policies=_names(mix) or (),
+                share=options.share(max_degradation, "--max-degradation") or choosing.DEFAULT_LOSS,
+                confidence=confidence,
+                streams=max_concurrency,
+                seed=seed,
+                engines=_names(engines),
+                schemes=_names(schemes),
+                rounds=rounds,
+                start_timeout=start_timeout,
+                num_prompts=num_prompts,
+                trace_format=trace_format,
+            ),
+            output,
+            resume=resume,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        return
     wanted = _names(engines)
     remote = remote_settings(wanted, base_url)
     catalogue.require([engine for engine in wanted or () if engine != catalogue.REMOTE])

@@ -32,6 +32,9 @@ def serve(
     cache_ttl: Annotated[float, typer.Option(help="Seconds that a cached answer is kept.")] = 3600.0,
     cache_size: Annotated[str, typer.Option(help="Largest size of the cache file, as 1GiB.")] = "1GiB",
     state: Annotated[Path | None, typer.Option(help="Directory for the batch API's files and queue.")] = None,
+    mix_shadow: Annotated[
+        bool, typer.Option("--mix-shadow", help="Mixtures decide and count, and the large member answers.")
+    ] = False,
     stall_timeout: Annotated[float, typer.Option(help="Seconds of silence after which an engine is replaced.")] = 120.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds for running requests to finish on shutdown.")] = 60.0,
     tls_certificate: Annotated[Path | None, typer.Option(help="TLS certificate, a PEM file.")] = None,
@@ -91,6 +94,7 @@ def serve(
         log_requests=log_requests,
         refusals_per_second=refusals_per_second,
         allowed_origins=tuple(allowed_origin or ()),
+        mix_shadow=mix_shadow,
     )
     logging.basicConfig(level=logging.INFO if log_requests else logging.WARNING, format="%(asctime)s %(message)s")
     names = ", ".join(repr(name) for name in service.names)

@@ -17,9 +17,14 @@ def verify(
     """Check the artifact's checksums and run every gate again."""
     from pennyweight import codec
     from pennyweight.console import Live, figures
+    from pennyweight.paths import absolute
     from pennyweight.report import parts
+    from pennyweight.search import calibration
     from pennyweight.search.verify import verify as run
 
+    if calibration.serves_mixture(absolute(directory)):
+        _verify_mixture(absolute(directory), as_json=as_json)
+        return
     with Live() as live:
         result = run(directory, live.stage, live.progress)
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}")
@@ -30,3 +35,18 @@ def verify(
     if as_json:
         verdict = {"outcome": result.verdict.outcome, **codec.plain(result.verdict)}
         print(json.dumps({**verdict, **codec.plain(result.measurement), "skipped": list(result.skipped)}))
+
+
+def _verify_mixture(directory: Path, *, as_json: bool) -> None:
+    from pennyweight import formats, verbs
+    from pennyweight.console import Live
+    from pennyweight.search import calibration
+
+    with Live() as live:
+        mixtures = formats.read_service(directory).mixtures.values()
+        embed = verbs.embedding(live, wanted=any(one.rule.router is not None for one in mixtures))
+        said = calibration.verify_mixture(directory, embed, live.stage, live.progress)
+    for sentence in said:
+        typer.echo(f"ACCEPT: {sentence}")
+    if as_json:
+        print(json.dumps({"outcome": "ACCEPT", "sentences": said}))

@@ -12,31 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pennyweight.measure.proof.intervals import ratio_upper_bounds, share_interval
+from pennyweight.mixture import Certificate, Limit, ThresholdResult
 
 Floats = NDArray[np.float64]
-Form = Literal["net", "kept"]
 MOST_THRESHOLDS = 100
 SEARCHED = 1 << 17  # requests: more are never asked for
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What may be lost.
-
-    net   of the large model's score over all requests, at most this share; what only the small one gets right counts
-          against the loss
-    kept  of the sessions that the small model keeps a part of, at most this share has an answer that is wrong where the
-          large model's is right
-    """
-
-    share: float
-    form: Form = "net"
 
 
 @dataclass(frozen=True)
@@ -45,12 +30,14 @@ class Outcomes:
 
     scores, small, large  (requests,); `small` and `large` in 0..1
     sessions              (requests,) names: requests of one session are not independent, sessions are
+    reference             (requests,) results of what nothing may be lost against; None: of `large` itself
     """
 
     scores: Floats
     small: Floats
     large: Floats
     sessions: Sequence[str] = ()
+    reference: Floats | None = None
 
     def kept(self, threshold: float) -> NDArray[np.bool_]:
         """Those at the threshold are kept, too."""
@@ -66,33 +53,6 @@ class Outcomes:
         return summed
 
 
-@dataclass(frozen=True)
-class Tested:
-    """One threshold on the held-out half: the share of requests kept, what was lost in the limit's own form, an upper
-    bound on it, and whether that is within the limit."""
-
-    threshold: float
-    kept: float
-    lost: float
-    bound: float
-    holds: bool
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """`tested` is the whole sequence, up to the first failure. Nothing holds: every request goes to the large model."""
-
-    limit: Limit
-    error: float
-    requests: int
-    tested: tuple[Tested, ...]
-
-    @property
-    def chosen(self) -> Tested | None:
-        """The loosest threshold that holds."""
-        return next((one for one in reversed(self.tested) if one.holds), None)
-
-
 def certify(outcomes: Outcomes, thresholds: Sequence[float], limit: Limit, *, error: float) -> Certificate:
     """Test thresholds that were fixed before these outcomes were seen. The probability that the chosen one loses more
     than the limit is at most `error`."""
@@ -101,22 +61,28 @@ def certify(outcomes: Outcomes, thresholds: Sequence[float], limit: Limit, *, er
     return Certificate(limit, error, len(outcomes.scores), tuple(rows[: failed + 1]))
 
 
-def each_tested(outcomes: Outcomes, thresholds: Sequence[float], limit: Limit, *, error: float) -> list[Tested]:
+def each_tested(
+    outcomes: Outcomes, thresholds: Sequence[float], limit: Limit, *, error: float
+) -> list[ThresholdResult]:
     """Each threshold alone."""
     if not thresholds or not len(outcomes.scores):
         return []
     kept = np.column_stack([outcomes.kept(threshold) for threshold in thresholds])  # (requests, thresholds)
     lost, bounds = (_net if limit.form == "net" else _of_the_kept)(outcomes, kept, error)
     return [
-        Tested(threshold, float(kept[:, n].mean()), float(lost[n]), float(bounds[n]), bool(bounds[n] <= limit.share))
+        ThresholdResult(
+            threshold, float(kept[:, n].mean()), float(lost[n]), float(bounds[n]), bool(bounds[n] <= limit.share)
+        )
         for n, threshold in enumerate(thresholds)
     ]
 
 
 def _net(outcomes: Outcomes, kept: NDArray[np.bool_], error: float) -> tuple[Floats, Floats]:
-    """Σ (large - small) of what is kept / Σ large, with its bound over sessions."""
-    differences = outcomes.by_session(kept * (outcomes.large - outcomes.small)[:, None])
-    sizes = outcomes.by_session(outcomes.large)
+    """Σ (reference - what answers) / Σ reference, with its bound over sessions."""
+    reference = outcomes.large if outcomes.reference is None else outcomes.reference
+    answers = np.where(kept, outcomes.small[:, None], outcomes.large[:, None])
+    differences = outcomes.by_session(reference[:, None] - answers)
+    sizes = outcomes.by_session(reference)
     if not sizes.sum():
         return np.zeros(kept.shape[1]), np.full(kept.shape[1], np.inf)
     most = float(outcomes.by_session(np.ones(len(outcomes.large))).max())  # of one session

@@ -42,9 +42,11 @@ def compare(
     warm_with: Workload | None = None,
     confidence: float = 0.95,
     ignore_eos: bool = False,
+    quantity: str = "output_throughput",
     progress: Progress = no_progress,
 ) -> Comparison:
-    """Interleaved runs of both, summarised. `ignore_eos` is for models that end their answers at random."""
+    """Interleaved runs of both, summarised. `ignore_eos` is for models that end their answers at random; where answers
+    differ in length, `quantity` request_throughput compares the work done."""
     speeds: Sequence[list[float]] = ([], [])
     openers = (open_a, open_b)
     for number, which in interleaved(len(openers), rounds):
@@ -62,7 +64,7 @@ def compare(
                 late_retries=LATE_RETRIES,
                 accept_late=True,
             )
-            speeds[which].append(run["output_throughput"])
+            speeds[which].append(run[quantity])
         progress(sum(map(len, speeds)), 2 * rounds)
     return summarise(speeds[0], speeds[1], confidence)
 

@@ -10,37 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pennyweight.errors import UsageError
+from pennyweight.mixture import LossRegression
 
 Floats = NDArray[np.float64]
 STRENGTHS = tuple(np.geomspace(1e0, 1e5, 16))  # of the regularisation
 FOLDS = 5
 
 
-@dataclass(frozen=True)
-class LossRegression:
-    """`means`, `scales` and `weights` have a number for each feature. `knots` maps a score to the loss that was seen at
-    it: (score, loss), rising."""
+def loss_scores(regression: LossRegression, features: Floats) -> Floats:
+    """(requests, features) -> (requests,), lower is safer to keep with the small model."""
+    if features.shape[1] != len(regression.weights):
+        raise UsageError(
+            f"This policy was fitted on {len(regression.weights)} numbers a request and gets {features.shape[1]}: use "
+            "the embedding model and the release that it was fitted with, or fit it again."
+        )
+    scaled = (features - np.array(regression.means)) / np.array(regression.scales)
+    return np.asarray(scaled @ np.array(regression.weights) + regression.bias)
 
-    means: tuple[float, ...]
-    scales: tuple[float, ...]
-    weights: tuple[float, ...]
-    bias: float
-    knots: tuple[tuple[float, float], ...]
 
-    def scores(self, features: Floats) -> Floats:
-        """(requests, features) -> (requests,), lower is safer to keep with the small model."""
-        if features.shape[1] != len(self.weights):
-            raise UsageError(
-                f"This policy was fitted on {len(self.weights)} numbers a request and gets {features.shape[1]}: use "
-                "the embedding model and the release that it was fitted with, or fit it again."
-            )
-        scaled = (features - np.array(self.means)) / np.array(self.scales)
-        return np.asarray(scaled @ np.array(self.weights) + self.bias)
-
-    def foreseen(self, scores: Floats) -> Floats:
-        """The loss to be expected at these scores."""
-        places, losses = zip(*self.knots, strict=True)
-        return np.asarray(np.interp(scores, places, losses))
+def foreseen_loss(regression: LossRegression, found: Floats) -> Floats:
+    """The loss to be expected at these scores."""
+    places, losses = zip(*regression.knots, strict=True)
+    return np.asarray(np.interp(found, places, losses))
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,33 @@ shape of its text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pennyweight.mixing.regression import Block, LossRegression, fit_regression
+from pennyweight.mixing.regression import Block, fit_regression
 from pennyweight.mixing.text_shape import MEASURES, text_shape
+from pennyweight.mixture import LossRegression
 
 Floats = NDArray[np.float64]
 SHAPE_WEIGHT = 6.0  # of one measure of the shape, against one number of the embedding
+
+
+def question_text(messages: Sequence[Mapping[str, Any]], prompt: str = "") -> str:
+    """What a router looks at: the last user message, without which the whole of the others, or the prompt."""
+    said = [(str(one.get("role")), _text(one.get("content"))) for one in messages]
+    asked = [text for role, text in said if role == "user" and text]
+    return asked[-1] if asked else "\n".join(text for _, text in said) or prompt
+
+
+def _text(content: Any) -> str:
+    """Of a message: text, or the text parts of a list."""
+    if isinstance(content, str):
+        return content
+    parts = [part.get("text") for part in content or () if isinstance(part, dict)] if isinstance(content, list) else []
+    return "\n".join(part for part in parts if isinstance(part, str))
 
 
 def router_features(embeddings: Floats, texts: Sequence[str]) -> Floats:

@@ -40,8 +40,8 @@ def write(path: Path, evidence: Evidence, trials: Sequence[Trial], *, colours: M
         "predictions": plots.predictions(trials, colours=colours) if screened else "<p>Nothing to compare.</p>",
         "techniques": _techniques(evidence.techniques),
         "trials": _trials(trials),
-        "failures": _table(("candidate", "why"), evidence.failures) if evidence.failures else "<p>None.</p>",
-        "refused": _table(("candidate", "why"), evidence.refused) if evidence.refused else "<p>None.</p>",
+        "failures": table(("candidate", "why"), evidence.failures) if evidence.failures else "<p>None.</p>",
+        "refused": table(("candidate", "why"), evidence.refused) if evidence.refused else "<p>None.</p>",
         "machine": _machine(evidence),
         "lineage": _lineage(evidence),
         "serve": SERVE if evidence.chosen else NOT_SERVED[evidence.outcome],
@@ -69,7 +69,7 @@ def _limits(evidence: Evidence) -> str:
     rows = parts.rows(evidence.quality, evidence.speed, evidence.limits)
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in parts.remarks(evidence.quality, evidence.limits))
     cells = [(row.part, row.what, row.measured, row.interval, row.limit, row.outcome) for row in rows]
-    return _table(("part", "what", "measured", "interval", "limit", "outcome"), cells) + said
+    return table(("part", "what", "measured", "interval", "limit", "outcome"), cells) + said
 
 
 def _speedup(evidence: Evidence) -> str:
@@ -85,7 +85,7 @@ def _speedup(evidence: Evidence) -> str:
             rows.append((f"{what}: {speedup.against}", f"{c.ratio:.2f}", c.describe_interval() + noise, runs))
     if not rows:
         return "<p>There is nothing to compare with: the baseline itself was chosen, or nothing was.</p>"
-    return _table(("against", "times as fast", "interval", "tokens/s of each interleaved pair"), rows)
+    return table(("against", "times as fast", "interval", "tokens/s of each interleaved pair"), rows)
 
 
 def _techniques(rows: Sequence[TechniqueGain]) -> str:
@@ -106,7 +106,7 @@ def _techniques(rows: Sequence[TechniqueGain]) -> str:
         for r in rows
     ]
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in phrasing.sparsity_sentences(rows))
-    return said + _table(head, cells)
+    return said + table(head, cells)
 
 
 def _trials(trials: Sequence[Trial]) -> str:
@@ -130,7 +130,7 @@ def _trials(trials: Sequence[Trial]) -> str:
         "seconds",
         "note",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _machine(evidence: Evidence) -> str:
@@ -145,17 +145,17 @@ def _machine(evidence: Evidence) -> str:
         ("kernels of the chosen deployment", "; ".join(evidence.kernels) or "not reported by this engine"),
         *evidence.versions.items(),
     ]
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def _lineage(evidence: Evidence) -> str:
     lineage = evidence.lineage
     rows = [("file", name, checksum[:16]) for name, checksum in lineage.source_files.items()]
     rows += [("step", step.technique, str(dict(step.settings))) for step in lineage.steps]
-    return _table(("", "what", "checksum or settings"), rows)
+    return table(("", "what", "checksum or settings"), rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +19,24 @@ from pennyweight.json_lines import JsonLines
 from pennyweight.measure.client import Client, connect
 from pennyweight.measure.proof import asking
 from pennyweight.measure.proof.forms import keeps_form
+from pennyweight.measure.proof.intervals import share_interval
 from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.measure.scorers import is_right
+from pennyweight.mixing.agreement import agree
+from pennyweight.mixing.cascade import TOPS
 from pennyweight.serve.opening import Endpoint
-from pennyweight.workload import Request
+from pennyweight.workload import Request, Workload
 
 Floats = NDArray[np.float64]
+DEPARTURES_ERROR = 0.05
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One member's greedy answer to one request. `score` is 1 where a labelled request was answered rightly or a
-    demanded form was kept, 0 where not, and None where neither was asked. `logprobs` are those of its tokens, in nats;
-    `seconds` from sending to the whole answer, beside `concurrency` - 1 others."""
+    demanded form was kept, 0 where not, and None where neither was asked. `logprobs` are those of its tokens, in nats,
+    `margins` those to the next likeliest; `seconds` from sending to the whole answer, beside `concurrency` - 1
+    others."""
 
     request_id: str
     member: str
@@ -38,6 +44,7 @@ class Outcome:
     finish: str
     score: float | None = None
     logprobs: tuple[float, ...] = ()
+    margins: tuple[float, ...] = ()
     prompt_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
@@ -112,7 +119,7 @@ def collect(
 
 async def _asked(client: Client, request: Request, member: str, concurrency: int) -> Outcome:
     begun = time.perf_counter()
-    answered = await asking.answer(client, request)
+    answered = await asking.answer(client, request, tops=TOPS)
     return Outcome(
         request.id,
         member,
@@ -120,6 +127,7 @@ async def _asked(client: Client, request: Request, member: str, concurrency: int
         answered.finish,
         _score(request, answered),
         answered.logprobs,
+        answered.margins,
         answered.prompt_count,
         answered.count,
         time.perf_counter() - begun,
@@ -131,3 +139,35 @@ def _score(request: Request, answered: asking.Answered) -> float | None:
     if request.labelled:
         return float(is_right(answered.text, request))
     return float(keeps_form(request, answered)) if request.has_form else None
+
+
+def compared_by(workload: Workload) -> str:
+    """How answers to its requests are compared (mixing/agreement.py): as most of its requests are scored."""
+    kinds = Counter(_compared(request) for request in workload.requests)
+    return kinds.most_common(1)[0][0]
+
+
+def _compared(request: Request) -> str:
+    if request.scorer == "numeric":
+        return "number"
+    if request.scorer == "choice":
+        return f"choice {'|'.join(request.choices)}" if request.choices else "choice"
+    return "json" if request.has_form else "text"
+
+
+def scored(outcomes: Sequence[Outcome], against: Sequence[Outcome], compared: str) -> Floats:
+    """(requests,) in 0..1: each outcome's own score where its request has a label or a form, else whether its answer
+    agrees with the reference's."""
+    return np.array(
+        [
+            float(agree(one.text, other.text, compared)) if one.score is None else one.score
+            for one, other in zip(outcomes, against, strict=True)
+        ]
+    )
+
+
+def departures(small: Sequence[Outcome], large: Sequence[Outcome], kept: NDArray[np.bool_], compared: str) -> float:
+    """An upper bound on the share of kept answers that differ from the large model's: what a monitor holds against."""
+    differs = [not agree(a.text, b.text, compared) for a, b in zip(small, large, strict=True)]
+    _, (_, high) = share_interval(int((np.array(differs) & kept).sum()), int(kept.sum()), DEPARTURES_ERROR)
+    return high

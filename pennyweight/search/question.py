@@ -158,8 +158,13 @@ def refuse(question: Question, space: Space, hardware: Hardware) -> None:
 
 def refuse_early(question: Question) -> None:
     """`refuse` before this machine's rates are measured: none of its refusals depends on them."""
-    here = replace(detect(), memory_bandwidth=1.0, arithmetic_rate={"f32": 1.0, "bf16": 1.0, "int8": 1.0})
+    here = unmeasured()
     refuse(question, space_of(question, here), here)
+
+
+def unmeasured() -> Hardware:
+    """This machine, with rates that nothing may depend on."""
+    return replace(detect(), memory_bandwidth=1.0, arithmetic_rate={"f32": 1.0, "bf16": 1.0, "int8": 1.0})
 
 
 def refuse_model(model: Model) -> None:
@@ -170,6 +175,18 @@ def refuse_model(model: Model) -> None:
 
 
 def _refuse_workload(question: Question) -> None:
+    refuse_fields(question)
+    _refuse_undecidable(question)
+    if question.budget.max_degradation is not None and not question.workload.labelled:
+        raise UsageError(
+            f"--max-degradation needs labelled requests and {question.workload.name!r} has none: "
+            "use --max-added-nats, or a workload with references and scorers."
+        )
+    refuse_lengths(question)
+
+
+def refuse_fields(question: Question) -> None:
+    """Raise for a request that the reference engine cannot answer as asked."""
     for request in question.workload.requests:
         unheeded = catalogue.unheeded(REFERENCE_ENGINE, request.fields)
         if unheeded:
@@ -177,18 +194,16 @@ def _refuse_workload(question: Question) -> None:
                 f"Request {request.id!r} asks for {', '.join(unheeded)}, which the reference engine, "
                 f"{REFERENCE_ENGINE}, does not follow, so that there is nothing to prove against: take it out."
             )
-    _refuse_undecidable(question)
-    if question.budget.max_degradation is not None and not question.workload.labelled:
-        raise UsageError(
-            f"--max-degradation needs labelled requests and {question.workload.name!r} has none: "
-            "use --max-added-nats, or a workload with references and scorers."
-        )
+
+
+def refuse_lengths(question: Question) -> None:
+    """Raise for a request that does not fit the model's context."""
     context = question.model.context_length
     for length, request in zip(question.prompt_lengths, question.workload.requests, strict=True):
         if length + request.max_tokens > context:
             raise WorkloadError(
-                f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the model's context is "
-                f"{context}: shorten it, or lower its max_tokens."
+                f"Request {request.id!r} needs {length} + {request.max_tokens} tokens and the context of "
+                f"{question.model.name} is {context}: shorten it, or lower its max_tokens."
             )
 
 

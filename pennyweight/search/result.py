@@ -110,15 +110,20 @@ def write(directory: Path, evidence: Evidence) -> None:
     if chosen.engine == catalogue.REMOTE:
         formats.write_deployment(directory, chosen)
         return
-    source = Path(chosen.model_path)
-    if (source / LINEAGE_FILE).exists():
-        read_artifact(source)  # never ship what was damaged since it was measured
-    target = directory / ARTIFACT
-    shutil.rmtree(target, ignore_errors=True)
-    ours = source.is_relative_to(cache_directory())  # the user's own files are copied: they may be edited in place
-    shutil.copytree(source, target, copy_function=link_or_copy if ours else shutil.copyfile)
+    kept_artifact(Path(chosen.model_path), directory / ARTIFACT)
     formats.write_deployment(directory, replace(chosen, model_path=ARTIFACT))
     (directory / "DEPLOY.md").write_text(_deploy_page(evidence, chosen), encoding="utf-8")
+
+
+def kept_artifact(source: Path, target: Path) -> None:
+    """A copy that is served: links to what lies in our cache. The user's own files may be edited in place, and are
+    copied."""
+    if (source / LINEAGE_FILE).exists():
+        read_artifact(source)  # never ship what was damaged since it was measured
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ours = source.is_relative_to(cache_directory())
+    shutil.copytree(source, target, copy_function=link_or_copy if ours else shutil.copyfile)
 
 
 def _finite(interval: Sequence[float] | None) -> list[float] | None:

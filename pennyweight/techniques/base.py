@@ -26,6 +26,7 @@ TECHNIQUES = {
     "distill": "pennyweight.techniques.distill:Distill",
     "key_value_heads": "pennyweight.techniques.key_value_heads:KeyValueHeads",
     "language_part": "pennyweight.techniques.language_part:LanguagePart",
+    "own_file": "pennyweight.techniques.own_file:OwnFile",
     "quantize": "pennyweight.techniques.quantize:Quantize",
     "sparsity": "pennyweight.techniques.sparsity:Sparsity",
     "unwrap": "pennyweight.techniques.unwrap:Unwrap",

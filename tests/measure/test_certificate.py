@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pennyweight.measure.certificate import Form, Limit, Outcomes, certify, each_tested, least_kept, thresholds_of
+from pennyweight.measure.certificate import Outcomes, certify, each_tested, least_kept, thresholds_of
 from pennyweight.measure.proof.intervals import ratio_interval, ratio_upper_bounds
+from pennyweight.mixture import Form, Limit
 
 ERROR = 0.05
 

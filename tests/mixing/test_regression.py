@@ -11,9 +11,10 @@ import pytest
 from pennyweight import codec
 from pennyweight.errors import UsageError
 from pennyweight.mixing.cascade import SIGNS, SmallAnswer, cascade_features, fit_cascade
-from pennyweight.mixing.regression import Block, LossRegression, fit_regression
+from pennyweight.mixing.regression import Block, fit_regression, foreseen_loss, loss_scores
 from pennyweight.mixing.router import fit_router, router_features
 from pennyweight.mixing.text_shape import MEASURES
+from pennyweight.mixture import LossRegression
 
 WIDTH = 8
 
@@ -32,23 +33,23 @@ def fitted(count: int) -> LossRegression:
 
 def test_it_ranks_requests_by_what_they_would_lose() -> None:
     features, small, large = made(400, seed=1)
-    safest = np.argsort(fitted(400).scores(features))[:200]
+    safest = np.argsort(loss_scores(fitted(400), features))[:200]
     assert (large - small)[safest].mean() < 0.5 * (large - small).mean()
 
 
 def test_what_it_foresees_rises_with_the_score_and_is_about_right() -> None:
     features, small, large = made(1000, seed=1)
     regression = fitted(1000)
-    scores = regression.scores(features)
-    assert np.all(np.diff(regression.foreseen(np.sort(scores))) >= 0)
-    assert abs(regression.foreseen(scores).mean() - (large - small).mean()) < 0.05
+    scores = loss_scores(regression, features)
+    assert np.all(np.diff(foreseen_loss(regression, np.sort(scores))) >= 0)
+    assert abs(foreseen_loss(regression, scores).mean() - (large - small).mean()) < 0.05
 
 
 def test_it_survives_a_file() -> None:
     regression = fitted(100)
     again = codec.value_of(LossRegression, json.loads(json.dumps(codec.plain(regression))), "a test")
     features, *_ = made(20, seed=2)
-    assert again == regression and np.allclose(again.scores(features), regression.scores(features))
+    assert again == regression and np.allclose(loss_scores(again, features), loss_scores(regression, features))
 
 
 def test_models_that_never_differ_are_refused() -> None:
@@ -59,13 +60,13 @@ def test_models_that_never_differ_are_refused() -> None:
 
 def test_features_of_another_number_are_refused() -> None:
     with pytest.raises(UsageError, match="fitted on 8 numbers a request and gets 5"):
-        fitted(50).scores(np.zeros((1, 5)))
+        loss_scores(fitted(50), np.zeros((1, 5)))
 
 
 def test_a_feature_that_never_changes_is_no_error() -> None:
     features, small, large = made(100)
     features[:, 3] = 7.0
-    assert np.isfinite(fit_regression(features, small, large, (Block(WIDTH),)).scores(features)).all()
+    assert np.isfinite(loss_scores(fit_regression(features, small, large, (Block(WIDTH),)), features)).all()
 
 
 def test_a_router_sees_the_embedding_and_the_shape() -> None:
@@ -73,7 +74,7 @@ def test_a_router_sees_the_embedding_and_the_shape() -> None:
     texts = [f"question {n}?" for n in range(100)]
     regression = fit_router(features, texts, small, large)
     assert len(regression.weights) == WIDTH + len(MEASURES)
-    assert np.isfinite(regression.scores(router_features(features, texts))).all()
+    assert np.isfinite(loss_scores(regression, router_features(features, texts))).all()
 
 
 def test_a_cascade_keeps_what_the_small_model_was_sure_of() -> None:
@@ -81,7 +82,7 @@ def test_a_cascade_keeps_what_the_small_model_was_sure_of() -> None:
     right = generator.random(300) < 0.6
     sure = [SmallAnswer([-0.05 - generator.random() * (0.2 if ok else 3.0) for _ in range(12)]) for ok in right]
     regression = fit_cascade(sure, right.astype(float), np.ones(300))
-    scores = regression.scores(cascade_features(sure))
+    scores = loss_scores(regression, cascade_features(sure))
     assert scores[right].mean() < scores[~right].mean() - 0.3
 
 

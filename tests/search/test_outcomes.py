@@ -20,7 +20,7 @@ REQUESTS = [
 
 
 def outcome(request: str, member: str = "small", score: float | None = 1.0) -> Outcome:
-    return Outcome(request, member, "vier\n4", "stop", score, (-0.5, -1.25), 12, 2, 0.75, 4)
+    return Outcome(request, member, "vier\n4", "stop", score, (-0.5, -1.25), (2.0, 0.25), 12, 2, 0.75, 4)
 
 
 def test_outcomes_are_read_as_they_were_kept(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pennyweight.errors import WorkloadError
-from pennyweight.measure.certificate import Limit
-from pennyweight.search.policies import Costs, Labels, Policy, choose, least_kept_share
+from pennyweight.mixture import Limit
+from pennyweight.search.policies import Costs, Labels, Policy, choose
 
 COUNT, ERROR = 600, 0.05
 COSTS = Costs(small=1.0, large=3.0)
@@ -19,10 +19,10 @@ def labels(seed: int, hard_share: float = 0.4) -> tuple[Labels, np.ndarray]:
     return Labels(np.where(hard, 0.0, 1.0), np.ones(COUNT)), hard
 
 
-def knowing(name: str, *, answers_first: bool = False, hard_share: float = 0.4) -> Policy:
+def knowing(name: str, *, asked: float = 0.0, part: float = 1.0, hard_share: float = 0.4) -> Policy:
     """Scores that tell hard requests from others."""
     halves = [labels(seed, hard_share)[1] + np.random.default_rng(seed + 9).random(COUNT) / 2 for seed in (0, 1)]
-    return Policy(name, halves[0], halves[1], answers_first)
+    return Policy(name, halves[0], halves[1], asked, part)
 
 
 def blind(name: str) -> Policy:
@@ -41,17 +41,17 @@ def test_the_cheapest_that_is_certified_is_chosen() -> None:
 
 def test_a_cascade_pays_for_both_answers() -> None:
     held_out, _ = labels(1)
-    router, cascade = knowing("router"), knowing("cascade", answers_first=True)
+    router, cascade = knowing("router"), knowing("cascade", asked=1.0)
     found = choose([cascade, router], held_out, Limit(0.02), COSTS, error=ERROR)
     costs = {candidate.policy.name: candidate.cost for candidate in found.candidates}
     assert costs["router"] < costs["cascade"] < COSTS.large
-    assert least_kept_share(COSTS, answers_first=True) == pytest.approx(1 / 3)
-    assert least_kept_share(COSTS, answers_first=False) == 0
+    early = choose([knowing("early", asked=1.0, part=0.1)], held_out, Limit(0.02), COSTS, error=ERROR / 2)
+    assert costs["router"] < early.candidates[0].cost < costs["cascade"], "it was decided after a tenth of the answer"
 
 
 def test_the_constant_wins_where_a_cascade_keeps_too_little() -> None:
     held_out, _ = labels(1, hard_share=0.8)
-    few_kept = knowing("cascade", answers_first=True, hard_share=0.8)
+    few_kept = knowing("cascade", asked=1.0, hard_share=0.8)
     found = choose([few_kept], held_out, Limit(0.02), COSTS, error=ERROR)
     assert found.candidates[0].certificate.chosen is not None, "it is certified, and still no gain"
     assert found.best is None and found.candidates[0].cost > found.large_cost == COSTS.large

@@ -11,50 +11,63 @@ from numpy.typing import NDArray
 from pennyweight.engines.batching.sampling import Logits
 
 Lengths = NDArray[np.int64]
+CAUGHT_UP_TOGETHER = 16  # tokens, above which padding all rows to the longest costs more than one row at a time
 
 
 class Forward(Protocol):
     """What is needed of a `RowRuntime` (rows.py documents its operations)."""
 
+    verifies_rows: bool
+
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits: ...
     def decode(self, tokens: Sequence[int], lengths: Lengths) -> Logits: ...
+    def verify(self, fed: Sequence[Sequence[int]], lengths: Lengths) -> Sequence[Logits]: ...
+    def move(self, source: int, target: int, length: int) -> None: ...
 
 
 class DraftModel:
-    """The draft model, with one row that holds the text of its latest draft."""
+    """The draft model, with a row for each row of the model that it drafts for, in the same order. What a row holds of
+    its text is not computed again."""
 
     def __init__(self, runtime: Forward) -> None:
         self._runtime = runtime
-        self._held: list[int] = []
+        self._held: list[list[int]] = []
 
-    def propose(self, text: Sequence[int], most: int) -> list[int]:
-        """Up to `most` next tokens, greedily. Tokens that its row already holds are not computed again."""
-        if most < 1:
-            return []
-        start = beginning(self._held, text[:-1])  # the last one's logits are needed
-        self._held = list(text)
-        logits = self._runtime.extend(0, text[start:], start, every=False)[-1]
-        draft = [int(logits.argmax())]
-        while len(draft) < most:
-            length = np.array([len(self._held)])
-            logits = self._runtime.decode(draft[-1:], length)[0]
-            self._held.append(draft[-1])
-            draft.append(int(logits.argmax()))
-        return draft
+    def propose(self, texts: Sequence[Sequence[int]], most: Sequence[int]) -> list[list[int]]:
+        """For each row up to `most` next tokens, greedily."""
+        longest = max(most, default=0)
+        if longest < 1:
+            return [[] for _ in texts]
+        drafts = [[int(logits.argmax())] for logits in self._caught_up(texts)]
+        while len(drafts[0]) < longest:
+            lengths = np.array([len(held) for held in self._held[: len(texts)]])
+            logits = self._runtime.decode([draft[-1] for draft in drafts], lengths)
+            for held, draft, row in zip(self._held, drafts, logits, strict=False):
+                held.append(draft[-1])
+                draft.append(int(row.argmax()))
+        return [draft[: max(0, count)] for draft, count in zip(drafts, most, strict=True)]
 
+    def release(self, index: int, last: int) -> None:
+        """The row has ended, and the last one takes its place."""
+        if index >= len(self._held):
+            return
+        if index != last and last < len(self._held):
+            self._runtime.move(last, index, len(self._held[last]))
+            self._held[index] = self._held[last]
+        elif index != last:
+            self._held[index] = []
+        del self._held[last:]
 
-class DraftProposer:
-    """The draft model's tokens for one request, with the interface of `PromptLookup`."""
-
-    def __init__(self, draft: DraftModel) -> None:
-        self._draft = draft
-        self._text: list[int] = []
-
-    def extend(self, tokens: Sequence[int]) -> None:
-        self._text.extend(tokens)
-
-    def propose(self, most: int) -> list[int]:
-        return self._draft.propose(self._text, most)
+    def _caught_up(self, texts: Sequence[Sequence[int]]) -> list[Logits]:
+        """The logits after each text: (vocabulary,)."""
+        self._held += [[] for _ in range(len(texts) - len(self._held))]
+        starts = [beginning(held, text[:-1]) for held, text in zip(self._held, texts, strict=False)]
+        fed = [list(text[start:]) for text, start in zip(texts, starts, strict=True)]
+        self._held[: len(texts)] = [list(text) for text in texts]
+        if self._runtime.verifies_rows and len(texts) > 1 and max(map(len, fed)) <= CAUGHT_UP_TOGETHER:
+            return [logits[-1] for logits in self._runtime.verify(fed, np.array(starts))]
+        rows = enumerate(zip(fed, starts, strict=True))
+        return [self._runtime.extend(row, tokens, start, every=False)[-1] for row, (tokens, start) in rows]
 
 
 def beginning(held: Sequence[int], text: Sequence[int]) -> int:

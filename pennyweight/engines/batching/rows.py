@@ -7,6 +7,7 @@ operations.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pennyweight.engines.batching.draft import DraftModel, DraftProposer, Lengths, beginning
+from pennyweight.engines.batching.draft import DraftModel, Lengths, beginning
 from pennyweight.engines.batching.grammar import Grammar, Grammars
+from pennyweight.engines.batching.pace import Pace
 from pennyweight.engines.batching.prompt_lookup import PromptLookup
 from pennyweight.engines.batching.sampling import Logits, Sampler, log_softmax, most_likely
 from pennyweight.engines.batching.settings import RowEngine
@@ -33,7 +35,8 @@ class Row:
     generation: Generation
     sampler: Sampler
     grammar: Grammar | None = None
-    proposer: PromptLookup | DraftProposer | None = None
+    lookup: PromptLookup | None = None
+    text: list[int] = field(default_factory=list)  # the prompt and the answer, where something drafts
     held: list[int] = field(default_factory=list)
     last: int = 0
     made: int = 0
@@ -62,8 +65,9 @@ class Row:
     def took(self, token: int, logprob: float, alternatives: list[tuple[int, float]]) -> Event:
         """The event of a token that has been chosen."""
         self.last = token
-        if self.proposer is not None:
-            self.proposer.extend((token,))
+        self.text.append(token)
+        if self.lookup is not None:
+            self.lookup.extend((token,))
         self.made += 1
         if token in self.generation.stop_tokens:
             return Event(self.generation.id, finish="stop")
@@ -89,8 +93,11 @@ class RowRuntime(ABC):
         self._rows: list[Row] = []
         self._filling: Row | None = None
         self._kept = KeptRows(range(settings.max_num_seqs, settings.slots))
+        self._drafts = draft is not None or bool(settings.speculative_method)
+        self._pace = Pace()
 
     chooses_on_device = False  # `likeliest` is faster than moving the logits
+    verifies_rows = False  # drafts of several rows, in one forward
 
     @abstractmethod
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
@@ -108,6 +115,15 @@ class RowRuntime(ABC):
         """As `decode`, but of each row the `count` likeliest tokens with their log-probabilities, the likeliest first.
         A library on a GPU finds them there: moving the logits would take longer than making them."""
         return most_likely(log_softmax(self.decode(tokens, lengths)), count)
+
+    def verify(self, fed: Sequence[Sequence[int]], lengths: Lengths) -> Sequence[Logits]:
+        """Several tokens for each of the first rows, which hold `lengths` positions; of each row the logits after every
+        one of its tokens: (tokens, vocabulary)."""
+        raise EngineRefused(f"{self._settings.name} verifies no drafts of {len(fed)} rows that hold {lengths}.")
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one row over another's."""
+        self._move(source, target, length)
 
     @abstractmethod
     def _move(self, source: int, target: int, length: int) -> None:
@@ -159,10 +175,12 @@ class RowRuntime(ABC):
     def _admit(self, row: Row) -> None:
         """The longest prompt prefix that a kept or running row holds is copied instead of computed."""
         generation = row.generation
-        row.proposer = self._proposer()
-        if row.proposer is not None:
-            row.proposer.extend(generation.prompt)
+        if self._drafts:
+            row.text = list(generation.prompt)
             row.ahead = self._settings.num_speculative_tokens
+        if self._drafts and self._draft is None:
+            row.lookup = PromptLookup(self._settings.prompt_lookup_max)
+            row.lookup.extend(generation.prompt)
         if self._settings.enable_prefix_caching:
             running = [(index, other.held) for index, other in enumerate(self._rows)]
             source, length = longest_common_prefix(generation.prompt, [*running, *self._kept])
@@ -171,11 +189,6 @@ class RowRuntime(ABC):
                 row.held = list(generation.prompt[:length])
                 row.copied = length
         self._filling = row
-
-    def _proposer(self) -> PromptLookup | DraftProposer | None:
-        if self._draft is not None:
-            return DraftProposer(self._draft)
-        return PromptLookup(self._settings.prompt_lookup_max) if self._settings.speculative_method else None
 
     def _fill(self, row: Row) -> list[Event]:
         """Process the next chunk of the prompt; after the last chunk the row starts decoding."""
@@ -193,6 +206,7 @@ class RowRuntime(ABC):
         return [event]
 
     def _advance(self) -> list[Event]:
+        began, count = time.perf_counter(), len(self._rows)
         lengths = np.array([len(row.held) for row in self._rows])
         tokens = [row.last for row in self._rows]
         for row in self._rows:
@@ -210,37 +224,60 @@ class RowRuntime(ABC):
         for index in range(len(events) - 1, -1, -1):
             if events[index].finish:
                 self._release(index)
+        if self._drafts:
+            self._pace.take(count, speculated=False, tokens=count, seconds=time.perf_counter() - began)
         return events
 
     def _speculate(self) -> list[Event]:
-        """One speculative step of a row that runs alone: draft tokens that match what the model samples are accepted.
-        When few are accepted, the next draft is shorter."""
-        row = self._rows[0]
-        if row.proposer is None or len(self._rows) > 1:
+        """One speculative step of all rows: draft tokens that match what the model samples are accepted. A row whose
+        draft was not accepted whole gets a shorter one next. Empty where nothing is drafted, or where steps without
+        drafts are faster at this number of rows."""
+        rows, alone = self._rows, len(self._rows) == 1
+        if not self._drafts or not (alone or (self.verifies_rows and self._pace.speculates(len(rows)))):
             return []
-        draft = row.proposer.propose(min(row.ahead, row.left - 1))
-        if not draft:
+        began = time.perf_counter()
+        drafts = self._proposed(rows)
+        if not any(drafts):
             return []
-        fed = [row.last, *draft]
+        fed = [[row.last, *draft] for row, draft in zip(rows, drafts, strict=True)]
+        lengths = np.array([len(row.held) for row in rows])
+        found = [self.extend(0, fed[0], int(lengths[0]), every=True)] if alone else self.verify(fed, lengths)
+        taken = [self._accepted(*one) for one in zip(rows, fed, found, strict=True)]
+        for index in range(len(taken) - 1, -1, -1):
+            if taken[index].finish:
+                self._release(index)
+        tokens = sum(len(event.tokens) for event in taken)
+        self._pace.take(len(taken), speculated=True, tokens=tokens, seconds=time.perf_counter() - began)
+        return taken
+
+    def _proposed(self, rows: Sequence[Row]) -> list[list[int]]:
+        most = [min(row.ahead, row.left - 1) for row in rows]
+        if self._draft is not None:
+            return self._draft.propose([row.text for row in rows], most)
+        return [row.lookup.propose(count) if row.lookup else [] for row, count in zip(rows, most, strict=True)]
+
+    def _accepted(self, row: Row, fed: Sequence[int], found: Logits) -> Event:
+        """The tokens up to the first that the model chooses otherwise, and that one."""
         events: list[Event] = []
-        for token, logits in zip(fed, self.extend(0, fed, len(row.held), every=True), strict=True):
+        for token, logits in zip(fed, found, strict=True):
             if events and token != row.last:
                 break
             row.held.append(token)
             events.append(row.take(logits))
             if events[-1].finish:
-                self._release(0)
                 break
-        right = len(events) - 1
-        most = self._settings.num_speculative_tokens
-        row.ahead = min(most, 2 * row.ahead) if right == len(draft) else right + 1
-        return [joined(events)]
+        drafted, right = len(fed) - 1, len(events) - 1
+        if drafted:
+            row.ahead = min(self._settings.num_speculative_tokens, 2 * row.ahead) if right == drafted else right + 1
+        return joined(events)
 
     def _release(self, index: int) -> None:
         row = self._rows[index]
         if self._settings.enable_prefix_caching:
             self._move(index, self._kept.take(row.held), len(row.held))
         last = len(self._rows) - 1
+        if self._draft is not None:
+            self._draft.release(index, last)
         if index != last:
             self._move(last, index, len(self._rows[last].held))
             self._rows[index] = self._rows[last]

@@ -16,8 +16,9 @@ from pennyweight.errors import EngineRefused
 class RowEngine(Speculating):
     """`max_num_batched_tokens` limits the prompt tokens of one step (0: no limit), so that running answers wait less
     for somebody's long prompt.
-    `enable_prefix_caching` keeps up to `max_num_seqs` ended rows. Speculation is used only while one request runs:
-    verifying several tokens of several rows would need a padded batch, and gains least where the batch is large."""
+    `enable_prefix_caching` keeps up to `max_num_seqs` ended rows. A library that verifies drafts of several rows in one
+    forward (`verifies_rows`) speculates at any load, as long as that is measured to be faster (pace.py); another only
+    while one request runs."""
 
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = False
@@ -64,8 +65,8 @@ class RowEngine(Speculating):
         return place
 
     def draft_settings(self) -> Self:
-        """These settings for the draft model: one row, no speculation."""
-        return replace(self, speculative_method="", draft_model="", max_num_seqs=1, enable_prefix_caching=False)
+        """These settings for the draft model: no speculation of its own."""
+        return replace(self, speculative_method="", draft_model="", enable_prefix_caching=False)
 
     @property
     def slots(self) -> int:

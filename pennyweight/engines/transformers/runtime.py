@@ -147,6 +147,18 @@ class TransformersRuntime(RowRuntime):
         values, ids = (found.tolist() for found in logprobs.topk(count))
         return [list(zip(*row, strict=True)) for row in zip(ids, values, strict=True)]
 
+    verifies_rows = True
+
+    @torch.no_grad()
+    def verify(self, fed: Sequence[Sequence[int]], lengths: Lengths) -> Sequence[Logits]:
+        """Rows are padded to the longest; what that writes behind a row's own tokens is written over by the next."""
+        width = max(map(len, fed))
+        places = torch.from_numpy(lengths).to(self._device)[:, None] + torch.arange(width, device=self._device)
+        padded = self._ids([[*tokens, *[0] * (width - len(tokens))] for tokens in fed])
+        rows = torch.arange(len(fed), device=self._device)
+        logits = as_logits(self._forward(Inputs(padded, rows, places, int(lengths.max()) + width)))
+        return [row[: len(tokens)] for row, tokens in zip(logits, fed, strict=True)]
+
     def _next(self, tokens: Sequence[int], lengths: Lengths) -> torch.Tensor:
         """Logits (rows, vocabulary) on the device."""
         if self._graphs is not None:

@@ -16,6 +16,7 @@ from pennyweight.evidence import Reference
 from pennyweight.generation import SCORED_TOPS
 from pennyweight.measure.client import Client, Sampling, body_of
 from pennyweight.measure.replay import Progress
+from pennyweight.mixing.cascade import read_logprobs
 from pennyweight.workload import Request
 
 GREEDY = Sampling(temperature=0.0)
@@ -40,6 +41,7 @@ class Answered:
     message: Mapping[str, Any]
     prompt_count: int = 0
     count: int = 0
+    margins: tuple[float, ...] = ()  # of its tokens to the next likeliest, where alternatives were asked for
 
     def __post_init__(self) -> None:
         for name, tokens in (("prompt_count", self.prompt), ("count", self.tokens)):
@@ -55,10 +57,12 @@ class Scored:
     tops: tuple[Tops, ...]
 
 
-async def answer(client: Client, request: Request, sampling: Sampling = GREEDY) -> Answered:
-    """The whole answer to a request, with its prompt's and its own token ids."""
+async def answer(client: Client, request: Request, sampling: Sampling = GREEDY, *, tops: int = 0) -> Answered:
+    """The whole answer to a request, with its prompt's and its own token ids, and so many alternatives."""
     path, body = body_of(request, client.model, sampling)
-    body |= {"return_token_ids": True, "logprobs": True if request.messages else 0}
+    body |= {"return_token_ids": True, "logprobs": True if request.messages else tops}
+    if tops and request.messages:
+        body["top_logprobs"] = tops
     return _answered(await client.post(path, body))
 
 
@@ -159,6 +163,7 @@ def _answered(body: Mapping[str, Any], index: int = 0) -> Answered:
         message,
         prompt_count=usage.get("prompt_tokens", 0),
         count=usage.get("completion_tokens", 0),
+        margins=tuple(read_logprobs(choice.get("logprobs"))[1]),
     )
 
 

@@ -55,8 +55,14 @@ class RequestHandler:
         # A key's own priority, or a lower one from the request: a request cannot raise its priority.
         wanted = reading.whole_number(body, "priority", default=0)
         priority = min(max(tenant.priority, wanted), BATCH - 1)
-        wish = request.headers.get("x-pennyweight-cache", "")
-        return replace(Ask.of(path, body, raw, tenant, pool), priority=priority, cache=wish)
+        return replace(
+            Ask.of(path, body, raw, tenant, pool),
+            priority=priority,
+            cache=request.headers.get("x-pennyweight-cache", ""),
+            mixed=self._gateway.mixed_for(name),
+            pinned=request.headers.get("x-pennyweight-member", ""),
+            session=request.headers.get("x-pennyweight-session", ""),
+        )
 
     async def respond(self, request: Request) -> Response:
         """A response at once, or in the background."""

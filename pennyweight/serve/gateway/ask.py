@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pennyweight.serve.gateway import reading
+from pennyweight.serve.gateway.mixtures import Mixed
 from pennyweight.serve.gateway.pool import Pool
 from pennyweight.serve.gateway.tenant import Tenant
 
@@ -19,7 +20,9 @@ from pennyweight.serve.gateway.tenant import Tenant
 class Ask:
     """One request. `raw` is the body as the engine gets it; `cost` is an estimate in tokens; `blocks` are
     hashes of the prompt's prefix. `cache` is the header x-pennyweight-cache, `key` the cache key, equal for identical
-    requests; empty if the answer may not be stored."""
+    requests; empty if the answer may not be stored. `mixed` is the mixture that it is asked of, if it is one, whose
+    large member's `pool` then is; `pinned` the member that the request names, `session` the client's own name for the
+    conversation."""
 
     path: str
     body: Mapping[str, Any]
@@ -33,6 +36,9 @@ class Ask:
     sequences: int = 1
     prompt_tokens: int = 0
     blocks: tuple[int, ...] = ()
+    mixed: Mixed | None = None
+    pinned: str = ""
+    session: str = ""
 
     @staticmethod
     def of(path: str, body: Mapping[str, Any], raw: bytes, tenant: Tenant, pool: Pool) -> Ask:
@@ -52,7 +58,15 @@ class Ask:
     def translated(self, path: str, body: Mapping[str, Any], raw: bytes) -> Ask:
         """The same question in another of the API's shapes."""
         other = Ask.of(path, body, raw, self.tenant, self.pool)
-        return replace(other, priority=self.priority, cache=self.cache)
+        same = {name: getattr(self, name) for name in ("priority", "cache", "mixed", "pinned", "session")}
+        return replace(other, **same)
+
+    @property
+    def identity(self) -> str:
+        """Equal where the same files answer by the same rule."""
+        if self.mixed is None:
+            return self.pool.identity
+        return f"{self.pool.identity} {self.mixed.identity} {self.pinned}"
 
 
 @dataclass(frozen=True)

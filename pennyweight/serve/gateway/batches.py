@@ -19,6 +19,7 @@ from pennyweight.openai_api.fields import instead
 from pennyweight.serve.gateway import reading
 from pennyweight.serve.gateway.ask import Ask, Head, Stage
 from pennyweight.serve.gateway.batch_store import BatchStore, Item, StoredFile
+from pennyweight.serve.gateway.mixtures import Mixed
 from pennyweight.serve.gateway.pool import Pool
 from pennyweight.serve.gateway.refusals import Refused, Shed
 from pennyweight.serve.gateway.tenant import BATCH, Tenant
@@ -56,7 +57,7 @@ def _results_last(asked: object) -> int | None:
 
 class Batches:
     """`answer` is the first stage of a request, `room` the number that may run at once; `pool_for` finds the pool of a
-    model's name, `tenant_of` the owner of a key by name."""
+    model's name, `mixed_for` its mixture if it is one's, `tenant_of` the owner of a key by name."""
 
     def __init__(
         self,
@@ -66,9 +67,11 @@ class Batches:
         room: Callable[[], int],
         pool_for: Callable[[Any], Pool],
         tenant_of: Callable[[str], Tenant | None],
+        mixed_for: Callable[[Any], Mixed | None] = lambda _: None,
     ) -> None:
         self._store = BatchStore(directory)
         self._answer, self._room, self._pool_for, self._tenant_of = answer, room, pool_for, tenant_of
+        self._mixed_for = mixed_for
         self._paused: dict[str, float] = {}  # tenants over their limit, until when
         self._thread = ThreadPoolExecutor(1, "batches")
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -147,7 +150,8 @@ class Batches:
         tenant = self._tenant_of(item.tenant) or Tenant(item.tenant)
         ask = Ask.of(item.endpoint, body, json.dumps(body).encode(), tenant, pool)
         head, parts = None, list[bytes]()
-        async for piece in self._answer(replace(ask, priority=BATCH)):
+        mixed = self._mixed_for(body.get("model"))
+        async for piece in self._answer(replace(ask, priority=BATCH, mixed=mixed)):
             if isinstance(piece, Head):
                 head = piece
             elif isinstance(piece, bytes):

@@ -33,7 +33,7 @@ class Lookup:
                 async for piece in pieces:
                     yield piece
             return
-        key = key_of(ask.tenant.name, ask.pool.identity, ask.path, ask.body)
+        key = key_of(ask.tenant.name, ask.identity, ask.path, ask.body)
         entry = await self._store.get(key)
         if entry is not None:
             self._counter.labels("hit").inc()

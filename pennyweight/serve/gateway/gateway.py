@@ -1,6 +1,6 @@
 """The gateway's parts, and the stages wrapped one around the other: the way of every request.
 
-ollama -> messages -> responses -> limits -> lookup -> flights -> keep -> admitting -> relay
+ollama -> messages -> responses -> limits -> lookup -> flights -> keep -> mixing -> admitting -> relay
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from pennyweight.serve.gateway.keys import Keys
 from pennyweight.serve.gateway.limits import Limits
 from pennyweight.serve.gateway.messages import Messages
 from pennyweight.serve.gateway.metrics import Metrics
+from pennyweight.serve.gateway.mixing import Mixing
+from pennyweight.serve.gateway.mixtures import Mixed, Mixtures
 from pennyweight.serve.gateway.ollama import Ollama
 from pennyweight.serve.gateway.pool import Pool, Pools
 from pennyweight.serve.gateway.refusals import Refused, Unavailable
@@ -33,6 +35,7 @@ from pennyweight.serve.gateway.relay import Relay
 from pennyweight.serve.gateway.responses import Responses
 from pennyweight.serve.gateway.settings import GatewaySettings
 from pennyweight.serve.gateway.tenant import BATCH, Tenant
+from pennyweight.service import Service
 
 SHUTTING_DOWN = "This gateway is shutting down: ask another, or later."
 TICK_SECONDS = 0.05
@@ -56,8 +59,10 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.relay = Relay(self.session, self.settings.stall_seconds)
-        admitting: Stage = Admitting(self.relay)
-        self.limits = Limits(self._cached(admitting))
+        self.mixtures = Mixtures(self.metrics.registry, self.settings.state)
+        self.mixtures.serve(self.mixtures.made(self.pools.service))
+        mixing: Stage = Mixing(Admitting(self.relay), self._member_pool, shadow=self.settings.mix_shadow)
+        self.limits = Limits(self._cached(mixing))
         responses = Responses(self.limits)
         self.conversations = responses.conversations
         self.background = Background(self.conversations)
@@ -66,10 +71,11 @@ class Gateway:
         if self.settings.state is not None:
             self.batches = Batches(
                 self.settings.state,
-                Responses(Limits(admitting)),  # limits of their own, at the key's rates
+                Responses(Limits(mixing)),  # limits of their own, at the key's rates
                 room=self._batch_room,
                 pool_for=self.pool_for_batch,
                 tenant_of=self.keys.named,
+                mixed_for=self.mixed_for,
             )
 
     def _cached(self, inner: Stage) -> Stage:
@@ -101,6 +107,21 @@ class Gateway:
             message = f"The model {str(name)[:100]!r} is not served here: use {known}."
             raise Refused(404, message, "model", "model_not_found")
         return pool
+
+    def _member_pool(self, member: str) -> Pool | None:
+        return self.pools.by_member.get(member)
+
+    def mixed_for(self, name: Any) -> Mixed | None:
+        """The mixture that answers for this model name, if one does."""
+        mixture = self.pools.service.mixture_for(name if isinstance(name, str) else None)
+        return None if mixture is None else self.mixtures.by_name[mixture]
+
+    async def swap(self, service: Service, evidence: Evidence | None) -> None:
+        """Serve another service from now on."""
+        made = self.mixtures.made(service)
+        await self.pools.swap(service)
+        self.mixtures.serve(made)
+        self.evidence = evidence
 
     def pool_for_batch(self, name: Any) -> Pool:
         """As `pool_for`, but accepted work is done even if a reload has removed its model's name."""
@@ -153,6 +174,8 @@ class Gateway:
             "refused": self.metrics.refusals(),
             "tenants": self.metrics.tenants(),
             "lately": self.metrics.lately(),
+            "mixtures": self.mixtures.state(),
+            "mix_shadow": self.settings.mix_shadow,
             "batches": self.batches.progress if self.batches else None,
             "evidence": page.accepted_with(self.evidence),
         }

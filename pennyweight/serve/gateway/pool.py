@@ -82,7 +82,9 @@ class Pools:
 
     @property
     def default(self) -> Pool:
-        return self.by_member[next(iter(self.service.routes.values()))]
+        member = self.service.member_for(None)
+        assert member is not None
+        return self.by_member[member]
 
     def pool_for(self, name: str | None) -> Pool | None:
         """Of the member that answers requests for this model name."""

@@ -165,8 +165,7 @@ async def _control(gateway: Gateway) -> AsyncIterator[None]:
         try:
             asked = json.loads(await reader.readline())
             place = Path(asked["service"])
-            await gateway.pools.swap(formats.read_service(place))
-            gateway.evidence = formats.evidence_beside(place)
+            await gateway.swap(formats.read_service(place), formats.evidence_beside(place))
             answer = {"serving": gateway.pools.service.label}
         except Exception as error:  # whatever it is, the caller waits for a reply
             answer = {"error": str(error) or type(error).__name__}

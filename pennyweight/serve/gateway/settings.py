@@ -29,6 +29,7 @@ class GatewaySettings:
     log_requests: bool = False
     refusals_per_second: float = 5.0  # of one client, once its first ones were answered at once; 0: no limit
     allowed_origins: tuple[str, ...] = ()  # of web pages that may use it
+    mix_shadow: bool = False  # mixtures decide and count, and the large member answers
     restart: bool = True  # restart a lost engine; False in a measurement, which must fail instead
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pennyweight.engines.base import Runtime
 from pennyweight.engines.batching.draft import Lengths
+from pennyweight.engines.batching.pace import Pace
 from pennyweight.engines.batching.rows import MIN_PREFIX, KeptRows, RowRuntime, longest_common_prefix
 from pennyweight.engines.batching.sampling import Logits, log_softmax
 from pennyweight.engines.batching.settings import RowEngine
@@ -47,6 +48,7 @@ class Fake(RowRuntime):
         self.slots = FakeEngine(max_num_seqs=max_rows, **settings).slots
         self.store: dict[int, list[int]] = {}
         self.widths: list[int] = []
+        self.verified: list[int] = []
         self.extended: list[int] = []
 
     def extend(self, row: int, tokens: Sequence[int], start: int, *, every: bool) -> Logits:
@@ -63,6 +65,15 @@ class Fake(RowRuntime):
             assert len(self.store[row]) >= length  # what was guessed in vain may stand behind
             self.store[row][length:] = [token]
         return np.stack([logits_after(self.store[row]) for row in range(len(tokens))])
+
+    def verify(self, fed: Sequence[Sequence[int]], lengths: Lengths) -> Sequence[Logits]:
+        assert 1 < len(fed) == len(lengths) <= self.limit
+        self.verified.append(len(fed))
+        found = []
+        for row, (tokens, length) in enumerate(zip(fed, lengths, strict=True)):
+            held = self.store[row] = [*self.store.get(row, [])[:length], *tokens]
+            found.append(np.stack([logits_after(held[: length + n + 1]) for n in range(len(tokens))]))
+        return found
 
     def _move(self, source: int, target: int, length: int) -> None:
         assert source != target and 0 <= target < self.slots and length <= len(self.store.get(source, []))
@@ -117,6 +128,22 @@ class Wrong(Fake):
         return np.roll(logits, 1, axis=-1) if len(self.store[0]) % 3 == 0 else logits
 
 
+class Together(Fake):
+    verifies_rows = True
+
+
+class WrongTogether(Wrong):
+    verifies_rows = True
+
+    def verify(self, fed: Sequence[Sequence[int]], lengths: Lengths) -> Sequence[Logits]:
+        return [self.misled(logits) for logits in super().verify(fed, lengths)]
+
+
+class Always(Pace):
+    def speculates(self, rows: int) -> bool:
+        return True
+
+
 settings = st.fixed_dictionaries(
     {"max_num_batched_tokens": st.sampled_from([0, 1, 3]), "enable_prefix_caching": st.booleans()},
     optional={"speculative_method": st.just("ngram"), "num_speculative_tokens": st.integers(1, 5)},
@@ -127,10 +154,11 @@ settings = st.fixed_dictionaries(
     requests=st.lists(arriving, min_size=1, max_size=8),
     max_rows=st.integers(1, 4),
     presets=settings,
-    drafted=st.sampled_from([None, Fake, Wrong]),
+    drafted=st.sampled_from([None, Fake, Wrong, Together, WrongTogether]),
+    together=st.booleans(),
 )
 def test_every_request_gets_the_tokens_it_would_get_alone(
-    requests: list, max_rows: int, presets: dict, drafted: type[Fake] | None
+    requests: list, max_rows: int, presets: dict, drafted: type[Fake] | None, together: bool
 ) -> None:
     wanted = []
     for number, ((prompt, length, seed, stops), arrives, cancelled_after) in enumerate(requests):
@@ -144,8 +172,10 @@ def test_every_request_gets_the_tokens_it_would_get_alone(
         )
         leaves = None if cancelled_after is None else arrives + cancelled_after
         wanted.append((made, arrives, leaves))
-    draft = drafted and drafted(1)
-    runtime, tokens, finished, cancelled = Fake(max_rows, draft, **presets), {}, {}, set()
+    draft = drafted and drafted(max_rows)
+    runtime, tokens, finished, cancelled = (Together if together else Fake)(max_rows, draft, **presets), {}, {}, set()
+    if together:
+        runtime._pace = Always()
     for now in range(200):
         for made, arrives, leaves in wanted:
             if arrives == now:
@@ -283,10 +313,20 @@ def test_a_draft_that_is_right_saves_steps_and_computes_nothing_twice() -> None:
     assert sum(draft.extended) + len(draft.widths) < 3 + 21 + 4
 
 
-def test_no_guess_is_made_in_company() -> None:
+def test_no_guess_is_made_in_company_where_a_library_verifies_one_row_only() -> None:
     runtime = Fake(2, speculative_method="ngram")
     finish(runtime, *(generation(str(n), [n, 2, 3] * 10, max_tokens=20) for n in (1, 2)))
-    assert runtime.extended == [30, 30]
+    assert runtime.extended == [30, 30] and not runtime.verified
+
+
+def test_drafts_of_several_rows_are_verified_in_one_forward() -> None:
+    draft = Together(4)
+    runtime = Together(4, draft, num_speculative_tokens=4)
+    runtime._pace = Always()
+    asked = [generation(str(n), [n, 2, 3], max_tokens=13 + n) for n in range(4)]
+    assert finish(runtime, *asked) == {made.id: alone(made)[0] for made in asked}
+    assert runtime.verified and len(runtime.verified) + len(runtime.widths) < 12, "a step yields several tokens a row"
+    assert len(draft.widths) > 0, "the draft decodes all rows in one forward, too"
 
 
 def test_the_longest_beginning_leaves_a_token_to_compute_and_is_worth_a_copy() -> None:

@@ -1,0 +1,59 @@
+"""Do two answers say the same? What counts is extracted from each: the number or the choice that it comes to, the JSON
+that it is, or its words.
+
+`compared` names which: `number`, `choice` (A to E), `choice yes|no` (these), `json` or `text`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+PUNCTUATION = " \t\r\n.,;:!?\"'`()[]{}*"
+LETTERS = ("A", "B", "C", "D", "E")
+
+
+def agree(first: str, second: str, compared: str) -> bool:
+    """Two answers from which nothing can be extracted do not agree, unless they are the same text."""
+    if folded(first) == folded(second):
+        return True
+    kind, _, options = compared.partition(" ")
+    if kind == "number":
+        return same_number(numbers(first)[-1:], numbers(second)[-1:])
+    if kind == "choice":
+        named = tuple(options.split("|")) if options else LETTERS
+        found = [first_choice(text, named) for text in (first, second)]
+        return found[0] is not None and found[0] == found[1]
+    if kind == "json":
+        try:
+            return bool(json.loads(first) == json.loads(second))
+        except ValueError:
+            return False
+    return False
+
+
+def same_number(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Of two lists of one number each; False where one is empty."""
+    return bool(first and second) and abs(first[0] - second[0]) <= 1e-6 * max(1.0, abs(second[0]))
+
+
+def numbers(text: str) -> list[float]:
+    """Thousands commas do not matter."""
+    return [float(found.replace(",", "")) for found in NUMBER.findall(text)]
+
+
+def first_choice(text: str, choices: Sequence[str]) -> str | None:
+    """The first of the choices that stands in the text as a word of its own, folded."""
+    places = []
+    for option in choices:
+        flags = 0 if len(option) == 1 else re.IGNORECASE  # "a" is a word, "A" is a choice
+        met = re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, flags)
+        if met:
+            places.append((met.start(), option))
+    return folded(min(places)[1]) if places else None
+
+
+def folded(text: str) -> str:
+    return text.strip(PUNCTUATION).casefold()

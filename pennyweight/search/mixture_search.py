@@ -1,0 +1,330 @@
+"""Several models for one job: the cheapest that holds, alone or as a mixture with the large one.
+
+measure    each model's fastest form, and its requests a second on its own answers
+reference  the first model, unmodified, answers both halves
+race       the other models on the held-out half, cheapest first, until one loses no more than the limit
+fit        policies of a mixture on the tuning half (fitting.py), certified once on the held-out half (policies.py)
+serve      the cheapest through the gateway, under load, against the large model alone
+
+The race takes half of the error, the policies the other half.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pennyweight.deployment import Deployment
+from pennyweight.errors import UsageError, WorkloadError
+from pennyweight.measure.certificate import least_kept
+from pennyweight.measurement import Comparison
+from pennyweight.mixture import Limit, Mixture
+from pennyweight.mixture_evidence import Winner
+from pennyweight.search import fitting, racing
+from pennyweight.search.members import Member, Members, forms
+from pennyweight.search.mixture_bench import MixtureBench
+from pennyweight.search.outcomes import OutcomeMatrix, compared_by, departures, scored
+from pennyweight.search.policies import Candidate, Costs, Labels, choose
+from pennyweight.search.question import Listener, Question, refuse_fields, refuse_lengths, unmeasured
+from pennyweight.service import Service
+from pennyweight.workload import Workload, clusters
+
+Floats = NDArray[np.float64]
+REFERENCE = "reference"  # the large model unmodified, where it is served otherwise
+SERVED = "served"  # what was chosen, through the gateway
+SPEED_WAVES, SPEED_LEAST = 4, 32  # requests of a run, by streams and at least
+
+
+@dataclass(frozen=True)
+class MixtureQuestion:
+    """`first` asks about the model that nothing may be lost against; `others` about further ones by name, and `given`
+    are deployments of either kind that the user brings. `policies` are some of `fitting.POLICIES`, none to choose
+    between the models alone."""
+
+    first: Question
+    name: str
+    others: Mapping[str, Question]
+    limit: Limit
+    given: Mapping[str, Deployment] = field(default_factory=dict)
+    policies: tuple[str, ...] = ()
+    confidence: float = 0.95
+
+    @property
+    def error(self) -> float:
+        return 1 - self.confidence
+
+    @property
+    def race_error(self) -> float:
+        return self.error / 2 if self.policies else self.error
+
+
+def refuse_mixture(question: MixtureQuestion) -> None:
+    """Raise before anything is spent: requests that a member cannot take, and too few of them."""
+    unknown = [name for name in question.policies if name not in fitting.POLICIES]
+    if unknown:
+        raise UsageError(f"--mix {unknown[0]} is unknown: use some of {', '.join(fitting.POLICIES)}.")
+    if not question.others:
+        raise UsageError("--mix needs a second model: add it with --also.")
+    for name, one in {question.name: question.first, **question.others}.items():
+        refuse_fields(one)
+        refuse_lengths(one)
+        if name not in question.given:
+            forms(one, unmeasured(), unmodified=not one.schemes)
+    there, needed = independent(question), least_kept(question.limit, question.race_error / len(question.others))
+    if there < needed:
+        raise WorkloadError(
+            f"A loss of at most {question.limit.share:.1%} takes {needed} independent requests in the held-out half "
+            f"even if none is lost, and {there} are there: bring about {2 * needed}, or allow a larger loss."
+        )
+
+
+def independent(question: MixtureQuestion) -> int:
+    """Sessions of the held-out half."""
+    held_out = question.first.workload.split(question.first.seed)[1]
+    return len(set(clusters(held_out.requests).values()))
+
+
+Certified = tuple[Candidate, fitting.Fitted, Member]  # a policy with its certificate, and its small member
+
+
+@dataclass(frozen=True)
+class MixtureAnswer:
+    """`best` is the policy of the `mixture`, if one was chosen; `small_wins` says that another model alone was.
+    `chosen` is the name of what answers in the service. `faster` compares its requests a second with the large model's;
+    `served` are its figures through the gateway, `served_score` its mean score there."""
+
+    large: Member
+    reference: Member
+    others: tuple[Member, ...]
+    races: tuple[racing.Race, ...]
+    candidates: tuple[Certified, ...]
+    best: Certified | None
+    mixture: Mixture | None
+    service: Service
+    chosen: str
+    small_wins: bool
+    faster: Comparison | None
+    served: Mapping[str, float]
+    served_score: float | None
+    remarks: tuple[str, ...]
+    seconds: float
+
+    @property
+    def winner(self) -> Winner:
+        return Winner.MIXTURE if self.mixture else Winner.SMALL if self.small_wins else Winner.LARGE
+
+
+class MixtureSearch:
+    def __init__(
+        self,
+        question: MixtureQuestion,
+        members: Members,
+        bench: MixtureBench,
+        matrix: OutcomeMatrix,
+        listener: Listener,
+        *,
+        embed: fitting.Embed | None,
+    ) -> None:
+        self.question, self.members, self.bench, self.matrix = question, members, bench, matrix
+        self.listener, self.embed = listener, embed
+        first = question.first
+        tuning, held_out = first.workload.split(first.seed)
+        self.tuning, self.held_out = tuning, held_out.shuffled(first.seed)
+        self.compared = compared_by(first.workload)
+        self.remarks: list[str] = []
+
+    def run(self) -> MixtureAnswer:
+        began = time.perf_counter()
+        found = self._measured()
+        large, reference, others = found
+        self._ask(reference, self.tuning, self.held_out)
+        if large.name != reference.name:
+            self._ask(large, self.tuning, self.held_out)
+        cheaper = [one for one in others if one.seconds_per_request < large.seconds_per_request]
+        self.remarks += [
+            f"{one.name} costs no less a request than {large.name}." for one in others if one not in cheaper
+        ]
+        races = self._race(cheaper)
+        accepted = next((race.name for race in races if race.outcome == "accepted"), None)
+        small = next((member for member in others if member.name == accepted), None)
+        candidates: list[Certified] = []
+        if small is None and self.question.policies:
+            candidates = self._certified(large, cheaper)
+        best = candidates[0] if candidates and candidates[0][0].cost < large.seconds_per_request else None
+        mixture = None if best is None else self._mixture(best, large)
+        service, chosen = self._service(large, small, best[2] if best else None, mixture)
+        faster, served, score = self._served(service, large, plain=small is None and mixture is None)
+        if faster is not None and faster.ratio <= 1 and mixture is not None:
+            self.remarks.append(
+                f"The mixture is certified and serves {faster.ratio:.2f} times the requests a second of {large.name} "
+                f"alone ({faster.describe_interval()}): the constant wins."
+            )
+            mixture, best = None, None
+            service, chosen = self._service(large, None, None, None)
+        return MixtureAnswer(
+            large, reference, tuple(others), tuple(races), tuple(candidates), best, mixture, service, chosen,
+            small is not None, faster, served, score, tuple(self.remarks), time.perf_counter() - began,
+        )  # fmt: skip
+
+    @property
+    def _load(self) -> Workload:
+        """Of a run under load: some of the tuning half."""
+        count = max(SPEED_LEAST, SPEED_WAVES * self.question.first.streams)
+        return self.tuning.take(count, self.question.first.seed).at_least(count)
+
+    # -- members and their answers --
+
+    def _measured(self) -> tuple[Member, Member, list[Member]]:
+        """The large model, the reference, and the others, the cheapest a request first."""
+        question = self.question
+        load = self._load
+        given = question.given
+        if question.name in given:
+            large = reference = self.members.given(question.name, question.first, given[question.name], load)
+        else:
+            reference = self.members.fastest(question.name, question.first, load, unmodified=True)
+            large = reference
+            if question.first.schemes:
+                fastest = self.members.fastest(
+                    f"{question.name}, as it is served", question.first, load, unmodified=False
+                )
+                large = replace(fastest, name=question.name)
+            if large.deployment.id != reference.deployment.id:
+                reference = replace(reference, name=REFERENCE)
+        others = [
+            self.members.given(name, other, given[name], load)
+            if name in given
+            else self.members.fastest(name, other, load, unmodified=not other.schemes)
+            for name, other in question.others.items()
+        ]
+        return large, reference, sorted(others, key=lambda member: member.seconds_per_request)
+
+    def _ask(self, member: Member, *halves: Workload) -> None:
+        wanted = [half for half in halves if self.matrix.missing(member.name, half.requests)]
+        if wanted:
+            self.listener.stage(f"{member.name} answers ({member.deployment.short_label})")
+            self.bench.ask(self.matrix, member.name, _alone(member), wanted)
+
+    def reference_name(self) -> str:
+        first = self.held_out.requests[:1]
+        return REFERENCE if not self.matrix.missing(REFERENCE, first) else self.question.name
+
+    @property
+    def scores_name(self) -> str:
+        return "labels" if all(request.labelled for request in self.question.first.workload.requests) else "agreement"
+
+    def scores(self, name: str, half: Workload) -> Floats:
+        """In 0..1: by label or form where a request has one, else by agreement with the reference."""
+        against = self.matrix.of(self.reference_name(), half.requests)
+        return scored(self.matrix.of(name, half.requests), against, self.compared)
+
+    # -- the race --
+
+    def _race(self, others: Sequence[Member]) -> list[racing.Race]:
+        units = clusters(self.held_out.requests)
+        order = list(dict.fromkeys(units[request.id] for request in self.held_out.requests))
+        by_unit = {name: [r for r in self.held_out.requests if units[r.id] == name] for name in order}
+
+        def ask(member: Member) -> racing.Ask:
+            def answered(count: int) -> tuple[Floats, Floats]:
+                requests = [request for name in order[:count] for request in by_unit[name]]
+                part = replace(self.held_out, requests=tuple(requests))
+                self._ask(member, part)
+                rows = [self.scores(name, part) for name in (member.name, self.reference_name())]
+                places = np.unique([order.index(units[request.id]) for request in requests], return_inverse=True)[1]
+                mine, its = (np.bincount(places, weights=row).astype(np.float64) for row in rows)
+                return mine, its
+
+            return answered
+
+        return racing.race(
+            [(member.name, ask(member)) for member in others],
+            len(order),
+            self.question.limit.share,
+            most=float(max(len(rows) for rows in by_unit.values())),
+            error=self.question.race_error,
+        )
+
+    # -- policies --
+
+    def _certified(self, large: Member, others: Sequence[Member]) -> list[Certified]:
+        """All policies with all other models, the cheapest first."""
+        each = self.question.error / 2 / max(1, len(others))
+        found: list[Certified] = []
+        for member in others:
+            self._ask(member, self.tuning, self.held_out)
+            self.listener.stage(f"Policies of {member.name} and {large.name}")
+            costs = Costs(member.seconds_per_request, large.seconds_per_request)
+            tuning, held_out = (
+                fitting.Half(half.requests, self.matrix.of(member.name, half.requests))
+                for half in (self.tuning, self.held_out)
+            )
+            labels = [self.labels(member, large, half) for half in (self.tuning, self.held_out)]
+            try:
+                fitted = fitting.fit(self.question.policies, tuning, held_out, labels[0], costs, self.embed)
+            except UsageError as error:
+                self.remarks.append(f"{member.name}: {error}")
+                continue
+            by_name = {one.policy.name: one for one in fitted}
+            choice = choose([one.policy for one in fitted], labels[1], self.question.limit, costs, error=each)
+            found += [(candidate, by_name[candidate.policy.name], member) for candidate in choice.candidates]
+        return sorted(found, key=lambda one: one[0].cost)
+
+    def labels(self, small: Member, large: Member, half: Workload) -> Labels:
+        reference = self.scores(self.reference_name(), half)
+        units = clusters(half.requests)
+        sessions = [units[request.id] for request in half.requests]
+        return Labels(self.scores(small.name, half), self.scores(large.name, half), sessions, reference)
+
+    def _mixture(self, best: Certified, large: Member) -> Mixture | None:
+        candidate, fitted, small = best
+        chosen = candidate.certificate.chosen
+        if chosen is None:
+            return None
+        kept = candidate.policy.held_out <= chosen.threshold
+        mine, its = (self.matrix.of(name, self.held_out.requests) for name in (small.name, large.name))
+        return Mixture(
+            small.name,
+            large.name,
+            (small.deployment.id, large.deployment.id),
+            fitted.at(chosen.threshold),
+            replace(candidate.certificate, scores=self.scores_name),
+            departures(mine, its, kept, self.compared),
+            self.compared,
+        )
+
+    # -- the service --
+
+    def _service(
+        self, large: Member, small: Member | None, mixed: Member | None, mixture: Mixture | None
+    ) -> tuple[Service, str]:
+        """What is served, and the name of what answers."""
+        called = self.question.first.model.name
+        if mixture is None or mixed is None:
+            member = small or large
+            return Service({member.name: member.deployment}, {called: member.name}), member.name
+        name = f"{mixed.name} or {large.name}"
+        members = {mixed.name: mixed.deployment, large.name: large.deployment}
+        routes = {called: name, **{member: member for member in members if member != called}}
+        return Service(members, routes, mixtures={name: mixture}), name
+
+    def _served(
+        self, service: Service, large: Member, *, plain: bool
+    ) -> tuple[Comparison | None, dict[str, float], float | None]:
+        """What was chosen, through the gateway: its figures, its score, and how much faster than the large model."""
+        if plain:
+            return None, dict(large.figures), None
+        self.listener.stage(f"Through the gateway: {service.label}")
+        served = self.bench.figures(service, self._load)
+        self.bench.ask(self.matrix, SERVED, service, [self.held_out])
+        score = float(self.scores(SERVED, self.held_out).mean())
+        self.listener.stage(f"Interleaved with {large.name} alone")
+        return self.bench.compare(service, _alone(large), self._load), served, score
+
+
+def _alone(member: Member) -> Service:
+    return Service.of(member.deployment, [member.name])

@@ -1,0 +1,263 @@
+"""Mixtures at the gateway: whose answer is sent, why, and what happens where a member fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from pennyweight.mixing.cascade import SIGNS
+from pennyweight.mixing.text_shape import MEASURES
+from pennyweight.mixture import Certificate, Limit, LossRegression, Mixture, Rule, ThresholdResult
+from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
+from pennyweight.serve.gateway.mixing import DECISION_HEADER, MODEL_HEADER, Mixing, conversation_of
+from pennyweight.serve.gateway.mixtures import Mixed, MixtureFigures
+from pennyweight.serve.gateway.refusals import Refused, Unavailable
+from pennyweight.serve.gateway.tenant import ANONYMOUS, BATCH
+from tests.serve.gateway.asks import a_pool
+
+SMALL, LARGE = a_pool(identity="small"), a_pool(identity="large")
+CHAT = "/v1/chat/completions"
+WIDTH = 2
+
+
+def rule_of(kind: str, first_tokens: int = 0) -> Rule:
+    """The cascade keeps where the mean log-probability is at least -1, the router where the first number of the
+    embedding is at most 0.5; with both, the router asks up to 0.5."""
+    signs, router = len(SIGNS), WIDTH + len(MEASURES)
+    by_mean = LossRegression((0.0,) * signs, (1.0,) * signs, (-1.0, *(0.0,) * (signs - 1)), 0.0, ((0.0, 0.0),))
+    by_text = LossRegression((0.0,) * router, (1.0,) * router, (1.0, *(0.0,) * (router - 1)), 0.0, ((0.0, 0.0),))
+    if kind == "cascade":
+        return Rule(1.0, cascade=by_mean, first_tokens=first_tokens)
+    if kind == "router":
+        return Rule(0.5, router=by_text)
+    return Rule(1.0, by_text, by_mean, ask_up_to=0.5)
+
+
+def mixed_of(rule: Rule, **more: Any) -> Mixed:
+    certificate = Certificate(Limit(0.05), 0.05, 100, (ThresholdResult(rule.threshold, 0.5, 0.0, 0.04, True),))
+    values = {"departures": 0.2, "audited": 0.0, **more}
+    mixture = Mixture("small", "large", ("a", "b"), rule, certificate, **values)
+
+    def embed(texts: Any) -> Any:
+        return np.array([[1.0 if "hard" in text else 0.0] * WIDTH for text in texts])
+
+    return Mixed("mix", mixture, MixtureFigures(CollectorRegistry()), embed if rule.router else None)
+
+
+class Engines:
+    """Both members: what they answer, how sure of it the small one is, and how they fail."""
+
+    def __init__(self, logprob: float = -0.1, tokens: int = 4, **faults: Exception) -> None:
+        self.logprob, self.tokens, self.faults = logprob, tokens, faults
+        self.asked: list[tuple[str, Ask]] = []
+        self.closed: list[str] = []
+        self.says = {"small": "small", "large": "large"}
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        name = ask.pool.identity
+        self.asked.append((name, ask))
+        if name in self.faults:
+            raise self.faults[name]
+        try:
+            async for piece in self._answer(name, ask):
+                yield piece
+        except GeneratorExit:
+            self.closed.append(name)
+            raise
+
+    async def _answer(self, name: str, ask: Ask) -> AsyncGenerator[Piece]:
+        wanted = ask.body.get("logprobs")
+        rows = [self._row(ask) for _ in range(self.tokens)]
+        if ask.body.get("stream"):
+            yield Head(200, "text/event-stream")
+            for row in rows:
+                choice = {"index": 0, "delta": {"content": self.says[name][:1]}, "finish_reason": None}
+                choice["logprobs"] = {"content": [row]} if wanted else None
+                yield b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+            end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "logprobs": None}]}
+            yield b"data: " + json.dumps(end).encode() + b"\n\ndata: [DONE]\n\n"
+        else:
+            yield Head(200, "application/json")
+            choice = {"message": {"content": self.says[name]}, "finish_reason": "stop"}
+            choice["logprobs"] = {"content": rows} if wanted else None
+            yield json.dumps({"choices": [choice], "usage": {}}).encode()
+        yield Outcome(1.0, self.tokens, True, finish="stop")
+
+    def _row(self, ask: Ask) -> dict[str, Any]:
+        tops = [{"logprob": self.logprob - n} for n in range(ask.body.get("top_logprobs") or 0)]
+        return {"token": "x", "logprob": self.logprob, "top_logprobs": tops}
+
+    @property
+    def members(self) -> list[str]:
+        return [name for name, _ in self.asked]
+
+
+def an_ask(mixed: Mixed | None, text: str = "easy", pool: Any = LARGE, **body: Any) -> Ask:
+    asked = {"messages": [{"role": "user", "content": text}], **body}
+    return replace(Ask.of(CHAT, asked, json.dumps(asked).encode(), ANONYMOUS, pool), mixed=mixed)
+
+
+def answered(engines: Engines, ask: Ask, *, shadow: bool = False, small: Any = SMALL) -> tuple[Head, bytes, Outcome]:
+    async def run() -> list[Piece]:
+        stage = Mixing(engines, {"small": small, "large": LARGE}.get, shadow=shadow)
+        pieces = [piece async for piece in stage(ask)]
+        while ask.mixed is not None and ask.mixed.auditing:
+            await asyncio.gather(*ask.mixed.auditing)
+        return pieces
+
+    pieces = asyncio.run(run())
+    head, outcome = pieces[0], pieces[-1]
+    assert isinstance(head, Head) and isinstance(outcome, Outcome)
+    return head, b"".join(piece for piece in pieces if isinstance(piece, bytes)), outcome
+
+
+def signed(head: Head) -> tuple[str, str]:
+    return head.headers[MODEL_HEADER], head.headers[DECISION_HEADER]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("first_tokens", [0, 2])
+def test_a_sure_answer_is_kept_and_an_unsure_one_asked_again(stream: bool, first_tokens: int) -> None:
+    sure, unsure = Engines(-0.1), Engines(-3.0)
+    mixed = mixed_of(rule_of("cascade", first_tokens))
+    head, body, _ = answered(sure, an_ask(mixed, stream=stream))
+    assert signed(head) == ("small", "kept by cascade") and sure.members == ["small"]
+    assert b"small" in body or body.count(b'"s"') == 4
+    assert b'logprob"' not in body, "the client did not ask for them"
+    head, body, _ = answered(unsure, an_ask(mixed, stream=stream))
+    assert signed(head) == ("large", "escalated by cascade") and unsure.members == ["small", "large"]
+    assert b"small" not in body
+    assert mixed.wasted >= (first_tokens or 4)
+    assert mixed.state()["kept"] == 1 and mixed.state()["requests"] == 2
+
+
+def test_a_stream_is_the_engines_own_but_for_what_was_not_asked() -> None:
+    _, kept, _ = answered(Engines(), an_ask(mixed_of(rule_of("cascade")), stream=True))
+    _, plain, _ = answered(Engines(), an_ask(None, pool=SMALL, stream=True))
+    told, expected = ([json.loads(e[6:]) for e in body.split(b"\n\n") if e[6:7] == b"{"] for body in (kept, plain))
+    assert told == expected and kept.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("asked, rows", [({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 1}, 1)])
+def test_log_probabilities_that_were_asked_for_stay(asked: dict[str, Any], rows: int) -> None:
+    _, body, _ = answered(Engines(), an_ask(mixed_of(rule_of("cascade")), **asked))
+    found = json.loads(body)["choices"][0]["logprobs"]["content"]
+    assert len(found) == 4 and all(len(row["top_logprobs"]) == rows for row in found)
+
+
+def test_the_beginning_decides_and_the_rest_is_not_generated() -> None:
+    engines = Engines(-3.0, tokens=50)
+    answered(engines, an_ask(mixed_of(rule_of("cascade", 3)), stream=True))
+    assert engines.closed == ["small"]
+
+
+def test_a_router_decides_before_anything_is_generated() -> None:
+    engines = Engines()
+    mixed = mixed_of(rule_of("router"))
+    head, _, _ = answered(engines, an_ask(mixed, "an easy one"))
+    assert signed(head) == ("small", "kept by router")
+    head, _, _ = answered(engines, an_ask(mixed, "a hard one"))
+    assert signed(head) == ("large", "escalated by router") and engines.members == ["small", "large"]
+    assert mixed.wasted == 0
+
+
+def test_with_both_the_small_member_is_asked_in_the_middle_only() -> None:
+    engines = Engines(-3.0)
+    mixed = mixed_of(rule_of("both"))
+    answered(engines, an_ask(mixed, "a hard one"))
+    assert engines.members == ["large"]
+    head, _, _ = answered(engines, an_ask(mixed, "an easy one"))
+    assert engines.members == ["large", "small", "large"] and signed(head) == ("large", "escalated by cascade")
+
+
+def test_a_request_may_pin_a_member_and_no_other() -> None:
+    engines = Engines(-3.0)
+    mixed = mixed_of(rule_of("cascade"))
+    head, body, _ = answered(engines, replace(an_ask(mixed), pinned="small"))
+    assert signed(head) == ("small", "pinned") and b"small" in body
+    with pytest.raises(Refused, match="no member of this mixture"):
+        answered(engines, replace(an_ask(mixed), pinned="other"))
+
+
+def test_a_conversation_that_escalated_stays() -> None:
+    engines = Engines(-3.0)
+    mixed = mixed_of(rule_of("cascade"))
+    first = [{"role": "user", "content": "q"}]
+    later = [*first, {"role": "assistant", "content": "a"}, {"role": "user", "content": "and?"}]
+    answered(engines, an_ask(mixed, messages=first))
+    engines.logprob = -0.1
+    head, _, _ = answered(engines, an_ask(mixed, messages=later))
+    assert signed(head) == ("large", "escalated by conversation")
+    head, _, _ = answered(engines, an_ask(mixed, messages=[{"role": "user", "content": "another"}]))
+    assert signed(head)[0] == "small"
+    ours, theirs = (replace(an_ask(mixed), session="s", tenant=replace(ANONYMOUS, name=name)) for name in ("a", "b"))
+    assert conversation_of(ours) != conversation_of(theirs)
+
+
+@pytest.mark.parametrize("kind", ["router", "cascade"])
+def test_a_small_member_that_fails_is_replaced_by_the_large_one(kind: str) -> None:
+    engines = Engines(small=Unavailable("down"))
+    head, body, _ = answered(engines, an_ask(mixed_of(rule_of(kind))))
+    assert signed(head) == ("large", "escalated by small member failed") and b"large" in body
+    head, _, _ = answered(Engines(), an_ask(mixed_of(rule_of(kind))), small=None)
+    assert signed(head)[0] == "large", "a reload has taken it away"
+
+
+def test_a_large_member_that_fails_is_an_error_and_never_a_small_answer() -> None:
+    with pytest.raises(Unavailable):
+        answered(Engines(-3.0, large=Unavailable("down")), an_ask(mixed_of(rule_of("cascade"))))
+
+
+@pytest.mark.parametrize("more", [{"n": 2}, {"echo": True}])
+def test_what_cannot_be_decided_goes_to_the_large_one(more: dict[str, Any]) -> None:
+    head, _, _ = answered(Engines(), an_ask(mixed_of(rule_of("cascade")), **more))
+    assert signed(head) == ("large", "escalated by kind of request")
+
+
+@pytest.mark.parametrize("kind, asked", [("router", ["large"]), ("cascade", ["small", "large"])])
+def test_a_shadow_decides_and_the_large_one_answers(kind: str, asked: list[str]) -> None:
+    engines, mixed = Engines(), mixed_of(rule_of(kind))
+    head, body, _ = answered(engines, an_ask(mixed), shadow=True)
+    assert signed(head) == ("large", f"shadow, kept by {kind}") and b"large" in body and engines.members == asked
+
+
+def test_audits_are_asked_last_and_the_alarm_sends_everything_to_the_large_one() -> None:
+    engines = Engines()
+    mixed = mixed_of(rule_of("cascade"), audited=1.0)
+    for _ in range(60):
+        answered(engines, an_ask(mixed, stream=True))
+        if mixed.monitor.alarmed:
+            break
+    audits = [ask for name, ask in engines.asked if name == "large"]
+    assert all(ask.priority == BATCH and not ask.body.get("stream") for ask in audits)
+    assert mixed.monitor.alarmed and mixed.monitor.seen < 60 and mixed.state()["alarm"]
+    head, _, _ = answered(engines, an_ask(mixed))
+    assert signed(head) == ("large", "escalated by alarm")
+
+
+def test_answers_that_agree_raise_no_alarm() -> None:
+    engines = Engines()
+    engines.says = {"small": "4", "large": "The answer is 4."}
+    mixed = mixed_of(rule_of("cascade"), audited=1.0, compared="number")
+    for _ in range(60):
+        answered(engines, an_ask(mixed))
+    assert mixed.monitor.seen == 60 and not mixed.monitor.alarmed and mixed.monitor.mean_loss == 0
+
+
+def test_a_monitor_goes_on_after_a_restart_and_begins_anew_for_another_pair(tmp_path: Path) -> None:
+    mixed = mixed_of(rule_of("cascade"))
+    mixed.file = tmp_path / "deep" / "mixture.json"
+    for _ in range(5):
+        mixed.audited(True)
+    again = Mixed("mix", mixed.mixture, MixtureFigures(CollectorRegistry()), file=mixed.file)
+    assert again.monitor == mixed.monitor and again.monitor.seen == 5
+    other = replace(mixed.mixture, pair=("a", "c"))
+    assert Mixed("mix", other, MixtureFigures(CollectorRegistry()), file=mixed.file).monitor.seen == 0
