@@ -52,7 +52,9 @@ class PolicyResult:
 
 @dataclass(frozen=True)
 class MixtureEvidence:
-    """`thresholds` are those that were fixed on the tuning half, for `pw calibrate` and `pw verify`. `faster` compares
+    """`thresholds` are those that were fixed on the tuning half, for `pw calibrate` and `pw verify`; `tuned_on` are
+    hashes of that half's prompts, which can certify nothing. `reference_scores` are those of the held-out requests,
+    where nothing may be lost against another form of the large model than the one that is served. `faster` compares
     the requests a second of what was chosen with those of the large model alone; `served` are figures of what
     was chosen, through the gateway, and `served_score` its mean score there."""
 
@@ -70,6 +72,8 @@ class MixtureEvidence:
     held_out: tuple[Request, ...]
     hardware: Hardware
     thresholds: tuple[float, ...] = ()
+    tuned_on: tuple[str, ...] = ()
+    reference_scores: tuple[float, ...] = ()
     faster: Comparison | None = None
     served: Mapping[str, float] = field(default_factory=dict)
     served_score: float | None = None

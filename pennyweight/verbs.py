@@ -239,7 +239,7 @@ def run_mixture(
     embed = embedding(listener, wanted=bool({"router", "both"} & set(question.policies)))
     search = MixtureSearch(
         question,
-        Members(output / "members.jsonl", output, listener, hardware, resume=resume),
+        Members(output / "members.jsonl", question.as_json(), listener, hardware, resume=resume),
         ServiceMixtureBench(question.first, output, listener),
         OutcomeMatrix(output / "outcomes.jsonl", resume=resume),
         listener,

@@ -81,12 +81,11 @@ def choose_models(
     from pennyweight.busy import warn_if_busy
     from pennyweight.console import Live
     from pennyweight.inputs import read_member, read_workload
-    from pennyweight.measure.certificate import least_kept
     from pennyweight.mixture import Limit
     from pennyweight.paths import absolute
     from pennyweight.plan.machine import measured_hardware
     from pennyweight.search import Question, mixture_result
-    from pennyweight.search.mixture_search import MixtureQuestion, independent, refuse_mixture
+    from pennyweight.search.mixture_search import MixtureQuestion, independent, needed, refuse_mixture
 
     place = absolute(output)
     if not dry_run:
@@ -131,10 +130,9 @@ def choose_models(
             wanted.confidence,
         )
         refuse_mixture(question)
-        needed = least_kept(question.limit, question.race_error / len(others))
         live.line(
-            f"Certifying a loss of at most {wanted.share:.1%} takes {needed} independent held-out requests even if "
-            f"none is lost; {independent(question)} are there."
+            f"Certifying a loss of at most {wanted.share:.1%} takes {needed(question)} independent held-out requests "
+            f"even if none is lost; {independent(question)} are there."
         )
         if dry_run:
             _list_forms(question, as_json=as_json)

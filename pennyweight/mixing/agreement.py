@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 PUNCTUATION = " \t\r\n.,;:!?\"'`()[]{}*"
@@ -16,22 +17,32 @@ LETTERS = ("A", "B", "C", "D", "E")
 
 
 def agree(first: str, second: str, compared: str) -> bool:
-    """Two answers from which nothing can be extracted do not agree, unless they are the same text."""
-    if folded(first) == folded(second):
-        return True
+    """Where neither has what is compared, they agree if they are the same words."""
     kind, _, options = compared.partition(" ")
-    if kind == "number":
+    if kind == "json":
+        found = [_parsed(text) for text in (first, second)]
+        return found[0] == found[1] if None not in found else found == [None, None] and first == second
+    if kind == "number" and (numbers(first) or numbers(second)):
         return same_number(numbers(first)[-1:], numbers(second)[-1:])
     if kind == "choice":
         named = tuple(options.split("|")) if options else LETTERS
-        found = [first_choice(text, named) for text in (first, second)]
-        return found[0] is not None and found[0] == found[1]
-    if kind == "json":
-        try:
-            return bool(json.loads(first) == json.loads(second))
-        except ValueError:
-            return False
-    return False
+        chosen = [first_choice(text, named) for text in (first, second)]
+        if chosen != [None, None]:
+            return chosen[0] == chosen[1]
+    return folded(first) == folded(second)
+
+
+def _parsed(text: str) -> tuple[object] | None:
+    try:
+        return (json.loads(text),)
+    except ValueError:
+        return None
+
+
+def calls_in(message: Mapping[str, Any]) -> str:
+    """The tool calls of a message, or of what a stream adds to one, as text to compare."""
+    called = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    return "".join(f"{one.get('name') or ''}{one.get('arguments') or ''}" for one in called)
 
 
 def same_number(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -17,9 +17,11 @@ Floats = NDArray[np.float64]
 SHAPE_WEIGHT = 6.0  # of one measure of the shape, against one number of the embedding
 
 
-def question_text(messages: Sequence[Mapping[str, Any]], prompt: str = "") -> str:
-    """What a router looks at: the last user message, without which the whole of the others, or the prompt."""
-    said = [(str(one.get("role")), _text(one.get("content"))) for one in messages]
+def question_text(messages: Any, prompt: str = "") -> str:
+    """What a router looks at: the last user message, without which the whole of the others, or the prompt. Messages may
+    be whatever a client sends."""
+    known = [one for one in messages if isinstance(one, Mapping)] if isinstance(messages, Sequence) else []
+    said = [(str(one.get("role")), _text(one.get("content"))) for one in known]
     asked = [text for role, text in said if role == "user" and text]
     return asked[-1] if asked else "\n".join(text for _, text in said) or prompt
 

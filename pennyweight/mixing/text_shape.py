@@ -6,6 +6,7 @@ import math
 import re
 
 NUMBER = re.compile(r"\d[\d.,]*")
+LARGEST = 1e15
 SENTENCE_END = re.compile(r"[.?!。？！]\s*")
 MEASURES = (
     "length",
@@ -44,6 +45,6 @@ def _value(text: str) -> float:
     """1,234.5 as a number; what is none (1.2.3) by its digits before the first point."""
     plain = text.replace(",", "").rstrip(".")
     try:
-        return float(plain)
+        return min(float(plain), LARGEST)
     except ValueError:
-        return float(plain.split(".")[0] or 0)
+        return min(float(plain.split(".")[0] or 0), LARGEST)

@@ -19,7 +19,7 @@ from pennyweight.mixture import Certificate, Mixture
 from pennyweight.mixture_evidence import MixtureEvidence
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search.fitting import Embed, Half, rule_scores
-from pennyweight.search.mixture_result import certificate_sentence
+from pennyweight.search.mixture_result import certificate_sentence, prompt_hash
 from pennyweight.search.outcomes import OutcomeMatrix, collect, departures, scored
 from pennyweight.serve import open_service
 from pennyweight.service import Service
@@ -82,7 +82,8 @@ def verify_mixture(directory: Path, embed: Embed | None, stage: Stage, progress:
     with tempfile.TemporaryDirectory(prefix="pennyweight-") as place:
         matrix = OutcomeMatrix(Path(place) / "outcomes.jsonl")
         threshold = mixed.mixture.rule.threshold
-        again = certified(mixed, half, [threshold], embed, matrix, stage=stage, progress=progress)
+        scores = evidence.reference_scores
+        again = certified(mixed, half, [threshold], embed, matrix, stage=stage, progress=progress, reference=scores)
     if again.certificate.chosen is None:
         last = again.certificate.tested[-1]
         raise GateFailed(
@@ -101,9 +102,11 @@ def calibrate(
     progress: Progress = no_progress,
     resume: bool = False,
 ) -> Mixture:
-    """A new certificate on this traffic, by the thresholds that the tuning half fixed, and service.json with it. Raises
-    `Infeasible`, with the service as it was, where nothing is certified."""
+    """A new certificate on this traffic, by the thresholds that the tuning half fixed, and service.json with it: of
+    what is lost against the large member as it is served. Raises `Infeasible`, with the service as it was, where
+    nothing is certified."""
     mixed = read_mixed(directory)
+    traffic = _unseen(mixed, traffic, stage)
     _refuse_too_few(mixed, traffic)
     thresholds = [float(value) for value in mixed.evidence.thresholds] or [mixed.mixture.rule.threshold]
     matrix = OutcomeMatrix(directory / f"calibration-{traffic.id}.jsonl", resume=resume)
@@ -123,7 +126,13 @@ def calibrate(
     }
     changed = replace(mixed.service, members=members, mixtures={**mixed.service.mixtures, mixed.name: found})
     formats.write("service", directory / formats.SERVICE_FILE, changed)
-    evidence = replace(mixed.evidence, held_out=traffic.requests, workload_name=traffic.name, workload_id=traffic.id)
+    evidence = replace(
+        mixed.evidence,
+        held_out=traffic.requests,
+        workload_name=traffic.name,
+        workload_id=traffic.id,
+        reference_scores=(),
+    )
     formats.write("mixture", directory / formats.MIXTURE_FILE, evidence)
     return found
 
@@ -137,9 +146,10 @@ def certified(
     *,
     stage: Stage,
     progress: Progress,
+    reference: Sequence[float] = (),
 ) -> Again:
     """Both members answer what the matrix lacks; then the thresholds are tested against the large member as it is
-    served."""
+    served, or against the scores of a `reference`."""
     mixture = mixed.mixture
     for name in (mixture.large, mixture.small):
         stage(f"{name} answers")
@@ -150,15 +160,27 @@ def certified(
     units = clusters(half.requests)
     outcomes = Outcomes(
         rule_scores(mixture.rule, Half(half.requests, small), embed),
-        scored(small, large, mixture.compared),
-        scored(large, large, mixture.compared),
+        scored(half.requests, small, large),
+        scored(half.requests, large, large),
         [units[request.id] for request in half.requests],
+        np.array(reference) if reference else None,
     )
     before = mixture.certificate
     found = certify(outcomes, thresholds, before.limit, error=before.error)
     chosen = found.chosen
     kept = outcomes.kept(chosen.threshold) if chosen else np.zeros(len(small), bool)
     return Again(replace(found, scores=before.scores), departures(small, large, kept, mixture.compared))
+
+
+def _unseen(mixed: Mixed, traffic: Workload, stage: Stage) -> Workload:
+    """Without the requests that the rule was fitted on."""
+    seen = set(mixed.evidence.tuned_on)
+    fresh = tuple(request for request in traffic.requests if prompt_hash(request) not in seen)
+    if not fresh:
+        raise WorkloadError(f"The rule was fitted on these very requests of {traffic.name}: bring others.")
+    if len(fresh) < len(traffic.requests):
+        stage(f"{len(traffic.requests) - len(fresh)} requests that the rule was fitted on are left out")
+    return replace(traffic, requests=fresh)
 
 
 def _refuse_too_few(mixed: Mixed, traffic: Workload) -> None:

@@ -19,7 +19,8 @@ from pennyweight.workload import Request
 
 Floats = NDArray[np.float64]
 Embed = Callable[[Sequence[str]], Floats]
-POLICIES = ("router", "cascade", "both")
+RULES = {"router": 1, "cascade": 2, "both": 1}  # kind -> rules that it may try
+POLICIES = tuple(RULES)
 EARLY = 16  # tokens of the small model's answer, after which an early cascade decides
 NEVER = 1e9  # the score of what the small model is not asked
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pennyweight import codec
 from pennyweight.deployment import Deployment
-from pennyweight.errors import EngineError, StorageError
+from pennyweight.errors import EngineError, StorageError, UsageError
 from pennyweight.hardware import Hardware
 from pennyweight.json_lines import JsonLines
 from pennyweight.measurement import Measurement
@@ -40,19 +41,27 @@ class Member:
 class Members:
     """Finds the members, and keeps them in `file` for a search that goes on."""
 
-    def __init__(self, file: Path, logs: Path, listener: Listener, hardware: Hardware, *, resume: bool) -> None:
-        self._lines, self._logs, self._listener, self._hardware = JsonLines(file), logs, listener, hardware
+    def __init__(
+        self, file: Path, question: Mapping[str, Any], listener: Listener, hardware: Hardware, *, resume: bool
+    ) -> None:
+        """`question` is what must be equal for a search to go on: the file's first line."""
+        self._lines, self._logs, self._listener, self._hardware = JsonLines(file), file.parent, listener, hardware
         self._known: dict[str, Member] = {}
         if resume:
-            self._known = {member.name: member for member in self._read(file)}
-        elif file.exists():
-            file.unlink()
+            self._known = {member.name: member for member in self._read(file, question)}
+        else:
+            self._lines.begin(question)
 
-    def _read(self, file: Path) -> list[Member]:
+    def _read(self, file: Path, question: Mapping[str, Any]) -> list[Member]:
         try:
-            rows = self._lines.read()
+            before, *rows = self._lines.read() or [{}]
         except ValueError as error:
             raise StorageError(f"{file} holds no members ({error}): start in another directory.") from None
+        differs = [name for name in {*before, *question} if before.get(name) != question.get(name)]
+        if differs:
+            raise UsageError(
+                f"{file.parent} holds a search with another {', '.join(sorted(differs))}: start in another directory."
+            )
         self._lines.cut()
         return [codec.value_of(Member, row, str(file)) for row in rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pennyweight.search.mixture_search import MixtureAnswer, MixtureSearch
 from pennyweight.search.policies import Candidate
 from pennyweight.search.result import kept_artifact, versions
 from pennyweight.service import Service
+from pennyweight.workload import Request
 
 CURVE = 40  # points
 ARTIFACTS = "artifacts"
@@ -41,6 +43,8 @@ def gather(search: MixtureSearch, answer: MixtureAnswer, hardware: Hardware) -> 
         held_out=search.held_out.requests,
         hardware=hardware,
         thresholds=tuple(thresholds_of(answer.best[0].policy.tuning)) if answer.best else (),
+        tuned_on=tuple(prompt_hash(request) for request in search.tuning.requests),
+        reference_scores=_reference_scores(search, answer),
         faster=answer.faster,
         served=answer.served,
         served_score=answer.served_score,
@@ -48,6 +52,16 @@ def gather(search: MixtureSearch, answer: MixtureAnswer, hardware: Hardware) -> 
         versions=versions(),
         seconds=answer.seconds,
     )
+
+
+def prompt_hash(request: Request) -> str:
+    return hashlib.sha256(request.prompt_key.encode()).hexdigest()[:16]
+
+
+def _reference_scores(search: MixtureSearch, answer: MixtureAnswer) -> tuple[float, ...]:
+    if answer.reference.name == answer.large.name:
+        return ()
+    return tuple(search.scores(answer.reference.name, search.held_out).tolist())
 
 
 def member_results(

@@ -11,9 +11,11 @@ The race takes half of the error, the policies the other half.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +36,8 @@ from pennyweight.service import Service
 from pennyweight.workload import Workload, clusters
 
 Floats = NDArray[np.float64]
-REFERENCE = "reference"  # the large model unmodified, where it is served otherwise
-SERVED = "served"  # what was chosen, through the gateway
+REFERENCE = "(reference)"  # the large model unmodified, where it is served otherwise
+SERVED = "(served)"  # what was chosen, through the gateway
 SPEED_WAVES, SPEED_LEAST = 4, 32  # requests of a run, by streams and at least
 
 
@@ -57,6 +59,22 @@ class MixtureQuestion:
     def error(self) -> float:
         return 1 - self.confidence
 
+    def as_json(self) -> dict[str, Any]:
+        """What must be equal for a search to be resumed."""
+        models = {self.name: self.first.model.id, **{name: one.model.id for name, one in self.others.items()}}
+        first = self.first
+        return {
+            "models": models,
+            "given": {name: deployment.id for name, deployment in self.given.items()},
+            "workload": first.workload.id,
+            "max_degradation": self.limit.share,
+            "confidence": self.confidence,
+            "max_concurrency": first.streams,
+            "seed": first.seed,
+            "engines": first.engines and list(first.engines),
+            "schemes": first.schemes and list(first.schemes),
+        }
+
     @property
     def race_error(self) -> float:
         return self.error / 2 if self.policies else self.error
@@ -74,12 +92,23 @@ def refuse_mixture(question: MixtureQuestion) -> None:
         refuse_lengths(one)
         if name not in question.given:
             forms(one, unmeasured(), unmodified=not one.schemes)
-    there, needed = independent(question), least_kept(question.limit, question.race_error / len(question.others))
-    if there < needed:
+    there, wanted = independent(question), needed(question)
+    if there < wanted:
         raise WorkloadError(
-            f"A loss of at most {question.limit.share:.1%} takes {needed} independent requests in the held-out half "
-            f"even if none is lost, and {there} are there: bring about {2 * needed}, or allow a larger loss."
+            f"A loss of at most {question.limit.share:.1%} takes {wanted} independent requests in the held-out half "
+            f"even if none is lost, and {there} are there: bring about {2 * wanted}, or allow a larger loss."
         )
+
+
+def needed(question: MixtureQuestion) -> int:
+    """Independent held-out requests before anything can be certified, even if nothing is lost."""
+    others = len(question.others)
+    looks = len(racing.looks_of(independent(question)))
+    alone = least_kept(question.limit, question.race_error / others / looks)
+    if not question.policies:
+        return alone
+    rules = sum(fitting.RULES[kind] for kind in question.policies)
+    return max(alone, least_kept(question.limit, question.error / 2 / others / rules))
 
 
 def independent(question: MixtureQuestion) -> int:
@@ -133,7 +162,8 @@ class MixtureSearch:
         self.listener, self.embed = listener, embed
         first = question.first
         tuning, held_out = first.workload.split(first.seed)
-        self.tuning, self.held_out = tuning, held_out.shuffled(first.seed)
+        self.tuning, self.held_out = tuning, held_out
+        self._reference = question.name  # whose scores count
         self.compared = compared_by(first.workload)
         self.remarks: list[str] = []
 
@@ -141,6 +171,7 @@ class MixtureSearch:
         began = time.perf_counter()
         found = self._measured()
         large, reference, others = found
+        self._reference = reference.name
         self._ask(reference, self.tuning, self.held_out)
         if large.name != reference.name:
             self._ask(large, self.tuning, self.held_out)
@@ -163,7 +194,7 @@ class MixtureSearch:
                 f"The mixture is certified and serves {faster.ratio:.2f} times the requests a second of {large.name} "
                 f"alone ({faster.describe_interval()}): the constant wins."
             )
-            mixture, best = None, None
+            mixture, best, faster, served, score = None, None, None, dict(large.figures), None
             service, chosen = self._service(large, None, None, None)
         return MixtureAnswer(
             large, reference, tuple(others), tuple(races), tuple(candidates), best, mixture, service, chosen,
@@ -210,23 +241,29 @@ class MixtureSearch:
             self.bench.ask(self.matrix, member.name, _alone(member), wanted)
 
     def reference_name(self) -> str:
-        first = self.held_out.requests[:1]
-        return REFERENCE if not self.matrix.missing(REFERENCE, first) else self.question.name
+        return self._reference
 
     @property
     def scores_name(self) -> str:
-        return "labels" if all(request.labelled for request in self.question.first.workload.requests) else "agreement"
+        requests = self.question.first.workload.requests
+        if all(request.labelled for request in requests):
+            return "labels"
+        return "labels and forms" if all(request.labelled or request.has_form for request in requests) else "agreement"
 
     def scores(self, name: str, half: Workload) -> Floats:
         """In 0..1: by label or form where a request has one, else by agreement with the reference."""
         against = self.matrix.of(self.reference_name(), half.requests)
-        return scored(self.matrix.of(name, half.requests), against, self.compared)
+        return scored(half.requests, self.matrix.of(name, half.requests), against)
 
     # -- the race --
 
+    def _place(self, unit: str) -> str:
+        """An order that has nothing to do with the one that the halves were made by."""
+        return hashlib.sha256(f"race {self.question.first.seed} {unit}".encode()).hexdigest()
+
     def _race(self, others: Sequence[Member]) -> list[racing.Race]:
         units = clusters(self.held_out.requests)
-        order = list(dict.fromkeys(units[request.id] for request in self.held_out.requests))
+        order = sorted(set(units.values()), key=self._place)
         by_unit = {name: [r for r in self.held_out.requests if units[r.id] == name] for name in order}
 
         def ask(member: Member) -> racing.Ask:
@@ -266,11 +303,12 @@ class MixtureSearch:
             labels = [self.labels(member, large, half) for half in (self.tuning, self.held_out)]
             try:
                 fitted = fitting.fit(self.question.policies, tuning, held_out, labels[0], costs, self.embed)
-            except UsageError as error:
+                policies = [one.policy for one in fitted]
+                choice = choose(policies, labels[1], self.question.limit, costs, error=each)
+            except (UsageError, WorkloadError) as error:
                 self.remarks.append(f"{member.name}: {error}")
                 continue
             by_name = {one.policy.name: one for one in fitted}
-            choice = choose([one.policy for one in fitted], labels[1], self.question.limit, costs, error=each)
             found += [(candidate, by_name[candidate.policy.name], member) for candidate in choice.candidates]
         return sorted(found, key=lambda one: one[0].cost)
 

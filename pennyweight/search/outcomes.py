@@ -22,7 +22,7 @@ from pennyweight.measure.proof.forms import keeps_form
 from pennyweight.measure.proof.intervals import share_interval
 from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.measure.scorers import is_right
-from pennyweight.mixing.agreement import agree
+from pennyweight.mixing.agreement import agree, calls_in
 from pennyweight.mixing.cascade import TOPS
 from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Request, Workload
@@ -33,10 +33,10 @@ DEPARTURES_ERROR = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """One member's greedy answer to one request. `score` is 1 where a labelled request was answered rightly or a
-    demanded form was kept, 0 where not, and None where neither was asked. `logprobs` are those of its tokens, in nats,
-    `margins` those to the next likeliest; `seconds` from sending to the whole answer, beside `concurrency` - 1
-    others."""
+    """One member's greedy answer to one request; its tool calls are part of `text`. `score` is 1 where a labelled
+    request was answered rightly or a demanded form was kept, 0 where not, and None where neither was asked. `logprobs`
+    are those of its tokens, in nats, `margins` those to the next likeliest; `seconds` from sending to the whole answer,
+    beside `concurrency` - 1 others."""
 
     request_id: str
     member: str
@@ -123,7 +123,7 @@ async def _asked(client: Client, request: Request, member: str, concurrency: int
     return Outcome(
         request.id,
         member,
-        answered.text,
+        answered.text + calls_in(answered.message),
         answered.finish,
         _score(request, answered),
         answered.logprobs,
@@ -155,13 +155,14 @@ def _compared(request: Request) -> str:
     return "json" if request.has_form else "text"
 
 
-def scored(outcomes: Sequence[Outcome], against: Sequence[Outcome], compared: str) -> Floats:
+def scored(requests: Sequence[Request], outcomes: Sequence[Outcome], against: Sequence[Outcome]) -> Floats:
     """(requests,) in 0..1: each outcome's own score where its request has a label or a form, else whether its answer
     agrees with the reference's."""
+    rows = zip(requests, outcomes, against, strict=True)
     return np.array(
         [
-            float(agree(one.text, other.text, compared)) if one.score is None else one.score
-            for one, other in zip(outcomes, against, strict=True)
+            float(agree(one.text, other.text, _compared(request))) if one.score is None else one.score
+            for request, one, other in rows
         ]
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pennyweight.checkpoint import file_checksum, link_or_copy
+from pennyweight.checkpoint import file_checksum
 from pennyweight.checks.gguf_file import check_gguf, read_gguf_header
 from pennyweight.errors import ModelError
 from pennyweight.model import Model
@@ -16,6 +16,7 @@ from pennyweight.techniques.base import Technique
 
 FILE_TYPES = {1: "F16", 2: "Q4_0", 7: "Q8_0", 15: "Q4_K_M", 32: "BF16"}  # llama.cpp's enum llama_ftype
 KEPT = (".json", ".jinja", ".model")
+INDEX = "model.safetensors.index.json"  # of weights that are not here
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class OwnFile(Technique):
 
     def build(self, source: Path, target: Path) -> None:
         for file in source.iterdir():
-            if file.suffix in KEPT:
+            if file.suffix in KEPT and file.name != INDEX:
                 shutil.copyfile(file, target / file.name)
-        link_or_copy(self.file, str(target / "model.gguf"))
+        shutil.copyfile(self.file, target / "model.gguf")  # no link: the user's file may be edited in place
 
 
 def scheme_of(file: Path) -> str | None:

@@ -27,3 +27,7 @@ def test_what_is_measured() -> None:
 def test_numbers_with_several_points_are_read_up_to_the_first() -> None:
     assert text_shape("version 1.2.3")[2] == math.log1p(1)
     assert text_shape("1,2,3,4.")[2] == math.log1p(1234)
+
+
+def test_endless_digits_stay_a_number() -> None:
+    assert all(map(math.isfinite, text_shape("1," * 5000 + "2 and " + "9" * 5000)))

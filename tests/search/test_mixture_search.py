@@ -22,11 +22,11 @@ from pennyweight.mixture_evidence import Winner
 from pennyweight.model import Lineage, Model
 from pennyweight.report import write_mixture
 from pennyweight.search import Question, calibration, mixture_result
-from pennyweight.search.members import Member
-from pennyweight.search.mixture_search import MixtureAnswer, MixtureQuestion, MixtureSearch, refuse_mixture
+from pennyweight.search.members import Member, Members
+from pennyweight.search.mixture_search import MixtureAnswer, MixtureQuestion, MixtureSearch, needed, refuse_mixture
 from pennyweight.search.outcomes import Outcome, OutcomeMatrix
 from pennyweight.service import Service
-from pennyweight.workload import Request, Workload
+from pennyweight.workload import Request, Workload, clusters
 
 SPEEDS = {"large": 2.0, "small": 8.0, "tiny": 20.0}  # requests a second
 COUNT = 1600
@@ -128,14 +128,14 @@ def test_a_cascade_that_tells_hard_from_easy_is_certified_and_served(tmp_path: P
     assert answer.service.member_for("large") == "large" and answer.service.mixture_for(None) == answer.chosen
     assert answer.mixture.departures < 0.05 and answer.mixture.compared == "number"
     assert answer.mixture.certificate.error == pytest.approx(0.025), "the race has the other half of the error"
-    assert bench.asked["large"] == COUNT and bench.asked["served"] == COUNT // 2
+    assert bench.asked["large"] == COUNT and bench.asked["(served)"] == COUNT // 2
 
 
 def test_what_cannot_tell_them_apart_is_not_certified_and_the_constant_wins(tmp_path: Path) -> None:
     bench = FakeBench(unsure=False)
     _, answer = run(tmp_path, question_of(tmp_path, "small"), bench)
     assert answer.winner is Winner.LARGE and answer.mixture is None and answer.chosen == "large"
-    assert list(answer.service.members) == ["large"] and "served" not in bench.asked
+    assert list(answer.service.members) == ["large"] and "(served)" not in bench.asked
 
 
 def test_a_mixture_that_is_slower_when_served_loses_to_the_large_model(tmp_path: Path) -> None:
@@ -249,3 +249,58 @@ def test_a_threshold_that_was_edited_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(described))
     with pytest.raises(Exception, match="not the one that its certificate allows"):
         formats.read_service(place)
+
+
+def test_the_race_begins_with_no_chosen_kind_of_requests(tmp_path: Path) -> None:
+    """Copies of a prompt come first in the order that the halves were made by: a race that began with them would judge
+    a model by these alone."""
+    copies = tuple(
+        replace(request, prompt=f"copy {n // 5}" if n < 500 else request.prompt)
+        for n, request in enumerate(requests(2000))
+    )
+    question = question_of(tmp_path, "small", workload=Workload("copies", copies))
+    search = MixtureSearch(
+        question, FakeMembers(), FakeBench(), OutcomeMatrix(tmp_path / "o.jsonl"), Quiet(), embed=None
+    )  # type: ignore[arg-type]
+    units = clusters(search.held_out.requests)
+    order = sorted(set(units.values()), key=search._place)
+    several = {name for name in order if list(units.values()).count(name) > 1}
+    share = len(several) / len(order)
+    assert abs(len(several & set(order[:200])) / 200 - share) < 0.08
+
+
+@pytest.mark.parametrize("name", ["reference", "served"])
+def test_no_name_of_a_model_is_taken_for_the_reference(tmp_path: Path, name: str) -> None:
+    SPEEDS[name] = 8.0
+
+    class Worse(FakeBench):
+        def _outcome(self, member: str, request: Request) -> Outcome:
+            return replace(super()._outcome(member, request), score=0.0 if member == name else 1.0)
+
+    _, answer = run(tmp_path, question_of(tmp_path, name, policies=()), Worse())
+    assert answer.winner is Winner.LARGE
+
+
+def test_a_search_goes_on_with_the_same_question_only(tmp_path: Path) -> None:
+    question = question_of(tmp_path, "small")
+    file = tmp_path / "members.jsonl"
+    Members(file, question.as_json(), Quiet(), detect(), resume=False)
+    Members(file, question.as_json(), Quiet(), detect(), resume=True)
+    other = replace(question, limit=Limit(0.1))
+    with pytest.raises(UsageError, match="another max_degradation"):
+        Members(file, other.as_json(), Quiet(), detect(), resume=True)
+
+
+def test_a_calibration_leaves_out_what_the_rule_was_fitted_on(tmp_path: Path) -> None:
+    place, _ = written(tmp_path, FakeBench())
+    with pytest.raises(WorkloadError, match="fitted on these very requests"):
+        mixed = calibration.read_mixed(place)
+        half = Workload("made", requests()).split(0)[0]
+        calibration.calibrate(place, half, None, stage=lambda _: None)
+    assert mixed.evidence.tuned_on
+
+
+def test_too_few_for_all_rules_is_said_before_anything_is_asked(tmp_path: Path) -> None:
+    one = needed(question_of(tmp_path, "small", policies=("router",)))
+    all_rules = needed(question_of(tmp_path, "small", policies=("router", "cascade", "both")))
+    assert needed(question_of(tmp_path, "small", policies=())) < all_rules and one <= all_rules

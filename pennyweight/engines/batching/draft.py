@@ -39,12 +39,16 @@ class DraftModel:
         if longest < 1:
             return [[] for _ in texts]
         drafts = [[int(logits.argmax())] for logits in self._caught_up(texts)]
-        while len(drafts[0]) < longest:
-            lengths = np.array([len(held) for held in self._held[: len(texts)]])
-            logits = self._runtime.decode([draft[-1] for draft in drafts], lengths)
-            for held, draft, row in zip(self._held, drafts, logits, strict=False):
-                held.append(draft[-1])
-                draft.append(int(row.argmax()))
+        for _ in range(longest - 1):
+            going = [len(draft) < count for draft, count in zip(drafts, most, strict=True)]
+            rows = list(zip(self._held, drafts, going, strict=False))
+            # a row that has all of its draft computes its last token again, at its own place
+            tokens = [draft[-1] if goes else held[-1] for held, draft, goes in rows]
+            lengths = np.array([len(held) - (not goes) for held, _, goes in rows])
+            for (held, draft, goes), row in zip(rows, self._runtime.decode(tokens, lengths), strict=True):
+                if goes:
+                    held.append(draft[-1])
+                    draft.append(int(row.argmax()))
         return [draft[: max(0, count)] for draft, count in zip(drafts, most, strict=True)]
 
     def release(self, index: int, last: int) -> None:

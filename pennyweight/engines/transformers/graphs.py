@@ -2,8 +2,8 @@
 for their work (benchmarks/gpu.py; docs/log/engines.md).
 
 A graph runs over fixed memory and shapes. So numbers of rows, tokens and positions are rounded up to powers of two,
-with a graph for each combination. A row that stands for nobody writes to a row of its own that nothing reads; tokens
-that stand for nothing are written after the others, where the next ones go.
+with a graph for each combination. A row that stands for nobody writes to a row of its own that nothing reads; a piece
+is filled up with its last token at its own place, which writes what is there already.
 """
 
 from __future__ import annotations
@@ -96,9 +96,10 @@ class Graphs:
         """Logits (1, vocabulary) after the last of tokens that a row takes from position `start` on."""
         width = rounded_up(len(tokens), LEAST_TOKENS)
         graph = self._graph(1, width, rounded_up(start + width, LEAST_POSITIONS), capacity)
-        graph.inputs.tokens.copy_(torch.tensor([*tokens, *[0] * (width - len(tokens))])[None])
+        steps = torch.arange(width).clamp(max=len(tokens) - 1)
+        graph.inputs.tokens.copy_(torch.tensor(list(tokens))[steps][None])
         graph.inputs.rows.fill_(row)
-        graph.inputs.places.copy_(torch.arange(start, start + width)[None])
+        graph.inputs.places.copy_((start + steps)[None])
         assert graph.inputs.last is not None
         graph.inputs.last.fill_(len(tokens) - 1)
         return graph.run()[0]

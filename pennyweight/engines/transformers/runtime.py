@@ -151,10 +151,12 @@ class TransformersRuntime(RowRuntime):
 
     @torch.no_grad()
     def verify(self, fed: Sequence[Sequence[int]], lengths: Lengths) -> Sequence[Logits]:
-        """Rows are padded to the longest; what that writes behind a row's own tokens is written over by the next."""
+        """Rows are padded to the longest with their last token at its own place: it writes what is there already, and
+        leads no row beyond the model's context."""
         width = max(map(len, fed))
-        places = torch.from_numpy(lengths).to(self._device)[:, None] + torch.arange(width, device=self._device)
-        padded = self._ids([[*tokens, *[0] * (width - len(tokens))] for tokens in fed])
+        steps = [[min(place, len(tokens) - 1) for place in range(width)] for tokens in fed]
+        places = self._ids(steps) + torch.from_numpy(lengths).to(self._device)[:, None]
+        padded = self._ids([[tokens[step] for step in row] for tokens, row in zip(fed, steps, strict=True)])
         rows = torch.arange(len(fed), device=self._device)
         logits = as_logits(self._forward(Inputs(padded, rows, places, int(lengths.max()) + width)))
         return [row[: len(tokens)] for row, tokens in zip(logits, fed, strict=True)]

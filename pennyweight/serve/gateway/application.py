@@ -55,13 +55,15 @@ class RequestHandler:
         # A key's own priority, or a lower one from the request: a request cannot raise its priority.
         wanted = reading.whole_number(body, "priority", default=0)
         priority = min(max(tenant.priority, wanted), BATCH - 1)
+        mixed = self._gateway.mixed_for(name)
         return replace(
             Ask.of(path, body, raw, tenant, pool),
             priority=priority,
             cache=request.headers.get("x-pennyweight-cache", ""),
-            mixed=self._gateway.mixed_for(name),
+            mixed=mixed,
             pinned=request.headers.get("x-pennyweight-member", ""),
             session=request.headers.get("x-pennyweight-session", ""),
+            shadowed=mixed is not None and self._gateway.settings.mix_shadow,
         )
 
     async def respond(self, request: Request) -> Response:

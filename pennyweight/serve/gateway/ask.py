@@ -6,6 +6,8 @@ next one, as middleware does; gateway.py wraps them all in one place.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +24,8 @@ class Ask:
     hashes of the prompt's prefix. `cache` is the header x-pennyweight-cache, `key` the cache key, equal for identical
     requests; empty if the answer may not be stored. `mixed` is the mixture that it is asked of, if it is one, whose
     large member's `pool` then is; `pinned` the member that the request names, `session` the client's own name for the
-    conversation."""
+    conversation, `shadowed` says that the large member answers whatever is decided. Without `waits` it
+    fails at once where no engine is ready."""
 
     path: str
     body: Mapping[str, Any]
@@ -39,6 +42,8 @@ class Ask:
     mixed: Mixed | None = None
     pinned: str = ""
     session: str = ""
+    shadowed: bool = False
+    waits: bool = True
 
     @staticmethod
     def of(path: str, body: Mapping[str, Any], raw: bytes, tenant: Tenant, pool: Pool) -> Ask:
@@ -58,7 +63,7 @@ class Ask:
     def translated(self, path: str, body: Mapping[str, Any], raw: bytes) -> Ask:
         """The same question in another of the API's shapes."""
         other = Ask.of(path, body, raw, self.tenant, self.pool)
-        same = {name: getattr(self, name) for name in ("priority", "cache", "mixed", "pinned", "session")}
+        same = {name: getattr(self, name) for name in ("priority", "cache", "mixed", "pinned", "session", "shadowed")}
         return replace(other, **same)
 
     @property
@@ -66,7 +71,31 @@ class Ask:
         """Equal where the same files answer by the same rule."""
         if self.mixed is None:
             return self.pool.identity
-        return f"{self.pool.identity} {self.mixed.identity} {self.pinned}"
+        escalated = self.mixed.has_escalated(self.earlier_conversations)
+        return f"{self.pool.identity} {self.mixed.identity} {self.pinned} {escalated} {self.shadowed}"
+
+    @property
+    def conversation(self) -> str:
+        """What this turn's next one will find itself to be a part of: the client's x-pennyweight-session, else all
+        messages so far; empty for what is no conversation."""
+        messages = self.body.get("messages")
+        if self.session:
+            return self._hashed(self.session)
+        return self._hashed(messages) if isinstance(messages, list) and messages else ""
+
+    @property
+    def earlier_conversations(self) -> list[str]:
+        """The turns that this one may follow."""
+        if self.session:
+            return [self._hashed(self.session)]
+        messages = self.body.get("messages")
+        if not isinstance(messages, list):
+            return []
+        ends = [n for n, one in enumerate(messages) if isinstance(one, dict) and one.get("role") == "assistant" and n]
+        return [self._hashed(messages[:end]) for end in ends]
+
+    def _hashed(self, what: Any) -> str:
+        return hashlib.sha256(json.dumps([self.tenant.name, what]).encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from pennyweight.errors import PennyweightError
+from pennyweight.mixing.agreement import calls_in
 from pennyweight.mixing.cascade import TOPS, SmallAnswer, keeps_json, read_logprobs
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
 from pennyweight.serve.gateway.pool import Pool
@@ -21,15 +22,20 @@ CHAT = "/v1/chat/completions"
 
 def small_ask(ask: Ask, pool: Pool, *, measured: bool) -> Ask:
     """The same question to the small member, `measured` by its log-probabilities."""
+    ask = replace(ask, waits=False)  # the large member is there
     if not measured:
         return replace(ask, pool=pool)
     body = dict(ask.body)
     if ask.path == CHAT:
         body["logprobs"] = True
-        body["top_logprobs"] = max(TOPS, ask.body.get("top_logprobs") or 0)
+        body["top_logprobs"] = max(TOPS, _number(ask.body.get("top_logprobs")))
     else:
-        body["logprobs"] = max(TOPS, ask.body.get("logprobs") or 0)
+        body["logprobs"] = max(TOPS, _number(ask.body.get("logprobs")))
     return replace(ask, pool=pool, body=body, raw=json.dumps(body).encode())
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 class Attempt:
@@ -134,7 +140,7 @@ class Attempt:
 
     def _choice(self, choice: dict[str, Any], said: Mapping[str, Any]) -> bool:
         """Note what a choice says; True where its log-probabilities were taken out."""
-        self.text += (said.get("content") if self._chat else choice.get("text")) or ""
+        self.text += ((said.get("content") if self._chat else choice.get("text")) or "") + calls_in(said)
         self.finish = choice.get("finish_reason") or self.finish
         logprobs, margins = read_logprobs(choice.get("logprobs"))
         self._logprobs += logprobs
@@ -155,7 +161,7 @@ class Attempt:
         found = choice["logprobs"]
         if self._chat:
             for row in found.get("content") or ():
-                row["top_logprobs"] = row.get("top_logprobs", [])[:wanted]
+                row["top_logprobs"] = (row.get("top_logprobs") or [])[:wanted]
         elif found.get("top_logprobs"):
             found["top_logprobs"] = [dict(list((row or {}).items())[:wanted]) for row in found["top_logprobs"]]
         return True

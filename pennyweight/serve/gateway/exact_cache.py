@@ -37,7 +37,8 @@ class Lookup:
         entry = await self._store.get(key)
         if entry is not None:
             self._counter.labels("hit").inc()
-            yield Head(200, entry.content_type, {HEADER: "hit", "age": str(int(entry.age))})
+            decided = {"x-pennyweight-decision": "from the cache"} if ask.mixed is not None else {}
+            yield Head(200, entry.content_type, {HEADER: "hit", "age": str(int(entry.age)), **decided})
             yield entry.body
             yield Outcome(whole=True)
             return

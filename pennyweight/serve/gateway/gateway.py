@@ -60,7 +60,7 @@ class Gateway:
     def __post_init__(self) -> None:
         self.relay = Relay(self.session, self.settings.stall_seconds)
         self.mixtures = Mixtures(self.metrics.registry, self.settings.state)
-        self.mixtures.serve(self.mixtures.made(self.pools.service))
+        self.mixtures.serve(self.mixtures.made(self.pools.service), self._identity)
         mixing: Stage = Mixing(Admitting(self.relay), self._member_pool, shadow=self.settings.mix_shadow)
         self.limits = Limits(self._cached(mixing))
         responses = Responses(self.limits)
@@ -108,6 +108,9 @@ class Gateway:
             raise Refused(404, message, "model", "model_not_found")
         return pool
 
+    def _identity(self, member: str) -> str:
+        return self.pools.by_member[member].identity
+
     def _member_pool(self, member: str) -> Pool | None:
         return self.pools.by_member.get(member)
 
@@ -120,7 +123,7 @@ class Gateway:
         """Serve another service from now on."""
         made = self.mixtures.made(service)
         await self.pools.swap(service)
-        self.mixtures.serve(made)
+        self.mixtures.serve(made, self._identity)
         self.evidence = evidence
 
     def pool_for_batch(self, name: Any) -> Pool:

@@ -9,7 +9,6 @@ member fails, the large one answers; where the large one fails, that is an error
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import random
@@ -19,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pennyweight.errors import PennyweightError
-from pennyweight.mixing.agreement import agree
+from pennyweight.mixing.agreement import agree, calls_in
 from pennyweight.mixing.router import question_text
 from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
 from pennyweight.serve.gateway.attempt import CHAT, Attempt
@@ -31,6 +30,7 @@ from pennyweight.serve.gateway.tenant import BATCH
 DECIDED = (CHAT, "/v1/completions")  # paths
 MODEL_HEADER, DECISION_HEADER = "x-pennyweight-model", "x-pennyweight-decision"
 MAX_AUDITS = 64  # at once
+NOT_AUDITED = ("stream", "stream_options", "logprobs", "top_logprobs", "seed")
 LOG = logging.getLogger("pennyweight.gateway")
 
 
@@ -64,18 +64,19 @@ class Mixing:
                 raise Refused(
                     400, f"{ask.pinned!r} is no member of this mixture: use {mixture.small} or {mixture.large}."
                 )
-            async for piece in self._from(replace(ask, pool=pool), mixed, ask.pinned, "pinned"):
-                yield piece
+            async with aclosing(self._from(replace(ask, pool=pool), mixed, ask.pinned, "pinned")) as pieces:
+                async for piece in pieces:
+                    yield piece
             return
-        conversation = conversation_of(ask)
-        settled = _settled(ask, mixed, conversation)
+        settled = _settled(ask, mixed)
         attempt, decision = None, Decision(False, settled)
-        if not settled and small is not None:
+        if not settled:
             attempt, decision = await self._decide(ask, mixed, small)
         try:
             if attempt is not None and decision.kept and not self._shadow:
-                async for piece in self._kept(ask, mixed, attempt, decision):
-                    yield piece
+                async with aclosing(self._kept(ask, mixed, attempt, decision)) as pieces:
+                    async for piece in pieces:
+                        yield piece
                 return
             if attempt is not None:
                 mixed.waste(attempt.tokens)
@@ -83,18 +84,21 @@ class Mixing:
             if attempt is not None:
                 await attempt.drop()
         if not decision.kept:
-            mixed.escalate(conversation)
+            mixed.escalate(ask.conversation)
         reason = f"shadow, {'kept' if decision.kept else 'escalated'} by {decision.reason}" if self._shadow else ""
-        async for piece in self._from(ask, mixed, mixture.large, reason or decision.reason):
-            yield piece
+        async with aclosing(self._from(ask, mixed, mixture.large, reason or decision.reason)) as pieces:
+            async for piece in pieces:
+                yield piece
 
-    async def _decide(self, ask: Ask, mixed: Mixed, small: Pool) -> tuple[Attempt | None, Decision]:
+    async def _decide(self, ask: Ask, mixed: Mixed, small: Pool | None) -> tuple[Attempt | None, Decision]:
         """The small member's attempt, if it was asked, and the decision."""
         rule = mixed.mixture.rule
+        if small is None or not small.replicas.ready:  # nobody waits for its restart
+            return None, Decision(False, "small member down")
         if rule.router is not None:
-            score = await mixed.router_score(question_text(ask.body.get("messages") or (), _prompt(ask.body)))
+            score = await mixed.router_score(question_text(ask.body.get("messages"), _prompt(ask.body)))
             most = rule.threshold if rule.ask_up_to is None else rule.ask_up_to
-            if score > most:
+            if not score <= most:
                 return None, Decision(False, "router")
             if rule.cascade is None and self._shadow:
                 return None, Decision(True, "router")
@@ -108,9 +112,8 @@ class Mixing:
             await attempt.drop()
             raise
         if attempt.failed:
-            LOG.warning(
-                "%s gives no answer, and %s is asked: %s", mixed.mixture.small, mixed.mixture.large, attempt.failed
-            )
+            small_name, large_name = mixed.mixture.small, mixed.mixture.large
+            LOG.warning("%s gives no answer, and %s is asked: %s", small_name, large_name, attempt.failed)
             return attempt, Decision(False, "small member failed")
         if rule.cascade is None:
             return attempt, Decision(True, "router")
@@ -141,44 +144,41 @@ class Mixing:
                 yield _signed(piece, member, said)
 
     async def _audit(self, ask: Ask, mixed: Mixed, text: str) -> None:
-        """Ask the large member too, after everybody else, and compare."""
-        body = {k: v for k, v in ask.body.items() if k not in ("stream", "stream_options", "logprobs", "top_logprobs")}
-        again = replace(ask, body=body, raw=json.dumps(body).encode(), priority=BATCH, key="")
+        """Ask the large member too, after everybody else, and compare. The certificate is about greedy answers: where
+        the client had its answer sampled, the small member gives a greedy one, too."""
+        greedy = ask.body.get("temperature") == 0
         try:
-            parts = [piece async for piece in self._inner(again)]
-            head, told = parts[0], b"".join(piece for piece in parts if isinstance(piece, bytes))
-            if isinstance(head, Head) and not head.refused:
-                choice = json.loads(told)["choices"][0]
-                other = (choice["message"].get("content") if ask.path == CHAT else choice["text"]) or ""
-                mixed.audited(not agree(text, other, mixed.mixture.compared))
+            other = await self._greedy_text(ask, self._pool_of(mixed.mixture.large))
+            mine = text if greedy else await self._greedy_text(ask, self._pool_of(mixed.mixture.small))
+            if mine is not None and other is not None:
+                mixed.audited(not agree(mine, other, mixed.mixture.compared))
         except (PennyweightError, ValueError, KeyError, LookupError) as error:
             LOG.warning("an audit of %s was not answered: %s", mixed.name, error)
 
+    async def _greedy_text(self, ask: Ask, pool: Pool | None) -> str | None:
+        """A member's greedy answer in the batch class; None where it refuses."""
+        if pool is None:
+            return None
+        body = {name: value for name, value in ask.body.items() if name not in NOT_AUDITED} | {"temperature": 0}
+        again = replace(ask, pool=pool, body=body, raw=json.dumps(body).encode(), priority=BATCH, key="")
+        parts = [piece async for piece in self._inner(again)]
+        head, told = parts[0], b"".join(piece for piece in parts if isinstance(piece, bytes))
+        if not isinstance(head, Head) or head.refused:
+            return None
+        choice = json.loads(told)["choices"][0]
+        message = choice.get("message") or {}
+        return ((message.get("content") if ask.path == CHAT else choice["text"]) or "") + calls_in(message)
 
-def _settled(ask: Ask, mixed: Mixed, conversation: str) -> str:
+
+def _settled(ask: Ask, mixed: Mixed) -> str:
     """Why the large member answers, whatever the rule says; empty where the rule decides."""
     if mixed.monitor.alarmed:
         return "alarm"
-    if conversation and conversation in mixed.escalated:
+    if mixed.has_escalated(ask.earlier_conversations):
         return "conversation"
-    if ask.sequences > 1 or ask.body.get("echo"):
-        return "kind of request"
-    return ""
-
-
-def conversation_of(ask: Ask) -> str:
-    """Equal for the turns of one conversation: by the client's x-pennyweight-session, else by the messages up to the
-    first answer; empty for what is no conversation."""
-    messages = ask.body.get("messages")
-    if ask.session:
-        text = ask.session
-    elif isinstance(messages, list) and messages:
-        roles = [one.get("role") if isinstance(one, dict) else None for one in messages]
-        first = roles.index("assistant") if "assistant" in roles else len(messages)
-        text = json.dumps(messages[:first])
-    else:
-        return ""
-    return hashlib.sha256(json.dumps([ask.tenant.name, text]).encode(errors="surrogatepass")).hexdigest()
+    several = ask.sequences > 1 or ask.body.get("echo")
+    odd = not isinstance(ask.body.get("messages", []), list) or not isinstance(ask.body.get("top_logprobs") or 0, int)
+    return "kind of request" if several or odd else ""
 
 
 def _prompt(body: Mapping[str, Any]) -> str:

@@ -73,12 +73,22 @@ class Mixed:
             if kept.pop("pair", None) == list(self.mixture.pair) and kept.get("limit") == self.monitor.limit:
                 self.monitor = Monitor(**kept)
         self._threads = ThreadPoolExecutor(1, "router") if self.embed is not None else None
-        self._show()
+        self.small_identity = ""
 
     @property
     def identity(self) -> str:
-        """Of what is decided by, for the cache's keys."""
-        return f"{self.mixture.pair} {self.mixture.rule}"
+        """Of what is decided by, for the cache's keys: after an alarm, a kept answer is not found again."""
+        return f"{self.small_identity} {self.mixture.rule} {self.monitor.alarmed}"
+
+    def has_escalated(self, conversations: Sequence[str]) -> bool:
+        return any(one in self.escalated for one in conversations)
+
+    def begin(self, before: Mixed | None, small_identity: str) -> None:
+        """It is served from now on, in the place of another."""
+        self.small_identity = small_identity
+        if before is not None and before is not self:
+            self.escalated, before.file = before.escalated, None
+        self.show()
 
     # -- scores --
 
@@ -128,7 +138,7 @@ class Mixed:
             )
         if self.file is not None:
             self._keep(self.file)
-        self._show()
+        self.show()
 
     def _keep(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +146,7 @@ class Mixed:
         passing.write_text(json.dumps({**vars(self.monitor), "pair": self.mixture.pair}), encoding="utf-8")
         passing.replace(file)
 
-    def _show(self) -> None:
+    def show(self) -> None:
         self.figures.alarm.labels(self.name).set(self.monitor.alarmed)
         self.figures.departures.labels(self.name).set(self.monitor.mean_loss)
 
@@ -179,7 +189,10 @@ class Mixtures:
         """Those of this service. Raises `UsageError` where a router's embedding model is not installed."""
         return {name: self._mixed(name, mixture) for name, mixture in service.mixtures.items()}
 
-    def serve(self, made: Mapping[str, Mixed]) -> None:
+    def serve(self, made: Mapping[str, Mixed], identity_of: Callable[[str], str]) -> None:
+        """`identity_of` a member."""
+        for name, mixed in made.items():
+            mixed.begin(self.by_name.get(name), identity_of(mixed.mixture.small))
         self.by_name = dict(made)
 
     def _mixed(self, name: str, mixture: Mixture) -> Mixed:

@@ -97,4 +97,6 @@ async def _release(lock: asyncio.Lock, begun: asyncio.Event) -> None:
 
 
 def _hash(ask: Ask) -> str:
-    return hashlib.blake2b(ask.path.encode() + b"\0" + ask.raw, digest_size=16).hexdigest()
+    """Of a request to one member: what ends a small model may be answered by a large one."""
+    asked = f"{ask.pool.member}\0{ask.path}\0".encode() + ask.raw
+    return hashlib.blake2b(asked, digest_size=16).hexdigest()

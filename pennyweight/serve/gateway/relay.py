@@ -140,7 +140,7 @@ class Relay:
 
 async def _chosen(ask: Ask, avoid: set[int]) -> Replica:
     try:
-        return await _replicas(ask).choose(ask.blocks, avoid, PATIENCE)
+        return await _replicas(ask).choose(ask.blocks, avoid, PATIENCE if ask.waits else 0.0)
     except EngineError as error:
         raise Unavailable(str(error)) from None
 

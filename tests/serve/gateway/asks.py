@@ -18,6 +18,8 @@ def a_pool(**more: Any) -> Any:
     values = {
         "deployment": DEPLOYMENT,
         "names": ("model",),
+        "member": "model",
+        "replicas": SimpleNamespace(ready=[1]),
         "closed": False,
         "successor": None,
         "identity": "d",

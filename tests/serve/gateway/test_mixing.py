@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from pennyweight.mixing.cascade import SIGNS
 from pennyweight.mixing.text_shape import MEASURES
 from pennyweight.mixture import Certificate, Limit, LossRegression, Mixture, Rule, ThresholdResult
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
-from pennyweight.serve.gateway.mixing import DECISION_HEADER, MODEL_HEADER, Mixing, conversation_of
+from pennyweight.serve.gateway.mixing import DECISION_HEADER, MODEL_HEADER, Mixing
 from pennyweight.serve.gateway.mixtures import Mixed, MixtureFigures
 from pennyweight.serve.gateway.refusals import Refused, Unavailable
 from pennyweight.serve.gateway.tenant import ANONYMOUS, BATCH
 from tests.serve.gateway.asks import a_pool
 
-SMALL, LARGE = a_pool(identity="small"), a_pool(identity="large")
+SMALL, LARGE = a_pool(identity="small", member="small"), a_pool(identity="large", member="large")
 CHAT = "/v1/chat/completions"
 WIDTH = 2
 
@@ -92,7 +93,7 @@ class Engines:
         yield Outcome(1.0, self.tokens, True, finish="stop")
 
     def _row(self, ask: Ask) -> dict[str, Any]:
-        tops = [{"logprob": self.logprob - n} for n in range(ask.body.get("top_logprobs") or 0)]
+        tops = [{"logprob": self.logprob - n} for n in range(int(ask.body.get("top_logprobs") or 0))]
         return {"token": "x", "logprob": self.logprob, "top_logprobs": tops}
 
     @property
@@ -199,7 +200,54 @@ def test_a_conversation_that_escalated_stays() -> None:
     head, _, _ = answered(engines, an_ask(mixed, messages=[{"role": "user", "content": "another"}]))
     assert signed(head)[0] == "small"
     ours, theirs = (replace(an_ask(mixed), session="s", tenant=replace(ANONYMOUS, name=name)) for name in ("a", "b"))
-    assert conversation_of(ours) != conversation_of(theirs)
+    assert ours.conversation != theirs.conversation
+
+
+def test_examples_in_a_prompt_are_no_conversation_that_escalates_all() -> None:
+    engines = Engines(-3.0)
+    mixed = mixed_of(rule_of("cascade"))
+    shown = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
+    answered(engines, an_ask(mixed, messages=[*shown, {"role": "user", "content": "a"}]))
+    engines.logprob = -0.1
+    head, _, _ = answered(engines, an_ask(mixed, messages=[*shown, {"role": "user", "content": "b"}]))
+    assert signed(head)[0] == "small"
+    greeting = [{"role": "assistant", "content": "Hello"}, {"role": "user", "content": "c"}]
+    assert an_ask(mixed, messages=greeting).earlier_conversations == []
+
+
+@pytest.mark.parametrize("body", [{"messages": ["hi"]}, {"messages": "hi"}, {"top_logprobs": "5"}, {"messages": None}])
+@pytest.mark.parametrize("kind", ["router", "cascade", "both"])
+def test_malformed_bodies_reach_an_engine_which_refuses_them(body: dict[str, Any], kind: str) -> None:
+    head, _, _ = answered(Engines(), an_ask(mixed_of(rule_of(kind)), **body))
+    assert head.status == 200, "the engines here take anything"
+
+
+def test_a_small_member_that_is_down_is_not_waited_for() -> None:
+    engines = Engines()
+    down = a_pool(identity="small", member="small", replicas=SimpleNamespace(ready=[]))
+    head, _, _ = answered(engines, an_ask(mixed_of(rule_of("cascade"))), small=down)
+    assert signed(head) == ("large", "escalated by small member down") and engines.members == ["large"]
+
+
+def test_what_a_kept_answer_was_cached_under_is_not_found_after_an_alarm_or_an_escalation() -> None:
+    mixed = mixed_of(rule_of("cascade"))
+    ask = replace(an_ask(mixed), session="s")
+    before = ask.identity
+    assert replace(ask, pinned="small").identity != before and replace(ask, shadowed=True).identity != before
+    mixed.escalate(ask.conversation)
+    escalated = ask.identity
+    assert escalated != before
+    mixed.monitor.alarmed = True
+    assert ask.identity not in (before, escalated)
+
+
+def test_another_mixture_in_its_place_keeps_what_has_escalated(tmp_path: Path) -> None:
+    mixed = mixed_of(rule_of("cascade"))
+    mixed.file = tmp_path / "m.json"
+    mixed.escalate("c")
+    later = mixed_of(rule_of("router"))
+    later.begin(mixed, "files")
+    assert later.has_escalated(["c"]) and mixed.file is None and "files" in later.identity
 
 
 @pytest.mark.parametrize("kind", ["router", "cascade"])
@@ -233,7 +281,7 @@ def test_audits_are_asked_last_and_the_alarm_sends_everything_to_the_large_one()
     engines = Engines()
     mixed = mixed_of(rule_of("cascade"), audited=1.0)
     for _ in range(60):
-        answered(engines, an_ask(mixed, stream=True))
+        answered(engines, an_ask(mixed, stream=True, temperature=0))
         if mixed.monitor.alarmed:
             break
     audits = [ask for name, ask in engines.asked if name == "large"]
@@ -243,12 +291,21 @@ def test_audits_are_asked_last_and_the_alarm_sends_everything_to_the_large_one()
     assert signed(head) == ("large", "escalated by alarm")
 
 
+def test_of_sampled_answers_greedy_ones_are_compared() -> None:
+    engines = Engines()
+    mixed = mixed_of(rule_of("cascade"), audited=1.0)
+    answered(engines, an_ask(mixed, temperature=0.9, seed=3))
+    assert engines.members == ["small", "large", "small"]
+    audits = [ask.body for _, ask in engines.asked[1:]]
+    assert all(body["temperature"] == 0 and "seed" not in body for body in audits)
+
+
 def test_answers_that_agree_raise_no_alarm() -> None:
     engines = Engines()
     engines.says = {"small": "4", "large": "The answer is 4."}
     mixed = mixed_of(rule_of("cascade"), audited=1.0, compared="number")
     for _ in range(60):
-        answered(engines, an_ask(mixed))
+        answered(engines, an_ask(mixed, temperature=0))
     assert mixed.monitor.seen == 60 and not mixed.monitor.alarmed and mixed.monitor.mean_loss == 0
 
 
