@@ -189,7 +189,7 @@ class MixtureSearch:
         mixture = None if best is None else self._mixture(best, large)
         service, chosen = self._service(large, small, best[2] if best else None, mixture)
         faster, served, score = self._served(service, large, plain=small is None and mixture is None)
-        if faster is not None and faster.ratio <= 1 and mixture is not None:
+        if faster is not None and mixture is not None and (faster.bounds is None or faster.bounds[0] <= 1):
             self.remarks.append(
                 f"The mixture is certified and serves {faster.ratio:.2f} times the requests a second of {large.name} "
                 f"alone ({faster.describe_interval()}): the constant wins."

@@ -138,8 +138,11 @@ def test_what_cannot_tell_them_apart_is_not_certified_and_the_constant_wins(tmp_
     assert list(answer.service.members) == ["large"] and "(served)" not in bench.asked
 
 
-def test_a_mixture_that_is_slower_when_served_loses_to_the_large_model(tmp_path: Path) -> None:
-    _, answer = run(tmp_path, question_of(tmp_path, "small"), FakeBench(ratio=0.9))
+@pytest.mark.parametrize("ratio", [0.9, 1.05])
+def test_a_mixture_that_is_not_certainly_faster_when_served_loses_to_the_large_model(
+    tmp_path: Path, ratio: float
+) -> None:
+    _, answer = run(tmp_path, question_of(tmp_path, "small"), FakeBench(ratio=ratio))
     assert answer.winner is Winner.LARGE and not answer.service.mixtures
     assert any("the constant wins" in remark for remark in answer.remarks)
 
