@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from html import escape
-from importlib import resources
 from pathlib import Path
 
 from pennyweight.mixture_evidence import MixtureEvidence, PolicyResult, Winner
 from pennyweight.report import svg
 from pennyweight.report.page import table
 from pennyweight.report.svg import Line, Point
+from pennyweight.report.template import filled
 
 COLOURS = ("#2a78d6", "#1baf7a", "#c9781a", "#8a63d2", "#b3261e")
 VERDICTS = {Winner.MIXTURE: "a mixture", Winner.SMALL: "the smaller model alone", Winner.LARGE: "the large model alone"}
 
 
 def write_mixture(path: Path, evidence: MixtureEvidence, sentences: list[str]) -> Path:
-    template = (resources.files("pennyweight.report") / "mixture.html").read_text(encoding="utf-8")
     pieces = {
         "title": escape(f"{evidence.model_name}: {evidence.workload_name}"),
         "verdict": escape(VERDICTS[evidence.winner]),
@@ -26,10 +25,7 @@ def write_mixture(path: Path, evidence: MixtureEvidence, sentences: list[str]) -
         "policies": _policies(evidence),
         "hardware": escape(f"{evidence.hardware.cpu}, {evidence.hardware.cores} cores"),
     }
-    for name, part in pieces.items():
-        template = template.replace(f"{{{{{name}}}}}", part)
-    path.write_text(template, encoding="utf-8")
-    return path
+    return filled("mixture.html", pieces, path)
 
 
 def curve(evidence: MixtureEvidence) -> str:

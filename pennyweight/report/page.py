@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pennyweight.evidence import Evidence, SearchOutcome, TechniqueGain
 from pennyweight.report import parts, phrasing, plots
+from pennyweight.report.template import filled
 from pennyweight.study import Stage, Trial
 
 SERVE = """<pre>pw serve DIR      # DIR is the directory of this page
@@ -25,7 +25,6 @@ NOT_SERVED = {
 
 def write(path: Path, evidence: Evidence, trials: Sequence[Trial], *, colours: Mapping[str, str]) -> Path:
     """Write the page; nothing in it is fetched when it is opened."""
-    template = (resources.files("pennyweight.report") / "page.html").read_text(encoding="utf-8")
     screened = any(t.measurement for t in trials if t.stage is Stage.SCREEN)
     pieces = {
         "title": escape(f"{evidence.model_name}: {evidence.workload_name}"),
@@ -46,10 +45,7 @@ def write(path: Path, evidence: Evidence, trials: Sequence[Trial], *, colours: M
         "lineage": _lineage(evidence),
         "serve": SERVE if evidence.chosen else NOT_SERVED[evidence.outcome],
     }
-    for name, part in pieces.items():
-        template = template.replace(f"{{{{{name}}}}}", part)
-    path.write_text(template, encoding="utf-8")
-    return path
+    return filled("page.html", pieces, path)
 
 
 def _quality(trials: Sequence[Trial], evidence: Evidence, colours: Mapping[str, str]) -> str:

@@ -1,5 +1,5 @@
 """Plots as SVG text: axes with round ticks, points with error bars, lines, bars. Colours that depend on the theme are
-classes (page.html), so that one picture reads in light and in dark; it needs no script and scales with the page."""
+classes (style.css), so that one picture reads in light and in dark; it needs no script and scales with the page."""
 
 from __future__ import annotations
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 
 from pennyweight.measurement import Measurement
 from pennyweight.report import phrasing, svg
 from pennyweight.report.svg import Line, Point
+from pennyweight.report.template import style
 
 Run = tuple[str, Measurement]  # the load in words, and what it showed
 PLOTTED = ("ttft_p50_ms", "tpot_p50_ms", "e2e_p50_ms")
@@ -17,8 +17,6 @@ PLOTTED = ("ttft_p50_ms", "tpot_p50_ms", "e2e_p50_ms")
 
 def write_sweep(path: Path, title: str, runs: Sequence[Run], columns: Sequence[str]) -> Path:
     """One self-contained file, in the colours of the report."""
-    page = (resources.files("pennyweight.report") / "page.html").read_text(encoding="utf-8")
-    style = page[page.index("<style>") : page.index("</style>")] + "</style>"
     pictures = "".join(f"<section>{_plot(name, runs)}</section>" for name in PLOTTED)
     head = "".join(f"<th>{escape(phrasing.name_of(name))}</th>" for name in columns)
     rows = "".join(
@@ -27,7 +25,7 @@ def write_sweep(path: Path, title: str, runs: Sequence[Run], columns: Sequence[s
     )
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">{style}</head><body><main>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{style()}</head><body><main>'
         f"<h1>{escape(title)}</h1>{pictures}"
         f'<div class="scroll"><table><tr><th>load</th>{head}</tr>{rows}</table></div></main></body></html>\n',
         encoding="utf-8",

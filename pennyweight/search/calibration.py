@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from pennyweight import formats
-from pennyweight.checkpoint import open_model, read_artifact
 from pennyweight.errors import GateFailed, Infeasible, StorageError, UsageError, WorkloadError
 from pennyweight.measure.certificate import Outcomes, certify, least_kept
 from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.mixture import Certificate, Mixture
 from pennyweight.mixture_evidence import MixtureEvidence
-from pennyweight.model import LINEAGE_FILE
 from pennyweight.search.fitting import Embed, Half, rule_scores
 from pennyweight.search.mixture_result import certificate_sentence, prompt_hash
 from pennyweight.search.outcomes import OutcomeMatrix, collect, departures, scored
+from pennyweight.search.verify import check_artifact
 from pennyweight.serve import open_service
 from pennyweight.service import Service
 from pennyweight.workload import Workload, clusters
@@ -72,7 +71,7 @@ def verify_mixture(directory: Path, embed: Embed | None, stage: Stage, progress:
     service = formats.read_service(directory)
     stage("Checksums")
     for member in service.members.values():
-        _check(Path(member.model_path), member.model_id)
+        check_artifact(Path(member.model_path), member.model_id)
     if not service.mixtures:
         return [f"{evidence.chosen} alone is served: its files are whole, and nothing was certified of a mixture."]
     mixed = read_mixed(directory)
@@ -197,17 +196,6 @@ def _refuse_too_few(mixed: Mixed, traffic: Workload) -> None:
             f"A loss of at most {limit.share:.1%} takes {needed} independent requests even if none is lost, and "
             f"{traffic.name} has {there}: bring more."
         )
-
-
-def _check(path: Path, model_id: str) -> None:
-    if not path.is_dir():
-        raise GateFailed(f"{path} is gone: restore the artifact, or optimise again.")
-    try:
-        found = (read_artifact(path) if (path / LINEAGE_FILE).exists() else open_model(str(path))).id
-    except StorageError as error:
-        raise GateFailed(str(error)) from None
-    if found != model_id:
-        raise GateFailed(f"{path} is another model ({found}) than the certified one ({model_id}).")
 
 
 def _beside(directory: Path, path: str) -> str:

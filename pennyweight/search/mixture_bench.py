@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pennyweight.measure import compare as comparing
-from pennyweight.measure.client import Sampling
-from pennyweight.measure.speed import LATE_RETRIES, measure_speed
 from pennyweight.measurement import Comparison
+from pennyweight.search.bench import ServiceBench
 from pennyweight.search.members import figures_of
 from pennyweight.search.outcomes import OutcomeMatrix, collect
 from pennyweight.search.question import Listener, Question
@@ -51,18 +50,7 @@ class ServiceMixtureBench:
 
     def figures(self, service: Service, load: Workload) -> dict[str, float]:
         with self._open(service) as running:
-            return figures_of(
-                measure_speed(
-                    running,
-                    load,
-                    self._arrivals,
-                    Sampling(),
-                    seed=self.question.seed,
-                    late_retries=LATE_RETRIES,
-                    accept_late=True,
-                    progress=self.listener.progress,
-                )
-            )
+            return figures_of(ServiceBench(self.question, self.directory, self.listener).speed(running, load))
 
     def compare(self, service: Service, alone: Service, load: Workload) -> Comparison:
         def opener(one: Service) -> comparing.Opener:
@@ -72,16 +60,12 @@ class ServiceMixtureBench:
             opener(service),
             opener(alone),
             load,
-            self._arrivals,
+            Arrivals("closed", max_concurrency=self.question.streams),
             rounds=self.question.rounds,
             seed=self.question.seed,
             quantity="request_throughput",
             progress=self.listener.progress,
         )
-
-    @property
-    def _arrivals(self) -> Arrivals:
-        return Arrivals("closed", max_concurrency=self.question.streams)
 
     def _open(self, service: Service) -> AbstractContextManager[Endpoint]:
         logs = self.directory / "logs" / service.id

@@ -50,7 +50,7 @@ def verify(directory: Path, stage: Callable[[str], None] = print, progress: Prog
             raise GateFailed(f"{name} in deployment.json is not what was accepted: restore it, or optimise again.")
     _refuse_edited(evidence)
     stage("Checksums")
-    _check_artifact(Path(deployment.model_path), deployment.model_id)
+    check_artifact(Path(deployment.model_path), deployment.model_id)
     here = detect()
     same_machine = (evidence.hardware.cpu, evidence.hardware.cores) == (here.cpu, here.cores)
     stage(f"Gates of {deployment.short_label}")
@@ -138,7 +138,8 @@ def _gates(evidence: Evidence, endpoint: Endpoint, *, with_speed: bool, progress
     return Verification(Verdict(tuple(limits)), replace(measurement, subject="the deployment"), skipped)
 
 
-def _check_artifact(path: Path, model_id: str) -> None:
+def check_artifact(path: Path, model_id: str) -> None:
+    """Raise `GateFailed` where the files are not the accepted model's any more."""
     if not path.is_dir():
         raise GateFailed(f"{path} is gone: restore the artifact, or optimise again.")
     if not (path / LINEAGE_FILE).exists():
