@@ -99,7 +99,7 @@ def step_seconds(model: Any, rows: int, tokens: int, blocks: int | None) -> floa
 
         def work() -> None:
             model(ids[:, :tokens], past_key_values=cache, use_cache=True)
-            cache.crop(128)
+            cache.crop(-tokens)
 
         return seconds(work)
     finally:
@@ -159,6 +159,8 @@ def main() -> None:
             with torch.no_grad():
                 choices = model.lm_head(model.model.norm(adapter(seen[k][begun - 1 : -1]))).argmax(-1)
             agreeing[k] += (choices == seen[-1][begun - 1 : -1].argmax(-1)).tolist()
+    for k, agrees in agreeing.items():
+        say(blocks=k, acceptance=round(sum(agrees) / len(agrees), 3), tokens=len(agrees))
     for rows in (1, 8):
         whole = step_seconds(model, rows, 1, None)
         verify = {n: step_seconds(model, rows, n + 1, None) for n in DRAFTS}

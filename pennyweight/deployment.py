@@ -19,6 +19,7 @@ SHORT = {
     "allow_spinning": "spinning threads",
     "flash_attention": "flash attention {}",
     "speculative_method": "speculation by {}",
+    "draft_tolerance": "draft tolerance {}",
 }
 UNSET = (False, 0, "", "auto", -1)  # values that mean the engine's default
 

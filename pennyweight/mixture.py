@@ -68,13 +68,31 @@ class LossRegression:
 
 
 @dataclass(frozen=True)
+class KindLosses:
+    """What requests of each kind lost on average with the small model: (kind, loss). A kind is what a request says
+    beside its question (mixing/kinds.py). A kind that is not here goes to the large model."""
+
+    losses: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class ClusterLosses:
+    """The same for clusters of embeddings: `centres` (clusters, width), `losses` (clusters,)."""
+
+    centres: tuple[tuple[float, ...], ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Rule:
     """A request is kept by the small member where its score is at most `threshold`.
 
+    kinds    scores a request by its kind, clusters by the nearest cluster of its question's `embedding`
     router   scores the question, by its `embedding` and shape, before anything is generated
-    cascade  scores the small member's own answer, or its first `first_tokens` tokens; the others wait for that
+    cascade  scores the small member's own answer, or its first `first_tokens` tokens; the others decide before
 
-    With both, a question that the router scores above `ask_up_to` is not asked of the small member."""
+    One of them decides, or router and cascade: then a question that the router scores above `ask_up_to` is not asked of
+    the small member."""
 
     threshold: float
     router: LossRegression | None = None
@@ -82,17 +100,31 @@ class Rule:
     ask_up_to: float | None = None
     first_tokens: int = 0
     embedding: str = ""
+    kinds: KindLosses | None = None
+    clusters: ClusterLosses | None = None
 
     def __post_init__(self) -> None:
-        if self.router is None and self.cascade is None:
-            raise UsageError("A mixture's rule has neither a router nor a cascade: use one member alone.")
+        parts = self.name.split(" and ")
+        if parts == [""]:
+            raise UsageError("A mixture's rule has nothing to decide by: use one member alone.")
+        if len(parts) > 1 and parts != ["router", "cascade"]:
+            raise UsageError(f"A mixture's rule decides by {self.name}: use one of them, or router and cascade.")
         if (self.ask_up_to is not None) != (self.router is not None and self.cascade is not None):
             raise UsageError("A rule has `ask_up_to` where it has both a router and a cascade, and only there.")
 
     @property
     def name(self) -> str:
-        parts = ("router" if self.router else "", "cascade" if self.cascade else "")
-        return " and ".join(filter(None, parts))
+        return " and ".join(filter(None, (self.before, "cascade" if self.cascade else "")))
+
+    @property
+    def before(self) -> str:
+        """What decides before anything is generated, if anything does."""
+        parts = {"kind": self.kinds, "cluster": self.clusters, "router": self.router}
+        return " and ".join(name for name, part in parts.items() if part is not None)
+
+    @property
+    def embeds(self) -> bool:
+        return self.router is not None or self.clusters is not None
 
 
 @dataclass(frozen=True)

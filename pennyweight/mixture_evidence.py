@@ -51,12 +51,23 @@ class PolicyResult:
 
 
 @dataclass(frozen=True)
+class JudgeCalibration:
+    """What a judgement foresees, fitted on labelled requests of the tuning half: the `reference` scores this on
+    average; an answer that is judged as good with probability p loses at_none + slope * (1 - p)."""
+
+    reference: float
+    at_none: float
+    slope: float
+
+
+@dataclass(frozen=True)
 class MixtureEvidence:
     """`thresholds` are those that were fixed on the tuning half, for `pw calibrate` and `pw verify`; `tuned_on` are
     hashes of that half's prompts, which can certify nothing. `reference_scores` are those of the held-out requests,
     where nothing may be lost against another form of the large model than the one that is served. `faster` compares
     the requests a second of what was chosen with those of the large model alone; `served` are figures of what
-    was chosen, through the gateway, and `served_score` its mean score there."""
+    was chosen, through the gateway, and `served_score` its mean score there. `judge` has what judgements foresee of
+    each member, where free text without labels was judged."""
 
     winner: Winner
     chosen: str
@@ -77,6 +88,7 @@ class MixtureEvidence:
     faster: Comparison | None = None
     served: Mapping[str, float] = field(default_factory=dict)
     served_score: float | None = None
+    judge: Mapping[str, JudgeCalibration] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0

@@ -231,12 +231,14 @@ def run_mixture(
     sentences"""
     from pennyweight import report
     from pennyweight.search import mixture_result
+    from pennyweight.search.fitting import EMBEDDING
+    from pennyweight.search.judging import Judgements
     from pennyweight.search.members import Members
     from pennyweight.search.mixture_bench import ServiceMixtureBench
     from pennyweight.search.mixture_search import MixtureSearch
     from pennyweight.search.outcomes import OutcomeMatrix
 
-    embed = embedding(listener, wanted=bool({"router", "both"} & set(question.policies)))
+    embed = embedding(listener, wanted=bool(EMBEDDING & set(question.policies)))
     search = MixtureSearch(
         question,
         Members(output / "members.jsonl", question.as_json(), listener, hardware, resume=resume),
@@ -244,6 +246,7 @@ def run_mixture(
         OutcomeMatrix(output / "outcomes.jsonl", resume=resume),
         listener,
         embed=embed,
+        judgements=Judgements(output / "judgements.jsonl", resume=resume) if question.judge else None,
     )
     answer = search.run()
     listener.stage("Writing the report")

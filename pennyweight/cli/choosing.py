@@ -22,6 +22,7 @@ class MixOptions:
     """Those of the options that a choice between models takes."""
 
     policies: tuple[str, ...]
+    judge: bool
     share: float
     confidence: float
     streams: int
@@ -38,21 +39,10 @@ if TYPE_CHECKING:
     from pennyweight.search.mixture_search import MixtureQuestion
 
 TAKEN = (  # options that a choice between models takes
-    *(
-        "model",
-        "config",
-        "workload",
-        "output",
-        "max_degradation",
-        "confidence",
-        "max_concurrency",
-        "engines",
-        "schemes",
-    ),
-    *("also", "mix", "num_prompts", "seed", "trace_format", "rounds", "resume", "start_timeout", "as_json", "dry_run"),
+    *("model", "config", "workload", "output", "max_degradation", "confidence", "max_concurrency", "engines"),
+    *("schemes", "also", "mix", "judge", "num_prompts", "seed", "trace_format", "rounds", "resume", "start_timeout"),
+    *("as_json", "dry_run"),
 )
-
-
 GIVEN = ("COMMANDLINE", "DEFAULT_MAP")  # on the command line, or in the file of --config
 
 
@@ -128,6 +118,7 @@ def choose_models(
             given,
             wanted.policies,
             wanted.confidence,
+            wanted.judge,
         )
         refuse_mixture(question)
         live.line(

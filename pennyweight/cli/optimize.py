@@ -65,7 +65,12 @@ def optimize(
         list[str] | None,
         typer.Option(help="Another model for the same work, or a directory that serves it; repeatable."),
     ] = None,
-    mix: Annotated[str | None, typer.Option(help="Try mixtures with the model of --also: router,cascade,both.")] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="Try mixtures with the model of --also: kind,cluster,router,cascade,both.")
+    ] = None,
+    judge: Annotated[
+        bool, typer.Option(help="Let the first model judge free text without labels; labels of a part correct it.")
+    ] = False,
     speculate: Annotated[bool, typer.Option(help="Find the load up to which speculative decoding pays.")] = False,
     base_url: Annotated[str | None, typer.Option(help="URL of a running server to include in the search.")] = None,
     num_prompts: options.NumPrompts = None,
@@ -117,13 +122,14 @@ def optimize(
     from pennyweight.search.question import refuse_early
     from pennyweight.serve import catalogue
 
-    if also or mix:
+    if also or mix or judge:
         choosing.refuse_other_options(context)
         choosing.choose_models(
             [model, *(also or ())],
             workload,
             choosing.MixOptions(
                 policies=_names(mix) or (),
+                judge=judge,
                 share=options.share(max_degradation, "--max-degradation") or choosing.DEFAULT_LOSS,
                 confidence=confidence,
                 streams=max_concurrency,

@@ -115,7 +115,7 @@ def speculation(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     names = {"method": "speculative_method", "model": "draft_model"}
-    kept = ("num_speculative_tokens", "prompt_lookup_max")
+    kept = ("num_speculative_tokens", "prompt_lookup_max", "draft_tolerance")
     try:
         asked: dict[str, Any] = dict(json.loads(text).items())
         unknown = set(asked) - {*names, *kept}

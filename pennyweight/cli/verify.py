@@ -44,7 +44,7 @@ def _verify_mixture(directory: Path, *, as_json: bool) -> None:
 
     with Live() as live:
         mixtures = formats.read_service(directory).mixtures.values()
-        embed = verbs.embedding(live, wanted=any(one.rule.router is not None for one in mixtures))
+        embed = verbs.embedding(live, wanted=any(one.rule.embeds for one in mixtures))
         said = calibration.verify_mixture(directory, embed, live.stage, live.progress)
     for sentence in said:
         typer.echo(f"ACCEPT: {sentence}")

@@ -31,6 +31,7 @@ class Outcomes:
     scores, small, large  (requests,); `small` and `large` in 0..1
     sessions              (requests,) names: requests of one session are not independent, sessions are
     reference             (requests,) results of what nothing may be lost against; None: of `large` itself
+    most                  what one request can lose: 1, more where the results are corrected by labels
     """
 
     scores: Floats
@@ -38,6 +39,7 @@ class Outcomes:
     large: Floats
     sessions: Sequence[str] = ()
     reference: Floats | None = None
+    most: float = 1.0
 
     def kept(self, threshold: float) -> NDArray[np.bool_]:
         """Those at the threshold are kept, too."""
@@ -85,7 +87,7 @@ def _net(outcomes: Outcomes, kept: NDArray[np.bool_], error: float) -> tuple[Flo
     sizes = outcomes.by_session(reference)
     if not sizes.sum():
         return np.zeros(kept.shape[1]), np.full(kept.shape[1], np.inf)
-    most = float(outcomes.by_session(np.ones(len(outcomes.large))).max())  # of one session
+    most = float(outcomes.by_session(np.full(len(outcomes.large), outcomes.most)).max())  # of one session
     return differences.sum(0) / sizes.sum(), ratio_upper_bounds(differences, sizes, bound=most, error=error)
 
 
@@ -100,15 +102,16 @@ def _of_the_kept(outcomes: Outcomes, kept: NDArray[np.bool_], error: float) -> t
 # -- before anything is spent --
 
 
-def least_kept(limit: Limit, error: float) -> int:
+def least_kept(limit: Limit, error: float, *, most: float = 1.0) -> int:
     """How many sessions must be kept in part, without one loss, before a limit can hold: of the kept form 299 for 1%,
-    149 for 2% and 59 for 5% at 95% confidence. Of the net form, this many must be there in all."""
+    149 for 2% and 59 for 5% at 95% confidence. Of the net form, this many must be there in all; `most` is what one
+    request can lose."""
     if limit.form == "kept":
         return math.ceil(math.log(error) / math.log1p(-limit.share))
     low, high = 1, SEARCHED
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _could_hold(middle, limit.share, error) else (middle + 1, high)
+        low, high = (low, middle) if _could_hold(middle, limit.share / most, error) else (middle + 1, high)
     return low
 
 

@@ -17,8 +17,10 @@ from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.mixture import Certificate, Mixture
 from pennyweight.mixture_evidence import MixtureEvidence
 from pennyweight.search.fitting import Embed, Half, rule_scores
+from pennyweight.search.judging import Judgements, Judging, ask_judge, most_of, refuse_unjudged
 from pennyweight.search.mixture_result import certificate_sentence, prompt_hash
-from pennyweight.search.outcomes import OutcomeMatrix, collect, departures, scored
+from pennyweight.search.outcomes import OutcomeMatrix, collect, departures
+from pennyweight.search.scoring import Scores
 from pennyweight.search.verify import check_artifact
 from pennyweight.serve import open_service
 from pennyweight.service import Service
@@ -156,19 +158,38 @@ def certified(
             streams = mixed.evidence.streams
             collect(matrix, name, endpoint, half.requests, concurrency=streams, progress=progress)
     small, large = (matrix.of(name, half.requests) for name in (mixture.small, mixture.large))
-    units = clusters(half.requests)
+    scores = Scores(matrix, (half, half), mixture.large, _judging(mixed, half, matrix, stage=stage, progress=progress))
+    labels = scores.labels(mixture.small, mixture.large, half)
     outcomes = Outcomes(
         rule_scores(mixture.rule, Half(half.requests, small), embed),
-        scored(half.requests, small, large),
-        scored(half.requests, large, large),
-        [units[request.id] for request in half.requests],
+        labels.small,
+        labels.large,
+        labels.sessions,
         np.array(reference) if reference else None,
+        labels.most,
     )
     before = mixture.certificate
     found = certify(outcomes, thresholds, before.limit, error=before.error)
     chosen = found.chosen
     kept = outcomes.kept(chosen.threshold) if chosen else np.zeros(len(small), bool)
     return Again(replace(found, scores=before.scores), departures(small, large, kept, mixture.compared))
+
+
+def _judging(
+    mixed: Mixed, half: Workload, matrix: OutcomeMatrix, *, stage: Stage, progress: Progress
+) -> Judging | None:
+    """The large member judges the small one's answers, if it did when the mixture was certified."""
+    if not mixed.evidence.judge:
+        return None
+    refuse_unjudged(half.requests, "new")
+    small, large = mixed.mixture.small, mixed.mixture.large
+    judgements = Judgements(matrix.file.with_name(f"judgements-{matrix.file.name}"), resume=True)
+    pairs = Scores(matrix, (half, half), large).pairs(small, half.requests)
+    stage(f"{large} judges {small}'s answers")
+    with open_service(Service.of(mixed.service.members[large], [large])) as endpoint:
+        streams = mixed.evidence.streams
+        ask_judge(judgements, small, endpoint, pairs, concurrency=streams, progress=progress)
+    return Judging(judgements, large, mixed.evidence.judge)
 
 
 def _unseen(mixed: Mixed, traffic: Workload, stage: Stage) -> Workload:
@@ -184,7 +205,10 @@ def _unseen(mixed: Mixed, traffic: Workload, stage: Stage) -> Workload:
 
 def _refuse_too_few(mixed: Mixed, traffic: Workload) -> None:
     limit, error = mixed.mixture.certificate.limit, mixed.mixture.certificate.error
-    there, needed = len(set(clusters(traffic.requests).values())), least_kept(limit, error)
+    if mixed.evidence.judge:
+        refuse_unjudged(traffic.requests, "new")
+    most = most_of(traffic.requests) if mixed.evidence.judge else 1.0
+    there, needed = len(set(clusters(traffic.requests).values())), least_kept(limit, error, most=most)
     if mixed.mixture.certificate.scores == "labels" and not all(request.labelled for request in traffic.requests):
         unlabelled = sum(not request.labelled for request in traffic.requests)
         raise WorkloadError(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pennyweight.errors import UsageError
 from pennyweight.mixing.cascade import SmallAnswer, cascade_features, fit_cascade, keeps_json
+from pennyweight.mixing.kinds import NEVER, cluster_scores, fit_clusters, fit_kinds, kind_scores, request_kind
 from pennyweight.mixing.regression import foreseen_loss, loss_scores
 from pennyweight.mixing.router import fit_router, question_text, router_features
 from pennyweight.mixture import LossRegression, Rule
@@ -19,10 +20,10 @@ from pennyweight.workload import Request
 
 Floats = NDArray[np.float64]
 Embed = Callable[[Sequence[str]], Floats]
-RULES = {"router": 1, "cascade": 2, "both": 1}  # kind -> rules that it may try
+RULES = {"kind": 1, "cluster": 1, "router": 1, "cascade": 2, "both": 1}  # policy -> rules that it may try
 POLICIES = tuple(RULES)
+EMBEDDING = {"cluster", "router", "both"}  # policies that look at a sentence embedding
 EARLY = 16  # tokens of the small model's answer, after which an early cascade decides
-NEVER = 1e9  # the score of what the small model is not asked
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Half:
     @property
     def texts(self) -> list[str]:
         return [question_text(request.messages, request.prompt) for request in self.requests]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [request_kind({"messages": request.messages, **request.fields}) for request in self.requests]
 
     @property
     def answers(self) -> list[SmallAnswer]:
@@ -58,12 +63,16 @@ class Fitted:
 
 def rule_scores(rule: Rule, half: Half, embed: Embed | None) -> Floats:
     """What the gateway decides by: (requests,), lower is safer to keep."""
+    if rule.kinds is not None:
+        return kind_scores(rule.kinds, half.kinds)
+    if rule.embeds and embed is None:
+        raise UsageError(f"A {rule.before} needs its embedding model: run `pip install pennyweight[similar]`.")
+    if rule.clusters is not None and embed is not None:
+        return cluster_scores(rule.clusters, embed(half.texts))
     found = np.zeros(len(half.requests))
     if rule.cascade is not None:
         found = loss_scores(rule.cascade, cascade_features(half.answers, rule.first_tokens))
-    if rule.router is not None:
-        if embed is None:
-            raise UsageError("A router needs its embedding model: run `pip install pennyweight[similar]`.")
+    if rule.router is not None and embed is not None:
         routed = loss_scores(rule.router, router_features(embed(half.texts), half.texts))
         found = routed if rule.cascade is None else np.where(routed > (rule.ask_up_to or 0.0), NEVER, found)
     return found
@@ -72,9 +81,13 @@ def rule_scores(rule: Rule, half: Half, embed: Embed | None) -> Floats:
 def fit(
     kinds: Sequence[str], tuning: Half, held_out: Half, labels: Labels, costs: Costs, embed: Embed | None
 ) -> list[Fitted]:
-    """The policies of these kinds. `labels` are the tuning half's. Raises `UsageError` where both models score alike on
+    """The policies of these names. `labels` are the tuning half's. Raises `UsageError` where both models score alike on
     every request."""
     rules: list[tuple[str, Rule]] = []
+    if "kind" in kinds and len(set(tuning.kinds)) > 1:  # of one kind, all are kept or none
+        rules.append(("kind", Rule(0.0, kinds=fit_kinds(tuning.kinds, labels.small, labels.large))))
+    if "cluster" in kinds and embed is not None:
+        rules.append(("cluster", Rule(0.0, clusters=fit_clusters(embed(tuning.texts), labels.small, labels.large))))
     router = cascade = None
     if embed is not None and {"router", "both"} & set(kinds):
         router = fit_router(embed(tuning.texts), tuning.texts, labels.small, labels.large)

@@ -12,6 +12,7 @@ from typing import Protocol
 from pennyweight.measure import compare as comparing
 from pennyweight.measurement import Comparison
 from pennyweight.search.bench import ServiceBench
+from pennyweight.search.judging import Judgements, Pair, ask_judge
 from pennyweight.search.members import figures_of
 from pennyweight.search.outcomes import OutcomeMatrix, collect
 from pennyweight.search.question import Listener, Question
@@ -23,6 +24,10 @@ from pennyweight.workload import Arrivals, Workload
 class MixtureBench(Protocol):
     def ask(self, matrix: OutcomeMatrix, name: str, service: Service, halves: Sequence[Workload]) -> None:
         """The service's answers to what the matrix lacks, kept under this name."""
+        ...
+
+    def judge(self, judgements: Judgements, name: str, judge: Service, pairs: Sequence[Pair]) -> None:
+        """What the judge says of this member's answers, where nothing is known yet."""
         ...
 
     def figures(self, service: Service, load: Workload) -> dict[str, float]:
@@ -47,6 +52,11 @@ class ServiceMixtureBench:
             for half in halves:
                 streams, progress = self.question.streams, self.listener.progress
                 collect(matrix, name, running, half.requests, concurrency=streams, progress=progress)
+
+    def judge(self, judgements: Judgements, name: str, judge: Service, pairs: Sequence[Pair]) -> None:
+        with self._open(judge) as running:
+            streams, progress = self.question.streams, self.listener.progress
+            ask_judge(judgements, name, running, pairs, concurrency=streams, progress=progress)
 
     def figures(self, service: Service, load: Workload) -> dict[str, float]:
         with self._open(service) as running:

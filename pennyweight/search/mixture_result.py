@@ -36,7 +36,7 @@ def gather(search: MixtureSearch, answer: MixtureAnswer, hardware: Hardware) -> 
         workload_id=first.workload.id,
         limit=search.question.limit,
         confidence=search.question.confidence,
-        scores=search.scores_name,
+        scores=search.scores.name,
         streams=first.streams,
         members=member_results(search, members, answer.races),
         policies=tuple(policy_result(search, one, member, answer.large) for one, _, member in answer.candidates),
@@ -45,6 +45,7 @@ def gather(search: MixtureSearch, answer: MixtureAnswer, hardware: Hardware) -> 
         thresholds=tuple(thresholds_of(answer.best[0].policy.tuning)) if answer.best else (),
         tuned_on=tuple(prompt_hash(request) for request in search.tuning.requests),
         reference_scores=_reference_scores(search, answer),
+        judge=search.scores.judging.calibrations if search.scores.judging else {},
         faster=answer.faster,
         served=answer.served,
         served_score=answer.served_score,
@@ -61,18 +62,18 @@ def prompt_hash(request: Request) -> str:
 def _reference_scores(search: MixtureSearch, answer: MixtureAnswer) -> tuple[float, ...]:
     if answer.reference.name == answer.large.name:
         return ()
-    return tuple(search.scores(answer.reference.name, search.held_out).tolist())
+    return tuple(search.scores.of(answer.reference.name, search.held_out.requests).tolist())
 
 
 def member_results(
     search: MixtureSearch, members: Sequence[Member], races: Sequence[racing.Race]
 ) -> tuple[MemberResult, ...]:
     raced = {race.name: race for race in races}
-    reference = search.reference_name()
+    reference = search.scores.reference
     found = []
     for name, member in {member.name: member for member in reversed(members)}.items():
         asked = [r for r in search.held_out.requests if not search.matrix.missing(name, [r])]
-        score = float(search.scores(name, replace(search.held_out, requests=tuple(asked))).mean()) if asked else None
+        score = search.scores.mean(name, asked)
         race = raced.get(name)
         last = race.looks[-1] if race else None
         found.append(
@@ -92,8 +93,8 @@ def member_results(
 
 def policy_result(search: MixtureSearch, candidate: Candidate, small: Member, large: Member) -> PolicyResult:
     certificate, policy = candidate.certificate, candidate.policy
-    labels = search.labels(small, large, search.held_out)
-    outcomes = Outcomes(policy.held_out, labels.small, labels.large, labels.sessions, labels.reference)
+    labels = search.scores.labels(small.name, large.name, search.held_out)
+    outcomes = Outcomes(policy.held_out, labels.small, labels.large, labels.sessions, labels.reference, labels.most)
     thresholds = thresholds_of(policy.tuning)
     rows = each_tested(outcomes, thresholds[:: max(1, len(thresholds) // CURVE)], certificate.limit, error=0.05)
     chosen = certificate.chosen

@@ -27,11 +27,13 @@ from pennyweight.measurement import Comparison
 from pennyweight.mixture import Limit, Mixture
 from pennyweight.mixture_evidence import Winner
 from pennyweight.search import fitting, racing
+from pennyweight.search.judging import Judgements, Judging, has_label, most_of, refuse_unjudged
 from pennyweight.search.members import Member, Members, forms
 from pennyweight.search.mixture_bench import MixtureBench
-from pennyweight.search.outcomes import OutcomeMatrix, compared_by, departures, scored
-from pennyweight.search.policies import Candidate, Costs, Labels, choose
+from pennyweight.search.outcomes import OutcomeMatrix, compared_by, departures
+from pennyweight.search.policies import Candidate, Costs, choose
 from pennyweight.search.question import Listener, Question, refuse_fields, refuse_lengths, unmeasured
+from pennyweight.search.scoring import Scores
 from pennyweight.service import Service
 from pennyweight.workload import Workload, clusters
 
@@ -54,6 +56,7 @@ class MixtureQuestion:
     given: Mapping[str, Deployment] = field(default_factory=dict)
     policies: tuple[str, ...] = ()
     confidence: float = 0.95
+    judge: bool = False  # the first model judges free text without labels
 
     @property
     def error(self) -> float:
@@ -73,6 +76,7 @@ class MixtureQuestion:
             "seed": first.seed,
             "engines": first.engines and list(first.engines),
             "schemes": first.schemes and list(first.schemes),
+            "judge": self.judge,
         }
 
     @property
@@ -92,6 +96,12 @@ def refuse_mixture(question: MixtureQuestion) -> None:
         refuse_lengths(one)
         if name not in question.given:
             forms(one, unmeasured(), unmodified=not one.schemes)
+    if question.judge and question.first.schemes:
+        raise UsageError("--judge compares with the first model as it is: leave --schemes out.")
+    if question.judge:
+        halves = question.first.workload.split(question.first.seed)
+        refuse_unjudged(halves[0].requests, "tuning")
+        refuse_unjudged(halves[1].requests, "held-out")
     there, wanted = independent(question), needed(question)
     if there < wanted:
         raise WorkloadError(
@@ -104,11 +114,12 @@ def needed(question: MixtureQuestion) -> int:
     """Independent held-out requests before anything can be certified, even if nothing is lost."""
     others = len(question.others)
     looks = len(racing.looks_of(independent(question)))
-    alone = least_kept(question.limit, question.race_error / others / looks)
+    most = most_of(question.first.workload.split(question.first.seed)[1].requests) if question.judge else 1.0
+    alone = least_kept(question.limit, question.race_error / others / looks, most=most)
     if not question.policies:
         return alone
     rules = sum(fitting.RULES[kind] for kind in question.policies)
-    return max(alone, least_kept(question.limit, question.error / 2 / others / rules))
+    return max(alone, least_kept(question.limit, question.error / 2 / others / rules, most=most))
 
 
 def independent(question: MixtureQuestion) -> int:
@@ -157,13 +168,16 @@ class MixtureSearch:
         listener: Listener,
         *,
         embed: fitting.Embed | None,
+        judgements: Judgements | None = None,
     ) -> None:
+        """`judgements` where a judge is asked."""
         self.question, self.members, self.bench, self.matrix = question, members, bench, matrix
         self.listener, self.embed = listener, embed
         first = question.first
         tuning, held_out = first.workload.split(first.seed)
         self.tuning, self.held_out = tuning, held_out
-        self._reference = question.name  # whose scores count
+        judging = Judging(judgements, question.name) if judgements is not None else None
+        self.scores = Scores(matrix, (tuning, held_out), question.name, judging)
         self.compared = compared_by(first.workload)
         self.remarks: list[str] = []
 
@@ -171,7 +185,7 @@ class MixtureSearch:
         began = time.perf_counter()
         found = self._measured()
         large, reference, others = found
-        self._reference = reference.name
+        self._refer_to(reference)
         self._ask(reference, self.tuning, self.held_out)
         if large.name != reference.name:
             self._ask(large, self.tuning, self.held_out)
@@ -234,26 +248,37 @@ class MixtureSearch:
         ]
         return large, reference, sorted(others, key=lambda member: member.seconds_per_request)
 
+    def _refer_to(self, reference: Member) -> None:
+        """Its answers are what the others' are held against, and it judges them, if one does."""
+        self.scores.reference = reference.name
+        if self.scores.judging is not None:
+            self.scores.judging.reference = reference.name
+            self._judge = reference
+
     def _ask(self, member: Member, *halves: Workload) -> None:
         wanted = [half for half in halves if self.matrix.missing(member.name, half.requests)]
         if wanted:
             self.listener.stage(f"{member.name} answers ({member.deployment.short_label})")
             self.bench.ask(self.matrix, member.name, _alone(member), wanted)
+        judging = self.scores.judging
+        if judging is not None and member.name != self.scores.reference:
+            if member.name not in judging.calibrations:
+                self._calibrate(judging, member)
+            for half in halves:
+                self._judged(judging, member, half)
 
-    def reference_name(self) -> str:
-        return self._reference
+    def _calibrate(self, judging: Judging, member: Member) -> None:
+        labelled = replace(self.tuning, requests=tuple(r for r in self.tuning.requests if has_label(r)))
+        if self.matrix.missing(member.name, labelled.requests):
+            self.bench.ask(self.matrix, member.name, _alone(member), [labelled])
+        self._judged(judging, member, labelled)
+        judging.fit(member.name, self.scores.pairs(member.name, labelled.requests))
 
-    @property
-    def scores_name(self) -> str:
-        requests = self.question.first.workload.requests
-        if all(request.labelled for request in requests):
-            return "labels"
-        return "labels and forms" if all(request.labelled or request.has_form for request in requests) else "agreement"
-
-    def scores(self, name: str, half: Workload) -> Floats:
-        """In 0..1: by label or form where a request has one, else by agreement with the reference."""
-        against = self.matrix.of(self.reference_name(), half.requests)
-        return scored(half.requests, self.matrix.of(name, half.requests), against)
+    def _judged(self, judging: Judging, member: Member, half: Workload) -> None:
+        if judging.judgements.missing(member.name, half.requests):
+            self.listener.stage(f"{self._judge.name} judges {member.name}'s answers")
+            pairs = self.scores.pairs(member.name, half.requests)
+            self.bench.judge(judging.judgements, member.name, _alone(self._judge), pairs)
 
     # -- the race --
 
@@ -271,7 +296,7 @@ class MixtureSearch:
                 requests = [request for name in order[:count] for request in by_unit[name]]
                 part = replace(self.held_out, requests=tuple(requests))
                 self._ask(member, part)
-                rows = [self.scores(name, part) for name in (member.name, self.reference_name())]
+                rows = [self.scores.of(name, requests) for name in (member.name, self.scores.reference)]
                 places = np.unique([order.index(units[request.id]) for request in requests], return_inverse=True)[1]
                 mine, its = (np.bincount(places, weights=row).astype(np.float64) for row in rows)
                 return mine, its
@@ -282,7 +307,7 @@ class MixtureSearch:
             [(member.name, ask(member)) for member in others],
             len(order),
             self.question.limit.share,
-            most=float(max(len(rows) for rows in by_unit.values())),
+            most=self.scores.most * max(len(rows) for rows in by_unit.values()),
             error=self.question.race_error,
         )
 
@@ -300,10 +325,13 @@ class MixtureSearch:
                 fitting.Half(half.requests, self.matrix.of(member.name, half.requests))
                 for half in (self.tuning, self.held_out)
             )
-            labels = [self.labels(member, large, half) for half in (self.tuning, self.held_out)]
+            labels = [self.scores.labels(member.name, large.name, half) for half in (self.tuning, self.held_out)]
             try:
                 fitted = fitting.fit(self.question.policies, tuning, held_out, labels[0], costs, self.embed)
                 policies = [one.policy for one in fitted]
+                if not policies:
+                    self.remarks.append(f"{member.name}: all requests have the same instructions, so no kinds differ.")
+                    continue
                 choice = choose(policies, labels[1], self.question.limit, costs, error=each)
             except (UsageError, WorkloadError) as error:
                 self.remarks.append(f"{member.name}: {error}")
@@ -311,12 +339,6 @@ class MixtureSearch:
             by_name = {one.policy.name: one for one in fitted}
             found += [(candidate, by_name[candidate.policy.name], member) for candidate in choice.candidates]
         return sorted(found, key=lambda one: one[0].cost)
-
-    def labels(self, small: Member, large: Member, half: Workload) -> Labels:
-        reference = self.scores(self.reference_name(), half)
-        units = clusters(half.requests)
-        sessions = [units[request.id] for request in half.requests]
-        return Labels(self.scores(small.name, half), self.scores(large.name, half), sessions, reference)
 
     def _mixture(self, best: Certified, large: Member) -> Mixture | None:
         candidate, fitted, small = best
@@ -330,7 +352,7 @@ class MixtureSearch:
             large.name,
             (small.deployment.id, large.deployment.id),
             fitted.at(chosen.threshold),
-            replace(candidate.certificate, scores=self.scores_name),
+            replace(candidate.certificate, scores=self.scores.name),
             departures(mine, its, kept, self.compared),
             self.compared,
         )
@@ -359,7 +381,7 @@ class MixtureSearch:
         self.listener.stage(f"Through the gateway: {service.label}")
         served = self.bench.figures(service, self._load)
         self.bench.ask(self.matrix, SERVED, service, [self.held_out])
-        score = float(self.scores(SERVED, self.held_out).mean())
+        score = self.scores.mean(SERVED, self.held_out.requests)
         self.listener.stage(f"Interleaved with {large.name} alone")
         return self.bench.compare(service, _alone(large), self._load), served, score
 

@@ -55,6 +55,7 @@ class OutcomeMatrix:
     """Outcomes by request and member, in `file`. With `resume`, those that are there are read first."""
 
     def __init__(self, file: Path, *, resume: bool = False) -> None:
+        self.file = file
         self._lines = JsonLines(file)
         self._held: dict[tuple[str, str], Outcome] = {}
         if resume:

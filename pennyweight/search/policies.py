@@ -36,6 +36,7 @@ class Labels:
     large: Floats
     sessions: Sequence[str] = ()
     reference: Floats | None = None
+    most: float = 1.0  # that one request can lose
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def choose(policies: Sequence[Policy], held_out: Labels, limit: Limit, costs: Co
     refuse_too_few(held_out, limit, error=each)
     found = []
     for policy in policies:
-        outcomes = Outcomes(policy.held_out, held_out.small, held_out.large, held_out.sessions, held_out.reference)
+        outcomes = Outcomes(
+            policy.held_out, held_out.small, held_out.large, held_out.sessions, held_out.reference, held_out.most
+        )
         certificate = certify(outcomes, thresholds_of(policy.tuning), limit, error=each)
         chosen = certificate.chosen
         cost = policy.cost(chosen.kept, costs) if chosen else costs.large
@@ -97,7 +100,7 @@ def choose(policies: Sequence[Policy], held_out: Labels, limit: Limit, costs: Co
 
 def refuse_too_few(labels: Labels, limit: Limit, *, error: float) -> None:
     there = len(set(labels.sessions)) if labels.sessions else len(labels.large)
-    needed = least_kept(limit, error)
+    needed = least_kept(limit, error, most=labels.most)
     if there < needed:
         raise WorkloadError(
             f"A loss of at most {limit.share:.1%} takes {needed} independent labelled requests in the held-out half, "

@@ -22,6 +22,7 @@ from pennyweight.mixture_evidence import Winner
 from pennyweight.model import Lineage, Model
 from pennyweight.report import write_mixture
 from pennyweight.search import Question, calibration, mixture_result
+from pennyweight.search.judging import Judgement, Judgements, Pair
 from pennyweight.search.members import Member, Members
 from pennyweight.search.mixture_search import MixtureAnswer, MixtureQuestion, MixtureSearch, needed, refuse_mixture
 from pennyweight.search.outcomes import Outcome, OutcomeMatrix
@@ -71,6 +72,11 @@ class FakeBench:
         noise = np.random.default_rng([int(request.id[1:]), 3]).random() / 100
         return Outcome(request.id, name, "1" if right else "2", "stop", float(right), (logprob - noise,) * 4)
 
+    def judge(self, judgements: Judgements, name: str, judge: Service, pairs: Sequence[Pair]) -> None:
+        for request in judgements.missing(name, [pair[0] for pair in pairs]):
+            value = 0.2 if name == "tiny" or "hard" in request.prompt else 0.9
+            judgements.add(Judgement(request.id, name, value))
+
     def figures(self, service: Service, load: Workload) -> dict[str, float]:
         return {"request_throughput": 3.0}
 
@@ -110,7 +116,9 @@ def run(
     tmp_path: Path, question: MixtureQuestion, bench: FakeBench, **more: Any
 ) -> tuple[MixtureSearch, MixtureAnswer]:
     matrix = OutcomeMatrix(tmp_path / "outcomes.jsonl")
-    search = MixtureSearch(question, FakeMembers(), bench, matrix, Quiet(), embed=more.get("embed"))  # type: ignore[arg-type]
+    search = MixtureSearch(
+        question, FakeMembers(), bench, matrix, Quiet(), embed=more.get("embed"), judgements=more.get("judgements")
+    )  # type: ignore[arg-type]
     return search, search.run()
 
 
@@ -184,9 +192,62 @@ def test_without_labels_agreement_with_the_large_model_counts(tmp_path: Path) ->
 
     plain = tuple(replace(request, reference=None, scorer=None) for request in requests())
     search, answer = run(tmp_path, question_of(tmp_path, "small", workload=Workload("plain", plain)), Unlabelled())
-    assert search.scores_name == "agreement" and answer.winner is Winner.MIXTURE
+    assert search.scores.name == "agreement" and answer.winner is Winner.MIXTURE
     assert answer.mixture is not None and answer.mixture.certificate.scores == "agreement"
-    assert search.scores("large", search.held_out).min() == 1.0
+    assert search.scores.of("large", search.held_out.requests).min() == 1.0
+
+
+class HalfLabelled(FakeBench):
+    """Every second request has a label."""
+
+    def _outcome(self, name: str, request: Request) -> Outcome:
+        found = super()._outcome(name, request)
+        return found if request.labelled else replace(found, score=None)
+
+
+def half_labelled(count: int = 2 * COUNT) -> Workload:
+    plain = [replace(r, reference=None, scorer=None) if n % 2 else r for n, r in enumerate(requests(count))]
+    return Workload("half", tuple(plain))
+
+
+def test_a_judge_stands_for_labels_that_are_missing(tmp_path: Path) -> None:
+    question = question_of(tmp_path, "small", workload=half_labelled(), judge=True, limit=Limit(0.1))
+    judgements = Judgements(tmp_path / "judgements.jsonl")
+    search, answer = run(tmp_path, question, HalfLabelled(), judgements=judgements)
+    assert search.scores.name == "a judge, corrected by labels" and answer.winner is Winner.MIXTURE
+    chosen = answer.mixture.certificate.chosen if answer.mixture else None
+    assert chosen is not None and 0.3 < chosen.kept < 0.8 and chosen.lost < chosen.bound <= 0.1
+    evidence = mixture_result.gather(search, answer, detect())
+    assert set(evidence.judge) == {"small"} and evidence.judge["small"].at_none > 0.9
+    assert not judgements.missing("small", search.held_out.requests)
+
+
+def test_a_kind_whose_requests_hold_is_kept(tmp_path: Path) -> None:
+    def told(request: Request) -> Request:
+        kind = request.prompt.split()[0]
+        chat = ({"role": "system", "content": kind}, {"role": "user", "content": f"? {request.id}"})
+        return replace(request, prompt="", messages=chat, kind=kind)
+
+    class ByKind(FakeBench):
+        def _outcome(self, name: str, request: Request) -> Outcome:
+            return super()._outcome(name, replace(request, prompt=request.kind))
+
+    workload = Workload("kinds", tuple(map(told, requests())))
+    question = question_of(tmp_path, "small", policies=("kind", "cascade"), workload=workload)
+    _, answer = run(tmp_path, question, ByKind())
+    assert answer.mixture is not None and answer.mixture.rule.name == "kind", "it asks nothing in vain"
+    assert answer.mixture.certificate.chosen is not None and 0.6 < answer.mixture.certificate.chosen.kept < 0.7
+    assert answer.mixture.rule.kinds is not None and len(answer.mixture.rule.kinds.losses) == 2
+
+
+def test_clusters_are_kept_as_kinds_are(tmp_path: Path) -> None:
+    _, answer = run(tmp_path, question_of(tmp_path, "small", policies=("cluster",)), FakeBench(), embed=embed)
+    assert answer.mixture is not None and answer.mixture.rule.name == "cluster" and answer.mixture.rule.embeds
+
+
+def test_requests_of_one_kind_have_no_policy_by_kind(tmp_path: Path) -> None:
+    _, answer = run(tmp_path, question_of(tmp_path, "small", policies=("kind",)), FakeBench())
+    assert answer.winner is Winner.LARGE and any("same instructions" in remark for remark in answer.remarks)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +256,11 @@ def test_without_labels_agreement_with_the_large_model_counts(tmp_path: Path) ->
         ({"policies": ("rooter",)}, UsageError, "--mix rooter is unknown"),
         ({"workload": Workload("few", requests(40))}, WorkloadError, "takes .* independent requests"),
         ({"limit": Limit(0.001)}, WorkloadError, "bring about"),
+        (
+            {"judge": True, "workload": Workload("bare", tuple(replace(r, scorer=None) for r in requests()))},
+            WorkloadError,
+            "label at least",
+        ),
     ],
 )
 def test_bad_questions_are_refused_before_anything_is_asked(

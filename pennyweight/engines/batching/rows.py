@@ -7,6 +7,7 @@ operations.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -53,9 +54,12 @@ class Row:
         """Is its next token the likeliest one, whatever came before?"""
         return self.grammar is None and self.sampler.greedy
 
-    def take(self, logits: Logits) -> Event:
+    def take(self, logits: Logits, draft: int | None = None, tolerance: float = 0.0) -> Event:
         """Sample the next token and return its event. An end token itself is not part of the answer. Log-probabilities
-        are the model's own, whatever a schema forbids."""
+        are the model's own, whatever a schema forbids. A greedy answer takes a `draft` whose probability is at least
+        (1 - tolerance) times that of the likeliest token."""
+        if tolerance and draft is not None and self.greedy and logits[draft] >= logits.max() + math.log1p(-tolerance):
+            return self.took(*self.sampler.reported(draft, logits))
         try:
             allowed = None if self.grammar is None else self.grammar.masked(logits)
         except EngineError as error:
@@ -259,11 +263,11 @@ class RowRuntime(ABC):
     def _accepted(self, row: Row, fed: Sequence[int], found: Logits) -> Event:
         """The tokens up to the first that the model chooses otherwise, and that one."""
         events: list[Event] = []
-        for token, logits in zip(fed, found, strict=True):
+        for token, draft, logits in zip(fed, [*fed[1:], None], found, strict=True):
             if events and token != row.last:
                 break
             row.held.append(token)
-            events.append(row.take(logits))
+            events.append(row.take(logits, draft, self._settings.draft_tolerance))
             if events[-1].finish:
                 break
         drafted, right = len(fed) - 1, len(events) - 1

@@ -44,6 +44,10 @@ class Sampler:
         if self._adjusts:
             self._made[token] += 1
             self._count += 1
+        return self.reported(token, logits)
+
+    def reported(self, token: int, logits: Logits) -> tuple[int, float, list[tuple[int, float]]]:
+        """A token that has been chosen, as `draw` returns it."""
         if self._generation.top_logprobs is None:
             return token, 0.0, []
         logprobs = log_softmax(logits)

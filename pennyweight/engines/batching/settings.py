@@ -18,10 +18,15 @@ class RowEngine(Speculating):
     for somebody's long prompt.
     `enable_prefix_caching` keeps up to `max_num_seqs` ended rows. A library that verifies drafts of several rows in one
     forward (`verifies_rows`) speculates at any load, as long as that is measured to be faster (pace.py); another only
-    while one request runs."""
+    while one request runs.
+    `draft_tolerance` above 0 makes greedy answers a speculative cascade (Narasimhan et al. 2024, arxiv.org/abs/
+    2405.19261): a drafted token is kept if its probability is at least (1 - draft_tolerance) times that of the
+    likeliest one, so each token loses at most -ln(1 - draft_tolerance) nats, and answers depend on what was drafted:
+    hold them against the unmodified model's with `pw evaluate`."""
 
     max_num_batched_tokens: int = 512
     enable_prefix_caching: bool = False
+    draft_tolerance: float = 0.0
 
     forms: ClassVar[tuple[str, ...]] = ("json_schema", "choice", "regex", "grammar")  # grammar.py
     any_schema: ClassVar[bool] = True
@@ -50,6 +55,13 @@ class RowEngine(Speculating):
                 "prompts) or more."
             )
 
+        if not 0 <= self.draft_tolerance < 1:
+            raise EngineRefused(
+                f"{self.name}: draft_tolerance={self.draft_tolerance} is not possible: use 0 (lossless) to below 1."
+            )
+        if self.draft_tolerance and not self.speculative_method:
+            raise EngineRefused(f"{self.name}: draft_tolerance needs speculative_method, whose drafts it keeps.")
+
     def draft_directory(self, directory: Path) -> Path | None:
         """The draft model's directory, for the model in `directory`. Both must have the same vocabulary."""
         if not self.draft_model:
@@ -66,7 +78,7 @@ class RowEngine(Speculating):
 
     def draft_settings(self) -> Self:
         """These settings for the draft model: no speculation of its own."""
-        return replace(self, speculative_method="", draft_model="", enable_prefix_caching=False)
+        return replace(self, speculative_method="", draft_model="", draft_tolerance=0.0, enable_prefix_caching=False)
 
     @property
     def slots(self) -> int:

@@ -2,8 +2,9 @@
 
 A member that a request names is asked; so is the large one where its conversation has escalated, the monitor has raised
 its alarm, or the request is of a kind that is not decided (several answers at once). Else the rule decides, before the
-small member answers (router) or by what it has answered (cascade), and its answer is sent only then. Where the small
-member fails, the large one answers; where the large one fails, that is an error, never a silent small answer.
+small member answers (kind, cluster, router) or by what it has answered (cascade), and its answer is sent only then.
+Where the small member fails, the large one answers; where the large one fails, that is an error, never a silent small
+answer.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pennyweight.errors import PennyweightError
 from pennyweight.mixing.agreement import agree, calls_in
-from pennyweight.mixing.router import question_text
 from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
 from pennyweight.serve.gateway.attempt import CHAT, Attempt
 from pennyweight.serve.gateway.mixtures import Mixed
@@ -95,13 +94,13 @@ class Mixing:
         rule = mixed.mixture.rule
         if small is None or not small.replicas.ready:  # nobody waits for its restart
             return None, Decision(False, "small member down")
-        if rule.router is not None:
-            score = await mixed.router_score(question_text(ask.body.get("messages"), _prompt(ask.body)))
+        if rule.before:
+            score = await mixed.question_score(ask.body)
             most = rule.threshold if rule.ask_up_to is None else rule.ask_up_to
             if not score <= most:
-                return None, Decision(False, "router")
+                return None, Decision(False, rule.before)
             if rule.cascade is None and self._shadow:
-                return None, Decision(True, "router")
+                return None, Decision(True, rule.before)
         attempt = Attempt(self._inner, ask, small, measured=rule.cascade is not None)
         try:
             if rule.cascade is None:
@@ -116,7 +115,7 @@ class Mixing:
             LOG.warning("%s gives no answer, and %s is asked: %s", small_name, large_name, attempt.failed)
             return attempt, Decision(False, "small member failed")
         if rule.cascade is None:
-            return attempt, Decision(True, "router")
+            return attempt, Decision(True, rule.before)
         return attempt, Decision(mixed.cascade_score(attempt.answer) <= rule.threshold, "cascade")
 
     async def _kept(self, ask: Ask, mixed: Mixed, attempt: Attempt, decision: Decision) -> AsyncGenerator[Piece]:
@@ -179,11 +178,6 @@ def _settled(ask: Ask, mixed: Mixed) -> str:
     several = ask.sequences > 1 or ask.body.get("echo")
     odd = not isinstance(ask.body.get("messages", []), list) or not isinstance(ask.body.get("top_logprobs") or 0, int)
     return "kind of request" if several or odd else ""
-
-
-def _prompt(body: Mapping[str, Any]) -> str:
-    prompt = body.get("prompt")
-    return prompt if isinstance(prompt, str) else ""
 
 
 def _signed(piece: Piece, member: str, decision: str) -> Piece:

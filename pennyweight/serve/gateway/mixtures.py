@@ -4,6 +4,7 @@ escalated."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 from collections import Counter as Counted
@@ -20,9 +21,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pennyweight.embedding import SentenceEmbedding
 from pennyweight.mixing.cascade import SmallAnswer, cascade_features
+from pennyweight.mixing.kinds import cluster_scores, kind_scores, request_kind
 from pennyweight.mixing.monitor import Monitor
 from pennyweight.mixing.regression import loss_scores
-from pennyweight.mixing.router import router_features
+from pennyweight.mixing.router import question_text, router_features
 from pennyweight.mixture import Mixture
 from pennyweight.service import Service
 
@@ -74,11 +76,12 @@ class Mixed:
                 self.monitor = Monitor(**kept)
         self._threads = ThreadPoolExecutor(1, "router") if self.embed is not None else None
         self.small_identity = ""
+        self._rule = hashlib.sha256(repr(self.mixture.rule).encode()).hexdigest()
 
     @property
     def identity(self) -> str:
         """Of what is decided by, for the cache's keys: after an alarm, a kept answer is not found again."""
-        return f"{self.small_identity} {self.mixture.rule} {self.monitor.alarmed}"
+        return f"{self.small_identity} {self._rule} {self.monitor.alarmed}"
 
     def has_escalated(self, conversations: Sequence[str]) -> bool:
         return any(one in self.escalated for one in conversations)
@@ -92,11 +95,19 @@ class Mixed:
 
     # -- scores --
 
-    async def router_score(self, text: str) -> float:
-        """The embedding is computed beside the event loop."""
-        assert self.embed is not None and self._threads is not None and self.mixture.rule.router is not None
+    async def question_score(self, body: Mapping[str, Any]) -> float:
+        """Of a request, before anything is generated. The embedding is computed beside the event loop."""
+        rule = self.mixture.rule
+        if rule.kinds is not None:
+            return float(kind_scores(rule.kinds, [request_kind(body)])[0])
+        assert self.embed is not None and self._threads is not None
+        prompt = body.get("prompt")
+        text = question_text(body.get("messages"), prompt if isinstance(prompt, str) else "")
         embeddings = await asyncio.get_running_loop().run_in_executor(self._threads, self.embed, [text])
-        return float(loss_scores(self.mixture.rule.router, router_features(embeddings, [text]))[0])
+        if rule.clusters is not None:
+            return float(cluster_scores(rule.clusters, embeddings)[0])
+        assert rule.router is not None
+        return float(loss_scores(rule.router, router_features(embeddings, [text]))[0])
 
     def cascade_score(self, answer: SmallAnswer) -> float:
         rule = self.mixture.rule
@@ -203,7 +214,7 @@ class Mixtures:
         return Mixed(name, mixture, self._figures, self._embedding(mixture), file)
 
     def _embedding(self, mixture: Mixture) -> Embed | None:
-        if mixture.rule.router is None:
+        if not mixture.rule.embeds:
             return None
         if self._embed is None:
             place = Path(mixture.rule.embedding) if mixture.rule.embedding else None

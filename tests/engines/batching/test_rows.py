@@ -19,6 +19,7 @@ from pennyweight.engines.batching.pace import Pace
 from pennyweight.engines.batching.rows import MIN_PREFIX, KeptRows, RowRuntime, longest_common_prefix
 from pennyweight.engines.batching.sampling import Logits, log_softmax
 from pennyweight.engines.batching.settings import RowEngine
+from pennyweight.errors import EngineRefused
 from pennyweight.generation import PIECE_VALUES, SCORED_TOPS, Generation, joined_score
 
 VOCABULARY = 12
@@ -327,6 +328,32 @@ def test_drafts_of_several_rows_are_verified_in_one_forward() -> None:
     assert finish(runtime, *asked) == {made.id: alone(made)[0] for made in asked}
     assert runtime.verified and len(runtime.verified) + len(runtime.widths) < 12, "a step yields several tokens a row"
     assert len(draft.widths) > 0, "the draft decodes all rows in one forward, too"
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.5, 0.999])
+def test_a_draft_is_kept_where_it_is_likely_enough(tolerance: float) -> None:
+    """Along what is answered, each token is within -ln(1 - tolerance) nats of the likeliest; a larger tolerance takes
+    fewer steps, and a sampled request is answered as without."""
+    more: dict[str, Any] = {"speculative_method": "ngram", "num_speculative_tokens": 4}
+    runtime = Together(2, Wrong(2), draft_tolerance=tolerance, **more)
+    runtime._pace = Always()
+    asked = [generation("g", max_tokens=40), generation("s", max_tokens=40, temperature=0.7, seed=3)]
+    answers = finish(runtime, *asked)
+    assert answers["s"] == alone(asked[1])[0]
+    history, shortfalls = [1, 2], []
+    for token in answers["g"]:
+        logits = logits_after(history)
+        shortfalls.append(float(logits.max() - logits[token]))
+        history.append(token)
+    assert max(shortfalls) <= -np.log1p(-tolerance) + 1e-6
+    assert (max(shortfalls) > 0) == (tolerance == 0.999) or 0 < tolerance < 0.9
+
+
+def test_a_tolerance_without_drafts_is_refused() -> None:
+    with pytest.raises(EngineRefused, match="needs speculative_method"):
+        FakeEngine(draft_tolerance=0.1)
+    with pytest.raises(EngineRefused, match="0 \\(lossless\\) to below 1"):
+        FakeEngine(draft_tolerance=1.0, speculative_method="ngram")
 
 
 def test_the_longest_beginning_leaves_a_token_to_compute_and_is_worth_a_copy() -> None:

@@ -15,8 +15,18 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from pennyweight.mixing.cascade import SIGNS
+from pennyweight.mixing.kinds import request_kind
 from pennyweight.mixing.text_shape import MEASURES
-from pennyweight.mixture import Certificate, Limit, LossRegression, Mixture, Rule, ThresholdResult
+from pennyweight.mixture import (
+    Certificate,
+    ClusterLosses,
+    KindLosses,
+    Limit,
+    LossRegression,
+    Mixture,
+    Rule,
+    ThresholdResult,
+)
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
 from pennyweight.serve.gateway.mixing import DECISION_HEADER, MODEL_HEADER, Mixing
 from pennyweight.serve.gateway.mixtures import Mixed, MixtureFigures
@@ -27,6 +37,7 @@ from tests.serve.gateway.asks import a_pool
 SMALL, LARGE = a_pool(identity="small", member="small"), a_pool(identity="large", member="large")
 CHAT = "/v1/chat/completions"
 WIDTH = 2
+SYSTEM = {"messages": [{"role": "system", "content": "Prove."}]}
 
 
 def rule_of(kind: str, first_tokens: int = 0) -> Rule:
@@ -39,6 +50,10 @@ def rule_of(kind: str, first_tokens: int = 0) -> Rule:
         return Rule(1.0, cascade=by_mean, first_tokens=first_tokens)
     if kind == "router":
         return Rule(0.5, router=by_text)
+    if kind == "kind":
+        return Rule(0.1, kinds=KindLosses((("", 0.05), (request_kind(SYSTEM), 0.9))))
+    if kind == "cluster":
+        return Rule(0.1, clusters=ClusterLosses(((0.0, 0.0), (1.0, 1.0)), (0.05, 0.9)))
     return Rule(1.0, by_text, by_mean, ask_up_to=0.5)
 
 
@@ -50,7 +65,7 @@ def mixed_of(rule: Rule, **more: Any) -> Mixed:
     def embed(texts: Any) -> Any:
         return np.array([[1.0 if "hard" in text else 0.0] * WIDTH for text in texts])
 
-    return Mixed("mix", mixture, MixtureFigures(CollectorRegistry()), embed if rule.router else None)
+    return Mixed("mix", mixture, MixtureFigures(CollectorRegistry()), embed if rule.embeds else None)
 
 
 class Engines:
@@ -138,6 +153,23 @@ def test_a_sure_answer_is_kept_and_an_unsure_one_asked_again(stream: bool, first
     assert b"small" not in body
     assert mixed.wasted >= (first_tokens or 4)
     assert mixed.state()["kept"] == 1 and mixed.state()["requests"] == 2
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_kinds_and_clusters_decide_before_anything_is_generated(shadow: bool) -> None:
+    def asked(kind: str, text: str, system: str = "") -> tuple[str, list[str]]:
+        engines, mixed = Engines(), mixed_of(rule_of(kind))
+        first = [{"role": "system", "content": system}] if system else []
+        ask = an_ask(mixed, messages=[*first, {"role": "user", "content": text}])
+        return answered(engines, ask, shadow=shadow)[0].headers[DECISION_HEADER], engines.members
+
+    prefix = "shadow, " if shadow else ""
+    kept = ["large"] if shadow else ["small"]
+    assert asked("kind", "hard") == (f"{prefix}kept by kind", kept)
+    assert asked("kind", "easy", "Prove.") == (f"{prefix}escalated by kind", ["large"])
+    assert asked("kind", "easy", "Unknown.") == (f"{prefix}escalated by kind", ["large"])
+    assert asked("cluster", "easy") == (f"{prefix}kept by cluster", kept)
+    assert asked("cluster", "hard") == (f"{prefix}escalated by cluster", ["large"])
 
 
 def test_a_stream_is_the_engines_own_but_for_what_was_not_asked() -> None:
