@@ -264,8 +264,8 @@ def run(endpoint: Endpoint, cell: Cell, load: Workload) -> float:
     return float(measure_speed(endpoint, load, arrivals, Sampling(0.0, 0, True))["output_throughput"])
 
 
-def speculation(model: Model, rounds: int, only: Sequence[str]) -> None:
-    """One stream on repetitive work, with guesses and without; and whether the answers are the same."""
+def speculation(model: Model, rounds: int, only: Sequence[str], streams: int) -> None:
+    """Repetitive work, with guesses and without; and whether the answers are the same."""
     for load in (editing(), traces.load("extract").take(12, 0)):
         for engine in only or catalogue.names():
             presets = catalogue.offer(engine).presets
@@ -273,12 +273,14 @@ def speculation(model: Model, rounds: int, only: Sequence[str]) -> None:
                 continue
             scheme = CONVERTED.get(catalogue.offer(engine).model_format, model.scheme)
             made = build_scheme(model, engine, scheme)
-            settings = {"max_num_seqs": 1, **PRECISE.get(engine, {})}
+            settings = {"max_num_seqs": streams, **PRECISE.get(engine, {})}
             plain = Deployment(engine, str(made.path), made.id, scheme, settings)
             for guesses in GUESSES:
                 more = {**presets["n-gram speculation"], "num_speculative_tokens": guesses}
                 try:
-                    guessed_and_plain(replace(plain, settings={**settings, **more}), plain, load, rounds)
+                    guessed_and_plain(
+                        replace(plain, settings={**settings, **more}), plain, load, rounds, streams=streams
+                    )
                 except PennyweightError as error:
                     say(part="speculation", engine=engine, failed=str(error)[:300])
 
@@ -302,15 +304,17 @@ def editing() -> Workload:
     return Workload("editing", tuple(made))
 
 
-def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload, rounds: int) -> None:
+def guessed_and_plain(guessed: Deployment, plain: Deployment, requests: Workload, rounds: int, *, streams: int) -> None:
     with ExitStack() as kept:
         first, second = (comparing.opened_once(partial(open_engine, d), kept) for d in (guessed, plain))
-        found = comparing.compare(first, second, requests, Arrivals("closed", max_concurrency=1), rounds=rounds)
+        load = requests.at_least(2 * streams)
+        found = comparing.compare(first, second, load, Arrivals("closed", max_concurrency=streams), rounds=rounds)
         answers = [references(opener(kept), requests.requests, no_progress) for opener in (first, second)]
     same = np.mean([a.answer == b.answer for a, b in zip(*answers, strict=True)])
     say(
         part="speculation",
         load=requests.name,
+        streams=streams,
         engine=plain.engine,
         scheme=plain.scheme,
         settings=guessed.settings,
@@ -338,6 +342,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--engines", nargs="*", default=(), help="of the speculation; all by default")
+    parser.add_argument("--streams", type=int, nargs="*", default=[1], help="of the speculation")
     parser.add_argument("--cells", nargs="*", default=(), help="such as long-32; of table and winners all by default")
     parser.add_argument("--schemes", nargs="*", default=(), help="of table and large; all by default")
     parser.add_argument("--table", type=Path, help="what an earlier run of it printed")
@@ -354,7 +359,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             table(random_model(Path(directory), model), cells, 1, arguments.schemes)
     if "speculation" in parts:
-        speculation(model, max(2, arguments.rounds), arguments.engines)
+        for streams in arguments.streams:
+            speculation(model, max(2, arguments.rounds), arguments.engines, streams)
 
 
 if __name__ == "__main__":
