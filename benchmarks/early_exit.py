@@ -17,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,15 +119,8 @@ def runs_of(agrees: Sequence[bool], drafts: int) -> float:
     return len(agrees) / max(1, cycles)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[6, 10, 15, 20])
-    parser.add_argument("--answers", type=int, default=40)
-    given = parser.parse_args()
-    torch.manual_seed(0)
-    opened = open_model(given.model)
-    model: Any = AutoModelForCausalLM.from_pretrained(opened.path, dtype=torch.float32).eval().requires_grad_(False)
+def agreements(model: Any, opened: Any, blocks: Sequence[int], answers: int) -> dict[int, list[bool]]:
+    """For each number of blocks, of each token of the whole model's answers: is it the draft's first choice, too?"""
     tokenizer: Any = AutoTokenizer.from_pretrained(opened.path)
     halves = read_workload("chat").split(0)
 
@@ -143,7 +137,7 @@ def main() -> None:
     parts: dict[int, list[torch.Tensor]] = {}
     count = 0
     for request in halves[0].requests:
-        for k, found in states_of(model, answered(request), given.blocks).items():
+        for k, found in states_of(model, answered(request), blocks).items():
             parts.setdefault(k, []).append(found.argmax(-1) if k == -1 else found)
         count += len(parts[-1][-1])
         if count >= TEXT_TOKENS:
@@ -152,13 +146,32 @@ def main() -> None:
     say(model=opened.name, text_tokens=count)
     adapters = {k: trained(model, torch.cat(states), wanted) for k, states in parts.items()}
     agreeing: dict[int, list[bool]] = {k: [] for k in adapters}
-    for request in halves[1].requests[: given.answers]:
+    for request in halves[1].requests[:answers]:
         begun = len(prompt(request))
-        seen = states_of(model, answered(request), given.blocks)
+        seen = states_of(model, answered(request), blocks)
         for k, adapter in adapters.items():
             with torch.no_grad():
                 choices = model.lm_head(model.model.norm(adapter(seen[k][begun - 1 : -1]))).argmax(-1)
             agreeing[k] += (choices == seen[-1][begun - 1 : -1].argmax(-1)).tolist()
+    return agreeing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[6, 10, 15, 20])
+    parser.add_argument("--answers", type=int, default=40)
+    parser.add_argument("--agreements", type=Path, help="file for what takes long; read where it exists")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    opened = open_model(given.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(opened.path, dtype=torch.float32).eval().requires_grad_(False)
+    if given.agreements is not None and given.agreements.exists():
+        agreeing = {int(k): found for k, found in json.loads(given.agreements.read_text()).items()}
+    else:
+        agreeing = agreements(model, opened, given.blocks, given.answers)
+        if given.agreements is not None:
+            given.agreements.write_text(json.dumps(agreeing))
     for k, agrees in agreeing.items():
         say(blocks=k, acceptance=round(sum(agrees) / len(agrees), 3), tokens=len(agrees))
     for rows in (1, 8):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ BATCH = 16
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text's embedding (width,), its tokens as the tokenizer spells them, and their states (tokens, width), each of
+    length 1."""
+
+    vector: Floats
+    tokens: tuple[str, ...]
+    states: NDArray[np.float32]
 
 
 class SentenceEmbedding:
@@ -51,14 +62,31 @@ class SentenceEmbedding:
                 found[number] = row
         return np.array(found)
 
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """The embeddings with their tokens, in one batch."""
+        encoded, hidden, vectors = self._forward(texts)
+        return [_reading(one, states, vector) for one, states, vector in zip(encoded, hidden, vectors, strict=True)]
+
     def _batch(self, texts: Sequence[str]) -> Floats:
+        return self._forward(texts)[2]
+
+    def _forward(self, texts: Sequence[str]) -> tuple[list[Any], Floats, Floats]:
+        """Encodings, the last hidden states (texts, tokens, width), and the embeddings."""
         encoded = self._tokenizer.encode_batch(list(texts))
         mask = np.array([one.attention_mask for one in encoded], np.int64)
         ids = np.array([one.ids for one in encoded], np.int64)
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         hidden = self._session.run(None, {name: given[name] for name in self._inputs})[0].astype(np.float64)
         summed = (hidden * mask[..., None]).sum(1)
-        return np.asarray(summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12))
+        vectors = np.asarray(summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12))
+        return encoded, hidden, vectors
+
+
+def _reading(encoded: Any, states: Floats, vector: Floats) -> Reading:
+    kept = [n for n, special in enumerate(encoded.special_tokens_mask) if not special and encoded.attention_mask[n]]
+    rows = states[kept]
+    lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return Reading(vector, tuple(encoded.tokens[n] for n in kept), (rows / lengths).astype(np.float32))
 
 
 def _found(directory: Path | None, name: str) -> Path:

@@ -20,18 +20,49 @@ MAX_REPLICAS = 1024
 
 
 @dataclass(frozen=True)
+class SimilarPolicy:
+    """Answers to similar questions. At most `limit` of these hits may be wrong, with this confidence; 0 is off. In
+    `shadow` nothing is served, and everything is judged. `explored` is the share of would-be hits that the model
+    answers anyway, which shows how many are wrong. `ttl_seconds` 0 is the cache's own. `embedding` is a directory,
+    empty for the one of pennyweight[similar]; questions with a word or phrase of `never` are always asked."""
+
+    limit: float = 0.0
+    confidence: float = 0.95
+    shadow: bool = False
+    explored: float = 0.05
+    ttl_seconds: float = 0.0
+    embedding: str = ""
+    never: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, below in (
+            ("", self.limit, 1),
+            ("-confidence", self.confidence, 1),
+            ("-explored", self.explored, 1.001),
+        ):
+            if not 0 <= value < below:
+                raise UsageError(f"--cache-similar{name} {value:g} is not possible: use a share from 0 to 1.")
+        if self.limit and not self.explored:
+            raise UsageError("--cache-similar-explored 0 would watch nothing: use a share above 0, such as 5%.")
+
+
+@dataclass(frozen=True)
 class CachePolicy:
-    """Exact-match cache of answers. `place` is a file for SQLite, or redis://…; empty keeps none."""
+    """Cache of answers to equal requests, and by `similar` to similar ones. `place` is a file for SQLite, or redis://…;
+    empty keeps none."""
 
     place: str = ""
     ttl_seconds: float = 3600.0
     max_bytes: int = 2**30
+    similar: SimilarPolicy = field(default_factory=SimilarPolicy)
 
     def __post_init__(self) -> None:
         if self.max_bytes < 2**20:
             raise UsageError(f"--cache-size {self.max_bytes} is not possible: use 1MiB or more.")
         if not self.ttl_seconds > 0:
             raise UsageError(f"--cache-ttl {self.ttl_seconds:g} is not possible: use a number of seconds above 0.")
+        if self.similar.limit and not self.place:
+            raise UsageError("--cache-similar keeps its answers in the cache: add --cache FILE, or --cache redis://….")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ LAYERS = [
     {"checks"},
     {"checkpoint", "legacy", "traces"},
     {"formats", "weights", "install", "openai_api", "artifact_cache", "embedding", "mixing"},
+    {"similarity"},
     {"engines", "techniques", "export", "plan", "report", "journal"},
     {"browsers"},
     {"worker", "console"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,12 +12,14 @@ from pennyweight.cli import options
 
 
 def cache(
-    action: Annotated[str, typer.Argument(help="list or prune.")] = "list",
+    action: Annotated[str, typer.Argument(help="list, prune, inspect or forget.")] = "list",
+    answer: Annotated[str, typer.Argument(help="With forget: the answer's id, from x-pennyweight-answer.")] = "",
+    file: Annotated[Path | None, typer.Option(help="With inspect and forget: the file of `pw serve --cache`.")] = None,
     older_than: Annotated[str, typer.Option(help="With prune: unused for this long, such as 30d or 12h.")] = "30d",
     everything: Annotated[bool, typer.Option("--all", help="With prune: every artifact, however recent.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the cached artifacts, or delete unused ones.
+    """List or delete cached artifacts and similar answers.
 
     Deleted artifacts are built again when they are needed. Engines are removed with `pw engines remove NAME`.
     """
@@ -25,8 +28,11 @@ def cache(
     from pennyweight.errors import UsageError
     from pennyweight.paths import cache_directory
 
+    if action in ("inspect", "forget"):
+        _answers(action, answer, file, as_json=as_json)
+        return
     if action not in ("list", "prune"):
-        raise UsageError(f"pw cache has no action {action!r}: use list or prune.")
+        raise UsageError(f"pw cache has no action {action!r}: use list, prune, inspect or forget.")
     entries = artifact_cache.entries()
     if action == "prune":
         seconds = 0.0 if everything else options.age(older_than, "--older-than")
@@ -45,3 +51,26 @@ def cache(
     if as_json:
         rows = [{"id": entry.id, "bytes": entry.bytes, "made_of": entry.made_of} for entry in entries]
         print(json.dumps({"cache": str(cache_directory()), "artifacts": rows}))
+
+
+def _answers(action: str, answer: str, file: Path | None, *, as_json: bool) -> None:
+    """The similar answers that a gateway keeps in this file."""
+    from pennyweight.console import duration
+    from pennyweight.errors import UsageError
+    from pennyweight.serve.gateway.similar_store import SQLiteSimilarStore
+
+    if file is None or not file.exists():
+        raise UsageError(f"pw cache {action} needs the file of `pw serve --cache`: give it with --file.")
+    store = SQLiteSimilarStore(file, ttl=float("inf"))
+    if action == "forget":
+        if not store.forget(answer):
+            raise UsageError(f"{file} has no answer {answer!r}: `pw cache inspect --file {file}` lists them.")
+        typer.echo(f"Forgot {answer}: it is not served again, by no gateway that uses this file.")
+        return
+    rows = store.all()
+    typer.echo(f"{file}: {len(rows)} answers to similar questions")
+    for kept in rows:
+        typer.echo(f"{kept.id}  {duration(kept.age)} old  {kept.question[:60]!r} -> {kept.text[:60]!r}")
+    if as_json:
+        found = [{"id": k.id, "age_s": round(k.age), "question": k.question, "answer": k.text} for k in rows]
+        print(json.dumps({"file": str(file), "answers": found}))

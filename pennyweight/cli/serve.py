@@ -31,6 +31,22 @@ def serve(
     cache: Annotated[str | None, typer.Option(help="Cache answers to equal requests: a file, or redis://….")] = None,
     cache_ttl: Annotated[float, typer.Option(help="Seconds that a cached answer is kept.")] = 3600.0,
     cache_size: Annotated[str, typer.Option(help="Largest size of the cache file, as 1GiB.")] = "1GiB",
+    cache_similar: Annotated[
+        str | None,
+        typer.Option(help="Answer similar questions from the cache; share of these that may be wrong, as 1%."),
+    ] = None,
+    cache_similar_shadow: Annotated[
+        bool, typer.Option("--cache-similar-shadow", help="Judge similar answers and serve none.")
+    ] = False,
+    cache_similar_explored: Annotated[
+        str, typer.Option(help="Share of similar questions that the model answers anyway, to see what is wrong.")
+    ] = "5%",
+    cache_similar_never: Annotated[
+        list[str] | None, typer.Option(help="A word or phrase whose questions are always asked; repeatable.")
+    ] = None,
+    cache_similar_rebuild: Annotated[
+        bool, typer.Option("--cache-similar-rebuild", help="Begin anew where another embedding filled the cache.")
+    ] = False,
     state: Annotated[Path | None, typer.Option(help="Directory for the batch API's files and queue.")] = None,
     mix_shadow: Annotated[
         bool, typer.Option("--mix-shadow", help="Mixtures decide and count, and the large member answers.")
@@ -58,7 +74,7 @@ def serve(
     from pennyweight.inputs import is_described, read_target
     from pennyweight.paths import absolute
     from pennyweight.serve import catalogue, gateway
-    from pennyweight.service import CachePolicy
+    from pennyweight.service import SimilarPolicy
 
     settings = {**options.settings(setting), **options.speculation(speculative_config)}
     with Live() as live:
@@ -78,7 +94,15 @@ def serve(
     if cache is not None:
         place = cache if "://" in cache else str(absolute(cache))
         size = int(options.size(cache_size, "--cache-size") or 0)
-        service = replace(service, cache=CachePolicy(place, cache_ttl, size))
+        service = replace(service, cache=replace(service.cache, place=place, ttl_seconds=cache_ttl, max_bytes=size))
+    if cache_similar is not None:
+        similar = SimilarPolicy(
+            options.share(cache_similar, "--cache-similar") or 0.0,
+            shadow=cache_similar_shadow,
+            explored=options.share(cache_similar_explored, "--cache-similar-explored") or 0.0,
+            never=tuple(cache_similar_never or ()),
+        )
+        service = replace(service, cache=replace(service.cache, similar=similar))
     gateway_settings = gateway.GatewaySettings(
         host=host,
         port=port,
@@ -95,6 +119,7 @@ def serve(
         refusals_per_second=refusals_per_second,
         allowed_origins=tuple(allowed_origin or ()),
         mix_shadow=mix_shadow,
+        similar_rebuild=cache_similar_rebuild,
     )
     logging.basicConfig(level=logging.INFO if log_requests else logging.WARNING, format="%(asctime)s %(message)s")
     names = ", ".join(repr(name) for name in service.names)

@@ -1,6 +1,6 @@
 """The gateway's parts, and the stages wrapped one around the other: the way of every request.
 
-ollama -> messages -> responses -> limits -> lookup -> flights -> keep -> mixing -> admitting -> relay
+ollama -> messages -> responses -> limits -> lookup -> similar -> flights -> keep -> mixing -> admitting -> relay
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pennyweight.serve.gateway.refusals import Refused, Unavailable
 from pennyweight.serve.gateway.relay import Relay
 from pennyweight.serve.gateway.responses import Responses
 from pennyweight.serve.gateway.settings import GatewaySettings
+from pennyweight.serve.gateway.similar_cache import Similar, SimilarAnswers
 from pennyweight.serve.gateway.tenant import BATCH, Tenant
 from pennyweight.service import Service
 
@@ -53,6 +54,7 @@ class Gateway:
     store: Store | None = None
     evidence: Evidence | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    similar: SimilarAnswers | None = None
     draining: bool = False
     answering: set[Callable[[str], None]] = field(default_factory=set)  # ends an answer that is under way
     started: float = field(default_factory=time.time)
@@ -81,7 +83,10 @@ class Gateway:
     def _cached(self, inner: Stage) -> Stage:
         if self.store is None:
             return inner
-        return exact_cache.Lookup(Flights(exact_cache.Keep(inner, self.store)), self.store, self.metrics.cache)
+        kept: Stage = Flights(exact_cache.Keep(inner, self.store))
+        if self.similar is not None:
+            kept = Similar(kept, self.similar)
+        return exact_cache.Lookup(kept, self.store, self.metrics.cache)
 
     def passed_on(self, ask: Ask) -> AsyncGenerator[Piece]:
         """Pass a quick request to an engine unchanged, without queueing it."""
@@ -179,6 +184,7 @@ class Gateway:
             "lately": self.metrics.lately(),
             "mixtures": self.mixtures.state(),
             "mix_shadow": self.settings.mix_shadow,
+            "similar": self.similar.bound.state() if self.similar else None,
             "batches": self.batches.progress if self.batches else None,
             "evidence": page.accepted_with(self.evidence),
         }

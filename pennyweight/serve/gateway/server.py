@@ -27,11 +27,13 @@ from pennyweight.serve.gateway.cache_store import open_store
 from pennyweight.serve.gateway.gateway import Gateway
 from pennyweight.serve.gateway.guard import GuardedProtocol
 from pennyweight.serve.gateway.keys import Keys
+from pennyweight.serve.gateway.metrics import Metrics
 from pennyweight.serve.gateway.old_clients import OldClients
 from pennyweight.serve.gateway.pacing import Pacing
 from pennyweight.serve.gateway.pool import Pools
 from pennyweight.serve.gateway.request_ids import RequestIds
 from pennyweight.serve.gateway.settings import GatewaySettings
+from pennyweight.serve.gateway.similar_opening import open_similar
 from pennyweight.service import Service
 
 KEEP_ALIVE_SECONDS = 75
@@ -93,8 +95,10 @@ async def _gateway(
     pools = Pools(service, settings, logs)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
         try:
+            metrics = Metrics()
+            similar = open_similar(service.cache, metrics.registry, rebuild=settings.similar_rebuild)
             await pools.start(session)
-            gateway = Gateway(settings, pools, session, keys, store, evidence)
+            gateway = Gateway(settings, pools, session, keys, store, evidence, metrics, similar)
             async with _batches(gateway):
                 yield gateway
         finally:

@@ -30,6 +30,7 @@ class GatewaySettings:
     refusals_per_second: float = 5.0  # of one client, once its first ones were answered at once; 0: no limit
     allowed_origins: tuple[str, ...] = ()  # of web pages that may use it
     mix_shadow: bool = False  # mixtures decide and count, and the large member answers
+    similar_rebuild: bool = False  # drop similar answers whose questions another embedding has read
     restart: bool = True  # restart a lost engine; False in a measurement, which must fail instead
 
     def __post_init__(self) -> None:

@@ -1,0 +1,311 @@
+"""Answers to similar questions: what is served, what never is, and that a bound is earned before and watched after."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from pennyweight.embedding import Reading
+from pennyweight.errors import UsageError
+from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
+from pennyweight.serve.gateway.similar_bound import SimilarFigures
+from pennyweight.serve.gateway.similar_cache import Similar, SimilarAnswers
+from pennyweight.serve.gateway.similar_request import asked_of
+from pennyweight.serve.gateway.similar_store import SQLiteSimilarStore, packed, unpacked
+from pennyweight.serve.gateway.tenant import ANONYMOUS, Tenant
+from pennyweight.service import CachePolicy, SimilarPolicy
+from pennyweight.similarity.bound import Threshold
+from pennyweight.similarity.gate import shipped_gate
+from pennyweight.similarity.volatile import Volatile
+from tests.serve.gateway.asks import a_pool
+
+CHAT = "/v1/chat/completions"
+POOL = a_pool()
+GATE = shipped_gate()
+WIDTH = 16
+
+
+def read(texts: Sequence[str]) -> list[Reading]:
+    """All questions are near each other, so that the gate's words decide."""
+    vector = np.ones(WIDTH) / np.sqrt(WIDTH)
+    return [
+        Reading(vector, tuple(text.lower().split()), np.tile(vector.astype(np.float32), (len(text.split()), 1)))
+        for text in texts
+    ]
+
+
+class Model:
+    """Answers with what `says` a question comes to."""
+
+    def __init__(self, says: Callable[[str], str] = lambda text: "An answer.", finish: str = "stop") -> None:
+        self.says, self.finish, self.asked = says, finish, list[str]()
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        question = ask.body["messages"][-1]["content"]
+        self.asked.append(question)
+        text = self.says(question)
+        if ask.body.get("stream"):
+            yield Head(200, "text/event-stream")
+            for word in text.split(" "):
+                event = {"choices": [{"delta": {"content": word}, "finish_reason": None}]}
+                yield b"data: " + json.dumps(event).encode() + b"\n\n"
+            event = {"choices": [{"delta": {}, "finish_reason": self.finish}]}
+            yield b"data: " + json.dumps(event).encode() + b"\n\ndata: [DONE]\n\n"
+        else:
+            yield Head(200, "application/json")
+            choice = {"message": {"content": text}, "finish_reason": self.finish}
+            yield json.dumps({"choices": [choice]}).encode()
+        yield Outcome(1.0, 4, True, finish=self.finish)
+
+
+def answers_in(file: Path, draw: float = 1.0, earned: bool = True, **policy: Any) -> SimilarAnswers:
+    store = SQLiteSimilarStore(file, 3600.0)
+    made = SimilarAnswers(
+        SimilarPolicy(**{"limit": 0.05, **policy}),
+        store,
+        GATE,
+        read,
+        SimilarFigures(CollectorRegistry()),
+        embedding="e",
+    )
+    if earned:
+        made.bound.threshold = Threshold(0.6, 100, 0, 0.04)
+    return made
+
+
+def an_ask(text: str = "How do I lock my card?", tenant: Tenant = ANONYMOUS, cache: str = "", **body: Any) -> Ask:
+    asked = {"messages": [{"role": "user", "content": text}], "temperature": 0, **body}
+    return replace(Ask.of(CHAT, asked, b"{}", tenant, POOL), cache=cache)
+
+
+def told(answers: SimilarAnswers, model: Model, *asks: Ask, draw: float = 1.0) -> list[tuple[Head, list[bytes]]]:
+    async def run() -> list[tuple[Head, list[bytes]]]:
+        stage, found = Similar(model, answers, lambda: draw), []
+        for ask in asks:
+            pieces = [piece async for piece in stage(ask)]
+            assert isinstance(pieces[0], Head) and isinstance(pieces[-1], Outcome)
+            found.append((pieces[0], [piece for piece in pieces if isinstance(piece, bytes)]))
+        return found
+
+    return asyncio.run(run())
+
+
+def served(answers: SimilarAnswers, *asks: Ask) -> bool:
+    """Is the last of them answered from the cache?"""
+    return told(answers, Model(), *asks)[-1][0].headers.get("x-pennyweight-cache") == "similar"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_same_question_in_other_words_is_answered_from_the_cache(tmp_path: Path, stream: bool) -> None:
+    answers, model = answers_in(tmp_path / "c"), Model()
+    asks = [an_ask(text, stream=stream) for text in ("How do I lock my card?", "how do i lock my card please")]
+    (_, first), (head, second) = told(answers, model, *asks)
+    assert model.asked == ["How do I lock my card?"] and b"".join(first) == b"".join(second)
+    assert head.headers["x-pennyweight-cache"] == "similar" and len(second) == (4 if stream else 1)
+    assert len(head.headers["x-pennyweight-answer"]) == 32 and head.headers["age"] == "0"
+    assert head.content_type == ("text/event-stream" if stream else "application/json")
+
+
+@pytest.mark.parametrize(
+    "trap", ["How do I unlock my card?", "How do I lock my 2 cards?", "How do I not lock my card?"]
+)
+def test_traps_are_asked(tmp_path: Path, trap: str) -> None:
+    assert not served(answers_in(tmp_path / "c"), an_ask(), an_ask(trap))
+
+
+def test_nothing_is_served_before_it_is_earned_or_in_shadow(tmp_path: Path) -> None:
+    assert not served(answers_in(tmp_path / "a", earned=False), an_ask(), an_ask("how do i lock my card"))
+    assert not served(answers_in(tmp_path / "b", shadow=True), an_ask(), an_ask("how do i lock my card"))
+    assert served(answers_in(tmp_path / "c"), an_ask(), an_ask("how do i lock my card"))
+
+
+OTHER: dict[str, Any] = {
+    "tenant": Tenant("another", "0" * 64),
+    "model": "another",
+    "max_tokens": 9,
+    "stop": ["x"],
+    "user": "another",
+    "stream": True,
+    "top_p": 0.5,
+    "presence_penalty": 1.0,
+    "logit_bias": {"5": 1},
+    "metadata": {"a": "b"},
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "none",
+    "response_format": {"type": "json_object"},
+    "chat_template_kwargs": {"enable_thinking": False},
+    "reasoning_effort": "low",
+    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How do I lock my card?"}],
+}
+
+
+@pytest.mark.parametrize("field", OTHER)
+def test_no_answer_crosses_what_is_not_the_last_message(tmp_path: Path, field: str) -> None:
+    answers = answers_in(tmp_path / "c")
+    other = an_ask(**{field: OTHER[field]})
+    assert not served(answers, an_ask(), other) and served(answers, other, other)
+
+
+fields = st.dictionaries(
+    st.sampled_from(["user", "max_tokens", "stop", "top_p", "metadata", "tools", "priority", "unknown", "n2"]),
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=2)),
+    max_size=3,
+)
+
+
+@given(fields, fields, st.lists(st.text(max_size=5), max_size=2), st.lists(st.text(max_size=5), max_size=2))
+def test_partitions_are_equal_only_where_all_else_is(a: Any, b: Any, before: list[str], earlier: list[str]) -> None:
+    def partition(more: Any, turns: list[str]) -> str | None:
+        messages = [{"role": "user", "content": text} for text in (*turns, "And how?")]
+        found = asked_of(an_ask(**{**more, "messages": messages}), Volatile(), "e")
+        return found and found.partition
+
+    one, other = partition(a, before), partition(b, earlier)
+    if one is not None and one == other:
+        assert json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True) and before == earlier
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0.7},
+        {"temperature": None},
+        {"seed": 7},
+        {"n": 2},
+        {"logprobs": True},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {"messages": [{"role": "tool", "content": "7"}, {"role": "user", "content": "And now what?"}]},
+        {"messages": "no list"},
+        {"messages": []},
+    ],
+)
+def test_what_a_similar_answer_does_not_fit_is_always_asked(change: dict[str, Any]) -> None:
+    assert asked_of(an_ask(**change), Volatile(), "e") is None
+    assert asked_of(an_ask("What is my balance?"), Volatile(), "e") is None
+    assert asked_of(an_ask("Is the flash sale on?"), Volatile(["flash sale"]), "e") is None
+    assert asked_of(an_ask(), Volatile(), "e") is not None
+
+
+def test_a_request_may_refuse(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c")
+    assert not served(answers, an_ask(), an_ask("how do i lock my card", cache="no-similar"))
+
+
+@pytest.mark.parametrize("finish", ["length", "tool_calls", ""])
+def test_an_answer_that_is_not_whole_is_not_kept(tmp_path: Path, finish: str) -> None:
+    answers = answers_in(tmp_path / "c")
+    told(answers, Model(finish=finish), an_ask())
+    told(answers, Model(lambda _: " "), an_ask("how do i lock my card"))
+    assert answers.store.count() == 0
+
+
+def test_a_hit_is_not_kept_again(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c")
+    told(answers, Model(), an_ask(), an_ask("how do i lock my card"), an_ask("how do i lock my card please"))
+    assert answers.store.count() == 1
+
+
+def test_a_bound_is_earned_by_answers_that_agree(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c", earned=False, limit=0.2)
+    asks = [an_ask(f"{'please ' * (n % 3)}how do I lock my card") for n in range(30)]
+    heads = told(answers, Model(), *asks)
+    shown = [head.headers.get("x-pennyweight-cache") for head, _ in heads]
+    first = shown.index("similar")
+    assert 10 < first < 25 and None not in shown[first:]
+    state = answers.bound.state()
+    assert state["serving"] and state["bound"] <= 0.2 and state["labels"] == first - 1
+    again = answers_in(tmp_path / "c", earned=False, limit=0.2)
+    assert again.bound.threshold == answers.bound.threshold, "a restart loses nothing"
+    assert served(again, an_ask("how do I lock my card"))
+    other = answers_in(tmp_path / "c", earned=False, limit=0.1)
+    assert other.bound.threshold is None, "what was earned for 20% says nothing of 10%"
+
+
+def test_answers_that_differ_earn_nothing(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c", earned=False, limit=0.2)
+    numbers = iter(range(1000))
+    told(
+        answers,
+        Model(lambda _: f"answer {next(numbers)}"),
+        *[an_ask(f"how do I lock my card{'?' * n}") for n in range(60)],
+    )
+    assert answers.bound.threshold is None and answers.bound.state()["labels"] > 40
+
+
+def test_the_monitor_ends_it_when_answers_change(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c", limit=0.05, explored=0.5)
+    told(answers, Model(), an_ask())
+    changed = Model(lambda _: "Another answer.")
+    count = 0
+    while answers.bound.threshold is not None and count < 100:
+        told(answers, changed, an_ask(f"how do I lock my card{'!' * count}"), draw=0.0)
+        answers.index.partition(asked_of(an_ask(), Volatile(), "e").partition)  # type: ignore[union-attr]
+        count += 1
+        changed = Model(lambda _, n=count: f"Another answer {n}.")
+    assert count < 40 and answers.bound.alarms == 1
+    assert not served(answers, an_ask("how do I lock my card please"))
+
+
+def test_what_is_forgotten_is_served_no_more(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c")
+    heads = told(answers, Model(), an_ask(), an_ask("how do i lock my card"))
+    other = SQLiteSimilarStore(tmp_path / "c", 3600.0)  # as `pw cache forget` does, beside the running gateway
+    assert other.forget(heads[1][0].headers["x-pennyweight-answer"]) and not other.forget("unknown")
+    assert not served(answers, an_ask("how do i lock my card please"))
+
+
+def test_two_gateways_share_a_store(tmp_path: Path) -> None:
+    one, other = answers_in(tmp_path / "c"), answers_in(tmp_path / "c")
+    told(one, Model(), an_ask())
+    assert served(other, an_ask("how do i lock my card"))
+
+
+def test_old_answers_are_not_served(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c")
+    told(answers, Model(), an_ask())
+    answers.store._ttl = 0.0  # type: ignore[attr-defined]
+    assert not served(answers, an_ask("how do i lock my card"))
+
+
+def test_faults_are_misses(tmp_path: Path) -> None:
+    answers, model = answers_in(tmp_path / "c"), Model()
+    told(answers, model, an_ask())
+    answers.store._file.execute("UPDATE similar_1 SET reading = X'00112233'")  # type: ignore[attr-defined]
+    assert not served(answers_in(tmp_path / "c"), an_ask("how do i lock my card"))
+
+    def broken(texts: Sequence[str]) -> list[Reading]:
+        raise RuntimeError("onnxruntime gave up")
+
+    answers.read._read = broken
+    assert not served(answers, an_ask("how do i lock my card"))
+    answers = answers_in(tmp_path / "d")
+    answers.store.close()
+    assert not served(answers, an_ask(), an_ask("how do i lock my card"))
+
+
+def test_a_reading_survives_its_row() -> None:
+    reading = read(["how do I"])[0]
+    again = unpacked(packed(reading))
+    assert again.tokens == reading.tokens and np.allclose(again.vector, reading.vector, atol=1e-3)
+    assert np.allclose(again.states, reading.states, atol=1e-2)
+    with pytest.raises(ValueError, match="check sum"):
+        unpacked(packed(reading)[:-1] + b"\x7f")
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(UsageError, match="add --cache FILE"):
+        CachePolicy(similar=SimilarPolicy(0.01))
+    with pytest.raises(UsageError, match="--cache-similar 2"):
+        SimilarPolicy(2.0)
+    with pytest.raises(UsageError, match="watch nothing"):
+        SimilarPolicy(0.01, explored=0.0)
