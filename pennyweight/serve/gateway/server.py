@@ -92,11 +92,11 @@ async def _gateway(
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     keys = Keys(settings.keys)
     store = open_store(service.cache) if service.cache.place else None
+    metrics = Metrics()
+    similar = open_similar(service.cache, metrics.registry, rebuild=settings.similar_rebuild)
     pools = Pools(service, settings, logs)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
         try:
-            metrics = Metrics()
-            similar = open_similar(service.cache, metrics.registry, rebuild=settings.similar_rebuild)
             await pools.start(session)
             gateway = Gateway(settings, pools, session, keys, store, evidence, metrics, similar)
             async with _batches(gateway):
@@ -105,6 +105,8 @@ async def _gateway(
             await pools.stop()
             if store is not None:
                 await store.close()
+            if similar is not None:
+                await similar.close()
 
 
 @asynccontextmanager

@@ -44,6 +44,7 @@ class SimilarBound:
         self.epoch, self.look, self.begun_with, self.alarms = 0, 1, 0, 0
         self._monitor = self._new_monitor()
         self._restore(store.state())
+        self._labels = store.labels(self.epoch)
         self._show()
 
     @property
@@ -61,13 +62,14 @@ class SimilarBound:
     def take(self, score: float, wrong: bool) -> None:
         """One more label of a would-be hit."""
         self._figures.labels.labels("wrong" if wrong else "right").inc()
-        self._store.add_label(Label(score, wrong, self.epoch))
+        label = Label(score, wrong, self.epoch)
+        self._labels.append(label)
+        self._store.add_label(label)
         if self.threshold is not None and score >= self.threshold.score and self._monitor.take(float(wrong)):
             self._alarm()
             return
-        labels = self._store.labels(self.epoch)
-        if len(labels) >= labels_at_look(self.look, self.policy.limit, self.error):
-            self._judge(labels)
+        if len(self._labels) >= labels_at_look(self.look, self.policy.limit, self.error):
+            self._judge(self._labels)
         self._keep()
 
     def grown(self, entries: int) -> None:
@@ -79,14 +81,13 @@ class SimilarBound:
     def state(self) -> dict[str, Any]:
         """For `/status` and the page."""
         found = self.threshold
-        labelled = len(self._store.labels(self.epoch))
         return {
             "limit": self.policy.limit,
             "shadow": self.policy.shadow,
             "serving": found is not None and not self.policy.shadow,
             "threshold": found.score if found else None,
             "bound": found.bound if found else None,
-            "labels": labelled,
+            "labels": len(self._labels),
             "labels_needed": labels_at_look(self.look, self.policy.limit, self.error),
             "watched": self._monitor.seen,
             "wrong_lately": self._monitor.mean_loss if self._monitor.seen else None,
@@ -118,7 +119,7 @@ class SimilarBound:
         self._keep()
 
     def _next_epoch(self, entries: int) -> None:
-        self.epoch, self.look, self.begun_with = self.epoch + 1, 1, entries
+        self.epoch, self.look, self.begun_with, self._labels = self.epoch + 1, 1, entries, []
 
     def _new_monitor(self) -> Monitor:
         return Monitor(self.policy.limit, self.error)

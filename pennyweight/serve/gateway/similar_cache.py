@@ -79,6 +79,10 @@ class SimilarAnswers:
         place, cosine = near[best]
         return Found(partition.ids[place], float(scores[best]), cosine) if scores[best] >= FLOOR else None
 
+    async def close(self) -> None:
+        self.read.close()
+        await self.store.close()
+
     def keep(self, asked: Asked, reading: Reading, content_type: str, body: bytes, text: str) -> None:
         made = Kept(uuid.uuid4().hex, asked.partition, asked.question, reading, content_type, body, text, time.time())
         self.store.put(made)

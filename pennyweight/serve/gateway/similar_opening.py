@@ -29,16 +29,14 @@ def open_similar(policy: CachePolicy, registry: CollectorRegistry, *, rebuild: b
     place = Path(similar.embedding) if similar.embedding else None
     embedding = SentenceEmbedding(place, num_threads=1)
     name = SHIPPED if place is None else hashlib.sha256((place / "model.onnx").read_bytes()).hexdigest()[:16]
-    store = SQLiteSimilarStore(Path(policy.place), similar.ttl_seconds or policy.ttl_seconds)
+    store = SQLiteSimilarStore(Path(policy.place), similar.ttl_seconds or policy.ttl_seconds, policy.max_bytes)
     before = store.embedding()
     if before not in ("", name):
         if not rebuild:
-            store.close()
             raise StorageError(
                 f"The questions in {policy.place} were read by another embedding ({before}, now {name}), and cannot be "
                 "compared: give --cache-similar-rebuild to begin anew, or another --cache."
             )
         store.clear()
     store.set_embedding(name)
-    store.sweep(policy.max_bytes)
     return SimilarAnswers(similar, store, shipped_gate(), embedding.read, SimilarFigures(registry), embedding=name)

@@ -3,9 +3,12 @@ whole answer, labels of would-be hits, and what was decided on them. A store's f
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import queue
 import sqlite3
+import threading
 import time
 import zlib
 from dataclasses import dataclass
@@ -50,7 +53,7 @@ class Label:
 
 
 class SimilarStore(Protocol):
-    """Nothing but `open` raises."""
+    """Nothing but the opening raises. What is written may take some milliseconds to be found."""
 
     def since(self, partition: str, mark: int) -> tuple[list[Kept], int]:
         """What was added to a partition after the mark, and the new mark."""
@@ -64,7 +67,7 @@ class SimilarStore(Protocol):
     def labels(self, epoch: int) -> list[Label]: ...
     def state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
-    def close(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 def packed(reading: Reading) -> bytes:
@@ -88,31 +91,89 @@ def unpacked(blob: bytes) -> Reading:
 
 
 COLUMNS = "number, id, partition, question, reading, type, body, text, made"
+INSERT = (
+    "INSERT OR REPLACE INTO similar_1 (id, partition, question, reading, type, body, text, made) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS similar_1 (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, partition TEXT, "
+    "question TEXT, reading BLOB, type TEXT, body BLOB, text TEXT, made REAL)",
+    "CREATE INDEX IF NOT EXISTS similar_by_partition ON similar_1 (partition, number)",
+    "CREATE TABLE IF NOT EXISTS similar_labels_1 (epoch INTEGER, score REAL, wrong INTEGER)",
+    "CREATE TABLE IF NOT EXISTS similar_state_1 (name TEXT PRIMARY KEY, value TEXT)",
+)
+SWEPT_EVERY, SWEPT_TO = 256, 0.9  # answers; share of the bytes that is left
+FLUSH_SECONDS = 10.0
 
 
 class SQLiteSimilarStore:
-    """In the file of the exact cache, which several gateways may share."""
+    """In the file of the exact cache, which several gateways may share. Read on the event loop (by primary key and
+    index), written by a thread of its own."""
 
-    def __init__(self, file: Path, ttl: float) -> None:
-        self._ttl, self.failures = ttl, 0
+    def __init__(self, file: Path, ttl: float, most_bytes: int = 2**30) -> None:
+        self._path, self._ttl, self._most_bytes, self.failures = file, ttl, most_bytes, 0
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._file = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
-            self._file.execute("PRAGMA journal_mode=WAL")
-            self._file.execute("PRAGMA synchronous=NORMAL")
-            self._file.execute(
-                "CREATE TABLE IF NOT EXISTS similar_1 (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, "
-                "partition TEXT, question TEXT, reading BLOB, type TEXT, body BLOB, text TEXT, made REAL)"
-            )
-            self._file.execute("CREATE INDEX IF NOT EXISTS similar_by_partition ON similar_1 (partition, number)")
-            self._file.execute("CREATE TABLE IF NOT EXISTS similar_labels_1 (epoch INTEGER, score REAL, wrong INTEGER)")
-            self._file.execute("CREATE TABLE IF NOT EXISTS similar_state_1 (name TEXT PRIMARY KEY, value TEXT)")
+            self._reader, self._writer = self._connect(), self._connect()
+            for statement in SCHEMA:
+                self._reader.execute(statement)
+            self._count = int(self._reader.execute("SELECT count(*) FROM similar_1").fetchone()[0])
         except sqlite3.Error as error:
             raise StorageError(f"The cache {file} cannot be used ({error}): give another file with --cache.") from None
+        self._work: queue.SimpleQueue[tuple[str, tuple[Any, ...]] | threading.Event | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="similar cache", daemon=True)
+        self._thread.start()
 
-    def _do(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
+    def _connect(self) -> sqlite3.Connection:
+        made = sqlite3.connect(self._path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
+        made.execute("PRAGMA journal_mode=WAL")
+        made.execute("PRAGMA synchronous=NORMAL")
+        return made
+
+    # -- in the thread --
+
+    def _write(self) -> None:
+        puts = 0
+        while (item := self._work.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            self._do(*item, through=self._writer)
+            puts += item[0] == INSERT
+            if puts >= SWEPT_EVERY:
+                puts = 0
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """What is out of date goes, then the oldest, until all have at most the bytes that they may have."""
+        self._do("DELETE FROM similar_1 WHERE made <= ?", (time.time() - self._ttl,), through=self._writer)
+        sizes = self._do("SELECT number, length(body) + length(reading) FROM similar_1", through=self._writer)
+        left = sum(size for _, size in sizes)
+        if left > self._most_bytes:
+            for number, size in sorted(sizes):
+                if left <= SWEPT_TO * self._most_bytes:
+                    break
+                self._do("DELETE FROM similar_1 WHERE number = ?", (number,), through=self._writer)
+                left -= size
+        found = self._do("SELECT count(*) FROM similar_1", through=self._writer)
+        self._count = int(found[0][0]) if found else 0
+
+    def _later(self, statement: str, values: tuple[Any, ...]) -> None:
+        self._work.put((statement, values))
+
+    def flush(self) -> None:
+        """Until all that was given is written."""
+        done = threading.Event()
+        self._work.put(done)
+        done.wait(FLUSH_SECONDS)
+
+    # -- on the event loop --
+
+    def _do(
+        self, statement: str, values: tuple[Any, ...] = (), *, through: sqlite3.Connection | None = None
+    ) -> list[Any]:
         try:
-            return self._file.execute(statement, values).fetchall()
+            return (through or self._reader).execute(statement, values).fetchall()
         except sqlite3.Error as error:  # a full disk, say: answers are still given
             self.failures += 1
             if self.failures == 1 or self.failures % 1000 == 0:
@@ -134,9 +195,9 @@ class SQLiteSimilarStore:
         return [kept for kept in map(self._kept, self._do(f"SELECT {COLUMNS} FROM similar_1 ORDER BY number")) if kept]
 
     def put(self, kept: Kept) -> None:
-        self._do(
-            "INSERT OR REPLACE INTO similar_1 (id, partition, question, reading, type, body, text, made) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        self._count += 1
+        self._later(
+            INSERT,
             (
                 *(kept.id, kept.partition, kept.question, packed(kept.reading)),
                 *(kept.content_type, kept.body, kept.text, kept.made),
@@ -146,26 +207,11 @@ class SQLiteSimilarStore:
     def forget(self, id: str) -> bool:
         return bool(self._do("DELETE FROM similar_1 WHERE id = ? RETURNING number", (id,)))
 
-    def sweep(self, most_bytes: int) -> None:
-        """What is out of date goes, then the oldest, until all answers have at most this many bytes."""
-        self._do("DELETE FROM similar_1 WHERE made <= ?", (time.time() - self._ttl,))
-        found = self._do("SELECT coalesce(sum(length(body) + length(reading)), 0) FROM similar_1")
-        left = found[0][0] if found else 0
-        if left <= most_bytes:
-            return
-        sized = "SELECT number, length(body) + length(reading) FROM similar_1 ORDER BY number"
-        for number, size in self._do(sized):
-            if left <= 0.9 * most_bytes:
-                break
-            self._do("DELETE FROM similar_1 WHERE number = ?", (number,))
-            left -= size
-
     def count(self) -> int:
-        found = self._do("SELECT count(*) FROM similar_1")
-        return int(found[0][0]) if found else 0
+        return self._count
 
     def add_label(self, label: Label) -> None:
-        self._do("INSERT INTO similar_labels_1 VALUES (?, ?, ?)", (label.epoch, label.score, int(label.wrong)))
+        self._later("INSERT INTO similar_labels_1 VALUES (?, ?, ?)", (label.epoch, label.score, int(label.wrong)))
 
     def labels(self, epoch: int) -> list[Label]:
         rows = self._do("SELECT score, wrong FROM similar_labels_1 WHERE epoch = ?", (epoch,))
@@ -193,15 +239,19 @@ class SQLiteSimilarStore:
         return str(rows[0][0]) if rows else ""
 
     def _set(self, name: str, value: str) -> None:
-        self._do("INSERT OR REPLACE INTO similar_state_1 VALUES (?, ?)", (name, value))
+        self._later("INSERT OR REPLACE INTO similar_state_1 VALUES (?, ?)", (name, value))
 
     def clear(self) -> None:
         """For another embedding: nothing that was kept by the old one can be compared."""
         for table in ("similar_1", "similar_labels_1", "similar_state_1"):
             self._do(f"DELETE FROM {table}")
+        self._count = 0
 
-    def close(self) -> None:
-        self._file.close()
+    async def close(self) -> None:
+        self._work.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._reader.close()
+        self._writer.close()
 
     @staticmethod
     def _kept(row: tuple[Any, ...]) -> Kept | None:

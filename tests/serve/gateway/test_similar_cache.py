@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
 from pennyweight.serve.gateway.similar_bound import SimilarFigures
 from pennyweight.serve.gateway.similar_cache import Similar, SimilarAnswers
 from pennyweight.serve.gateway.similar_request import asked_of
-from pennyweight.serve.gateway.similar_store import SQLiteSimilarStore, packed, unpacked
+from pennyweight.serve.gateway.similar_store import Kept, SQLiteSimilarStore, packed, unpacked
 from pennyweight.serve.gateway.tenant import ANONYMOUS, Tenant
 from pennyweight.service import CachePolicy, SimilarPolicy
 from pennyweight.similarity.bound import Threshold
@@ -95,6 +96,7 @@ def told(answers: SimilarAnswers, model: Model, *asks: Ask, draw: float = 1.0) -
             pieces = [piece async for piece in stage(ask)]
             assert isinstance(pieces[0], Head) and isinstance(pieces[-1], Outcome)
             found.append((pieces[0], [piece for piece in pieces if isinstance(piece, bytes)]))
+            answers.store.flush()  # type: ignore[attr-defined]
         return found
 
     return asyncio.run(run())
@@ -168,7 +170,7 @@ def test_partitions_are_equal_only_where_all_else_is(a: Any, b: Any, before: lis
     def partition(more: Any, turns: list[str]) -> str | None:
         messages = [{"role": "user", "content": text} for text in (*turns, "And how?")]
         found = asked_of(an_ask(**{**more, "messages": messages}), Volatile(), "e")
-        return found and found.partition
+        return None if found is None else found.partition
 
     one, other = partition(a, before), partition(b, earlier)
     if one is not None and one == other:
@@ -251,7 +253,7 @@ def test_the_monitor_ends_it_when_answers_change(tmp_path: Path) -> None:
         told(answers, changed, an_ask(f"how do I lock my card{'!' * count}"), draw=0.0)
         answers.index.partition(asked_of(an_ask(), Volatile(), "e").partition)  # type: ignore[union-attr]
         count += 1
-        changed = Model(lambda _, n=count: f"Another answer {n}.")
+        changed = Model(f"Another answer {count}.".__add__)
     assert count < 40 and answers.bound.alarms == 1
     assert not served(answers, an_ask("how do I lock my card please"))
 
@@ -280,7 +282,7 @@ def test_old_answers_are_not_served(tmp_path: Path) -> None:
 def test_faults_are_misses(tmp_path: Path) -> None:
     answers, model = answers_in(tmp_path / "c"), Model()
     told(answers, model, an_ask())
-    answers.store._file.execute("UPDATE similar_1 SET reading = X'00112233'")  # type: ignore[attr-defined]
+    answers.store._writer.execute("UPDATE similar_1 SET reading = X'00112233'")  # type: ignore[attr-defined]
     assert not served(answers_in(tmp_path / "c"), an_ask("how do i lock my card"))
 
     def broken(texts: Sequence[str]) -> list[Reading]:
@@ -289,7 +291,7 @@ def test_faults_are_misses(tmp_path: Path) -> None:
     answers.read._read = broken
     assert not served(answers, an_ask("how do i lock my card"))
     answers = answers_in(tmp_path / "d")
-    answers.store.close()
+    asyncio.run(answers.store.close())
     assert not served(answers, an_ask(), an_ask("how do i lock my card"))
 
 
@@ -309,3 +311,13 @@ def test_bad_settings_are_refused() -> None:
         SimilarPolicy(2.0)
     with pytest.raises(UsageError, match="watch nothing"):
         SimilarPolicy(0.01, explored=0.0)
+
+
+def test_the_file_keeps_to_its_size(tmp_path: Path) -> None:
+    store = SQLiteSimilarStore(tmp_path / "c", 3600.0, most_bytes=200_000)
+    reading = read(["how do I"])[0]
+    for number in range(600):
+        store.put(Kept(f"{number}", "p", "how do I", reading, "application/json", b"x" * 1000, "x", time.time()))
+    store.flush()
+    assert store.count() < 456 and store.find("599") is not None and store.find("0") is None
+    assert len(store.since("p", 0)[0]) == len(store.all()) <= 200 + 88
