@@ -21,7 +21,7 @@ SLO_QUANTITIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e"}
 CONCURRENCY = 32
 
 WorkloadName = Annotated[
-    str, typer.Option("--workload", "-w", help="chat, extract, tasks, or a workload or trace file.")
+    str, typer.Option("--workload", "-w", help="chat, extract, tasks, support, or a workload or trace file.")
 ]
 Adapter = Annotated[Path | None, typer.Option(help="A LoRA adapter (PEFT) to merge into the model first.")]
 NumPrompts = Annotated[int | None, typer.Option(help="Use only this many requests of the workload.")]

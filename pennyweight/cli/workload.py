@@ -15,7 +15,7 @@ from pennyweight.errors import UsageError
 
 
 def workload(
-    file: Annotated[str, typer.Argument(help="chat, extract, tasks, or a workload or trace file.")],
+    file: Annotated[str, typer.Argument(help="chat, extract, tasks, support, or a workload or trace file.")],
     model: Annotated[
         Path | None, typer.Option(help="Model directory, for token counts and its context; default: count words.")
     ] = None,

@@ -12,7 +12,7 @@ from pennyweight.errors import UsageError, WorkloadError
 from pennyweight.paths import absolute
 from pennyweight.workload import Workload
 
-BUILTIN = ("chat", "extract", "tasks")
+BUILTIN = ("chat", "extract", "tasks", "support")
 # Tried in this order: the specific ones first, our own JSONL last.
 FORMATS = ("azure", "burstgpt", "mooncake", "openai_batch", "agentic", "sharegpt", "pennyweight_jsonl")
 

@@ -123,3 +123,12 @@ def test_no_answer_is_right_for_most_questions_of_a_kind() -> None:
         choices = [r for r in TASKS if r.kind == kind and r.scorer == "choice"]
         for answer in {r.reference or "" for r in choices}:
             assert sum(is_right(answer, r) for r in choices) <= 0.7 * len(choices), (kind, answer)
+
+
+def test_support_asks_eighty_things_in_five_ways_each_of_which_its_handbook_says() -> None:
+    requests = traces.load("support").requests
+    assert Counter(Counter(request.id[:10] for request in requests).values()) == {5: 80}
+    for request in requests:
+        handbook = request.messages[0]["content"]
+        assert re.search(rf"\b{request.reference}\b", handbook), request.id
+        assert request.reference not in request.messages[1]["content"], f"{request.id} gives its answer away"
