@@ -48,10 +48,10 @@ class ServiceMixtureBench:
     listener: Listener
 
     def ask(self, matrix: OutcomeMatrix, name: str, service: Service, halves: Sequence[Workload]) -> None:
+        requests = [request for half in halves for request in half.requests]  # together: one time left is shown
         with self._open(service) as running:
-            for half in halves:
-                streams, progress = self.question.streams, self.listener.progress
-                collect(matrix, name, running, half.requests, concurrency=streams, progress=progress)
+            streams, progress = self.question.streams, self.listener.progress
+            collect(matrix, name, running, requests, concurrency=streams, progress=progress)
 
     def judge(self, judgements: Judgements, name: str, judge: Service, pairs: Sequence[Pair]) -> None:
         with self._open(judge) as running:
