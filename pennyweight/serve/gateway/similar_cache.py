@@ -8,6 +8,7 @@ and whether both answers agree is the label that the bound is earned and watched
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -15,11 +16,10 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 from pennyweight.embedding import Reading
-from pennyweight.mixing.agreement import agree
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
+from pennyweight.serve.gateway.similar_agreement import Agreement
 from pennyweight.serve.gateway.similar_answer import parts_of, said_in
 from pennyweight.serve.gateway.similar_bound import FLOOR, SimilarBound, SimilarFigures
 from pennyweight.serve.gateway.similar_index import SimilarIndex
@@ -34,6 +34,7 @@ from pennyweight.similarity.volatile import Volatile
 
 CANDIDATES, LEAST_COSINE = 3, 0.4
 MAX_KEPT = 1 << 20  # bytes of an answer
+MAX_JUDGING = 64  # at once
 HEADER = "x-pennyweight-cache"
 LOG = logging.getLogger("pennyweight.gateway")
 
@@ -92,6 +93,8 @@ class SimilarAnswers:
 class Similar:
     def __init__(self, inner: Stage, answers: SimilarAnswers, draw: Callable[[], float] = random.random) -> None:
         self._inner, self._answers, self._draw = inner, answers, draw
+        self._agreement = Agreement(inner)
+        self.judging: set[asyncio.Task[None]] = set()
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
         asked = asked_of(ask, self._answers.volatile, self._answers.embedding)
@@ -153,18 +156,17 @@ class Similar:
         if not said.whole or ask.pool.closed:
             return
         kept = self._answers.store.find(judged.id) if judged else None
-        if judged is not None and kept is not None:
-            self._answers.bound.take(judged.score, not agree(kept.text, said.text, compared(ask.body)))
+        if judged is not None and kept is not None and len(self.judging) < MAX_JUDGING:
+            task = asyncio.create_task(self._judge(ask, judged, kept.text, said.text))
+            self.judging.add(task)
+            task.add_done_callback(self.judging.discard)
         self._answers.keep(asked, reading, content_type, body, said.text)
+
+    async def _judge(self, ask: Ask, judged: Found, kept: str, fresh: str) -> None:
+        self._answers.bound.take(judged.score, not await self._agreement.agrees(ask, kept, fresh))
 
     def _count(self, result: str) -> None:
         self._answers.figures.requests.labels(result).inc()
-
-
-def compared(body: Any) -> str:
-    """How two answers to this request are compared (mixing/agreement.py)."""
-    form = body.get("response_format")
-    return "json" if isinstance(form, dict) and form.get("type") in ("json_object", "json_schema") else "text"
 
 
 async def _served(kept: Kept, found: Found) -> AsyncGenerator[Piece]:

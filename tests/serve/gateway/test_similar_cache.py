@@ -19,11 +19,12 @@ from prometheus_client import CollectorRegistry
 from pennyweight.embedding import Reading
 from pennyweight.errors import UsageError
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
+from pennyweight.serve.gateway.similar_agreement import Agreement
 from pennyweight.serve.gateway.similar_bound import SimilarFigures
 from pennyweight.serve.gateway.similar_cache import Similar, SimilarAnswers
 from pennyweight.serve.gateway.similar_request import asked_of
 from pennyweight.serve.gateway.similar_store import Kept, SQLiteSimilarStore, packed, unpacked
-from pennyweight.serve.gateway.tenant import ANONYMOUS, Tenant
+from pennyweight.serve.gateway.tenant import ANONYMOUS, BATCH, Tenant
 from pennyweight.service import CachePolicy, SimilarPolicy
 from pennyweight.similarity.bound import Threshold
 from pennyweight.similarity.gate import shipped_gate
@@ -96,6 +97,7 @@ def told(answers: SimilarAnswers, model: Model, *asks: Ask, draw: float = 1.0) -
             pieces = [piece async for piece in stage(ask)]
             assert isinstance(pieces[0], Head) and isinstance(pieces[-1], Outcome)
             found.append((pieces[0], [piece for piece in pieces if isinstance(piece, bytes)]))
+            await asyncio.gather(*stage.judging)
             answers.store.flush()  # type: ignore[attr-defined]
         return found
 
@@ -321,3 +323,43 @@ def test_the_file_keeps_to_its_size(tmp_path: Path) -> None:
     store.flush()
     assert store.count() < 456 and store.find("599") is not None and store.find("0") is None
     assert len(store.since("p", 0)[0]) == len(store.all()) <= 200 + 88
+
+
+class Scoring(Model):
+    """Also gives tokens, and the log-probabilities of `likely` texts are high."""
+
+    def __init__(self, likely: Sequence[str], *, refuses: bool = False) -> None:
+        super().__init__()
+        self.likely, self.refuses = likely, refuses
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        if ask.path == CHAT:
+            async for piece in super().__call__(ask):
+                yield piece
+            return
+        assert ask.priority == BATCH and not ask.key
+        yield Head(404 if self.refuses else 200, "application/json")
+        if ask.path == "/tokenize":
+            text = ask.body.get("prompt", "")
+            yield json.dumps({"tokens": [len(self.likely)] * 3 if not text else [self.likely.index(text)] * 5}).encode()
+        else:
+            values = [None, *[-0.1 if ask.body["prompt"][-1] < 2 else -3.0] * (len(ask.body["prompt"]) - 1)]
+            yield json.dumps({"choices": [{"logprobs": {"token_logprobs": values}}]}).encode()
+        yield Outcome(whole=True)
+
+
+FRESH, SAME, OTHER_ANSWER = (
+    "You lock it in the app, under cards.",
+    "In the app, open cards and lock it.",
+    "You cannot do it at all, sorry.",
+)
+
+
+@pytest.mark.parametrize("kept, right", [(FRESH.upper(), True), (SAME, True), (OTHER_ANSWER, False), ("No.", False)])
+def test_answers_agree_where_the_kept_one_is_about_as_likely(kept: str, right: bool) -> None:
+    agreement = Agreement(Scoring([FRESH, SAME, OTHER_ANSWER]))
+    assert asyncio.run(agreement.agrees(an_ask(), kept, FRESH)) is right
+    refused = Agreement(Scoring([FRESH, SAME, OTHER_ANSWER], refuses=True))
+    assert asyncio.run(refused.agrees(an_ask(), kept, FRESH)) is (kept == FRESH.upper())
+    form = an_ask(response_format={"type": "json_object"})
+    assert asyncio.run(agreement.agrees(form, SAME, FRESH)) is False, "another JSON is another answer"
