@@ -72,7 +72,8 @@ class SentenceEmbedding:
 
     def _forward(self, texts: Sequence[str]) -> tuple[list[Any], Floats, Floats]:
         """Encodings, the last hidden states (texts, tokens, width), and the embeddings."""
-        encoded = self._tokenizer.encode_batch(list(texts))
+        whole = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is no character
+        encoded = self._tokenizer.encode_batch(whole)
         mask = np.array([one.attention_mask for one in encoded], np.int64)
         ids = np.array([one.ids for one in encoded], np.int64)
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

@@ -82,6 +82,10 @@ class ClusterLosses:
     centres: tuple[tuple[float, ...], ...]
     losses: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.centres) != len(self.losses) or len({len(centre) for centre in self.centres}) != 1:
+            raise UsageError("A rule's clusters are damaged: each needs a centre of the same width, and a loss.")
+
 
 @dataclass(frozen=True)
 class Rule:

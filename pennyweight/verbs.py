@@ -257,15 +257,16 @@ def run_mixture(
     return evidence, answer.service, said
 
 
-def embedding(listener: Listener, *, wanted: bool) -> Callable[[Sequence[str]], Any] | None:
-    """The sentence embedding that routers use; None where none is wanted. Raises `UsageError` where it is not
+def embedding(listener: Listener, *, wanted: bool, place: str = "") -> Callable[[Sequence[str]], Any] | None:
+    """The sentence embedding that routers use, of a directory or the one of pennyweight[similar]; None where none is
+    wanted. Raises `UsageError` where it is not
     installed."""
     from pennyweight.embedding import SentenceEmbedding
 
     if not wanted:
         return None
     listener.stage("Loading the sentence embedding")
-    return SentenceEmbedding()
+    return SentenceEmbedding(Path(place) if place else None)
 
 
 def _listening(listener: Listener | None) -> AbstractContextManager[Listener]:

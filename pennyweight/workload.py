@@ -79,6 +79,14 @@ UNSUPPORTED_FIELDS = (
 SCORERS = ("exact", "numeric", "contains", "choice", "regex")
 
 
+def content_text(content: Any) -> str:
+    """Of a message: its text, or its text parts one after the other; empty for anything else."""
+    if isinstance(content, str):
+        return content
+    parts = [part.get("text") for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    return "".join(part for part in parts if isinstance(part, str))
+
+
 @dataclass(frozen=True)
 class Request:
     """One request. Exactly one of `messages`, `prompt` and `prompt_tokens` is set, except that a request of a

@@ -33,7 +33,8 @@ def calibrate(
         mixed = calibration.read_mixed(place)
         model = Path(mixed.service.members[mixed.mixture.large].model_path)
         traffic = read_workload(workload, trace_format, num_prompts=num_prompts, seed=seed, tokenizer=model)
-        embed = verbs.embedding(live, wanted=mixed.mixture.rule.embeds)
+        rule = mixed.mixture.rule
+        embed = verbs.embedding(live, wanted=rule.embeds, place=rule.embedding)
         found = calibration.calibrate(place, traffic, embed, stage=live.stage, progress=live.progress, resume=resume)
     typer.echo(certificate_sentence(found.certificate))
     typer.echo(f"{directory} serves it from now on; a gateway that runs: pw reload {directory}")

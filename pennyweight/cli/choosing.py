@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,7 @@ def choose_models(
     from pennyweight.paths import absolute
     from pennyweight.plan.machine import measured_hardware
     from pennyweight.search import Question, mixture_result
+    from pennyweight.search.attempts import FIRST_QUESTION, Questions
     from pennyweight.search.mixture_search import MixtureQuestion, independent, needed, refuse_mixture
 
     place = absolute(output)
@@ -120,11 +121,18 @@ def choose_models(
             wanted.confidence,
             wanted.judge,
         )
+        asked = Questions(question.first.workload, question.first.model.id)
+        question = replace(question, share=asked.share(question.as_json()))
         refuse_mixture(question)
         live.line(
             f"Certifying a loss of at most {wanted.share:.1%} takes {needed(question)} independent held-out requests "
             f"even if none is lost; {independent(question)} are there."
         )
+        if question.share < FIRST_QUESTION:
+            live.line(
+                f"Other questions were asked on this workload before: this one may err in {question.error:.2%}, so "
+                "that all of them together keep to the confidence."
+            )
         if dry_run:
             _list_forms(question, as_json=as_json)
             return
@@ -132,6 +140,7 @@ def choose_models(
         live.stage("Measuring this machine")
         hardware = measured_hardware()
         verbs.make_output(place)
+        asked.record(question.as_json())
         evidence, _, said = verbs.run_mixture(question, place, hardware, live, resume=resume)
     for sentence in said:
         typer.echo(sentence)

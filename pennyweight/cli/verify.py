@@ -43,8 +43,8 @@ def _verify_mixture(directory: Path, *, as_json: bool) -> None:
     from pennyweight.search import calibration
 
     with Live() as live:
-        mixtures = formats.read_service(directory).mixtures.values()
-        embed = verbs.embedding(live, wanted=any(one.rule.embeds for one in mixtures))
+        rules = [one.rule for one in formats.read_service(directory).mixtures.values() if one.rule.embeds]
+        embed = verbs.embedding(live, wanted=bool(rules), place=rules[0].embedding if rules else "")
         said = calibration.verify_mixture(directory, embed, live.stage, live.progress)
     for sentence in said:
         typer.echo(f"ACCEPT: {sentence}")

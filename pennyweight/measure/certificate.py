@@ -85,7 +85,7 @@ def _net(outcomes: Outcomes, kept: NDArray[np.bool_], error: float) -> tuple[Flo
     answers = np.where(kept, outcomes.small[:, None], outcomes.large[:, None])
     differences = outcomes.by_session(reference[:, None] - answers)
     sizes = outcomes.by_session(reference)
-    if not sizes.sum():
+    if sizes.sum() <= 1e-9:
         return np.zeros(kept.shape[1]), np.full(kept.shape[1], np.inf)
     most = float(outcomes.by_session(np.full(len(outcomes.large), outcomes.most)).max())  # of one session
     return differences.sum(0) / sizes.sum(), ratio_upper_bounds(differences, sizes, bound=most, error=error)
@@ -124,6 +124,7 @@ def _could_hold(sessions: int, share: float, error: float) -> bool:
 def thresholds_of(scores: Floats, *, least: float = 0.0) -> list[float]:
     """Thresholds to test, from the tuning half's scores: one for each of 100 steps of the share that is kept, from
     `least` on. Equal scores are kept together or not at all."""
+    scores = scores[np.isfinite(scores)]  # what is never kept is no threshold
     if not len(scores):
         return []
     steps = np.linspace(least, 1.0, MOST_THRESHOLDS)

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pennyweight.errors import UsageError
 from pennyweight.mixture import ClusterLosses, KindLosses
+from pennyweight.workload import content_text
 
 Floats = NDArray[np.float64]
 INSTRUCTING = ("system", "developer")  # roles
 FORM = ("response_format", "tools")  # fields
-NEVER = 1e9  # the score of what the small model is not asked
+PLAIN = {"type": "text"}  # a response_format that asks for none
+NEVER = np.inf  # the score of what the small model is not asked
 MOST_CLUSTERS, LEAST_IN_A_CLUSTER = 12, 20
 
 
@@ -25,8 +28,17 @@ def request_kind(body: Mapping[str, Any]) -> str:
     that has none of them. `body` is whatever a client sends."""
     messages = body.get("messages")
     listed = messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ()
-    said = [one.get("content") for one in listed if isinstance(one, Mapping) and one.get("role") in INSTRUCTING]
-    form = {name: body[name] for name in FORM if body.get(name)}
+    said = [
+        content_text(one.get("content"))
+        for one in listed
+        if isinstance(one, Mapping) and str(one.get("role")) in INSTRUCTING
+    ]
+    choice = body.get("tool_choice")
+    form = {name: body[name] for name in FORM if body.get(name) and body[name] != PLAIN}
+    if choice == "none":
+        form.pop("tools", None)
+    elif form.get("tools") and choice not in (None, "auto"):
+        form["tool_choice"] = choice
     if not said and not form:
         return ""
     return hashlib.sha256(json.dumps([said, form], sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -58,7 +70,12 @@ def fit_clusters(embeddings: Floats, small: Floats, large: Floats) -> ClusterLos
 def cluster_scores(fitted: ClusterLosses, embeddings: Floats) -> Floats:
     """(requests, width) -> (requests,)."""
     centres = np.array(fitted.centres)
-    nearest = ((embeddings[:, None, :] - centres[None]) ** 2).sum(-1).argmin(1)
+    if embeddings.shape[1] != centres.shape[1]:
+        raise UsageError(
+            f"This policy was fitted on embeddings of {centres.shape[1]} numbers and gets {embeddings.shape[1]}: use "
+            "the embedding model that it was fitted with, or fit it again."
+        )
+    nearest = ((centres**2).sum(1)[None] - 2 * embeddings @ centres.T).argmin(1)
     return np.asarray(np.array(fitted.losses)[nearest])
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pennyweight.mixing.regression import Block, fit_regression
 from pennyweight.mixing.text_shape import MEASURES, text_shape
 from pennyweight.mixture import LossRegression
+from pennyweight.workload import content_text
 
 Floats = NDArray[np.float64]
 SHAPE_WEIGHT = 6.0  # of one measure of the shape, against one number of the embedding
@@ -21,17 +22,9 @@ def question_text(messages: Any, prompt: str = "") -> str:
     """What a router looks at: the last user message, without which the whole of the others, or the prompt. Messages may
     be whatever a client sends."""
     known = [one for one in messages if isinstance(one, Mapping)] if isinstance(messages, Sequence) else []
-    said = [(str(one.get("role")), _text(one.get("content"))) for one in known]
+    said = [(str(one.get("role")), content_text(one.get("content"))) for one in known]
     asked = [text for role, text in said if role == "user" and text]
     return asked[-1] if asked else "\n".join(text for _, text in said) or prompt
-
-
-def _text(content: Any) -> str:
-    """Of a message: text, or the text parts of a list."""
-    if isinstance(content, str):
-        return content
-    parts = [part.get("text") for part in content or () if isinstance(part, dict)] if isinstance(content, list) else []
-    return "\n".join(part for part in parts if isinstance(part, str))
 
 
 def router_features(embeddings: Floats, texts: Sequence[str]) -> Floats:

@@ -75,6 +75,39 @@ class Attempts:
         return f"{deployment.model_id}/{deployment.id}"
 
 
+FIRST_QUESTION = 0.9  # of the error: most choices between models are made once
+
+
+class Questions:
+    """Different questions about models that were asked on one workload, in the order in which they came first: each may
+    err with its own share. A repetition is the same question, with the same answers' noise: it adds nothing."""
+
+    def __init__(self, workload: Workload, reference: str) -> None:
+        self._file = cache_directory() / FOLDER / f"models-{_content(workload)}-{reference}.jsonl"
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        self._known = [line.strip() for line in lines if line.strip()]
+
+    def share(self, question: object) -> float:
+        """Of the error. All shares together are 1, however many questions follow."""
+        number = self._place(question)
+        return FIRST_QUESTION if number == 1 else (1 - FIRST_QUESTION) / (number * (number - 1))
+
+    def _place(self, question: object) -> int:
+        mine = _hash(question)
+        return 1 + (self._known.index(mine) if mine in self._known else len(self._known))
+
+    def record(self, question: object) -> None:
+        if _hash(question) not in self._known:
+            self._known.append(_hash(question))
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as out:
+                out.write(_hash(question) + "\n")
+
+
+def _hash(question: object) -> str:
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _content(workload: Workload) -> str:
     """The same for the same requests in any order."""
     lines = sorted(repr(sorted(request.as_json().items())) for request in workload.requests)

@@ -20,7 +20,7 @@ from pennyweight.search.fitting import Embed, Half, rule_scores
 from pennyweight.search.judging import Judgements, Judging, ask_judge, most_of, refuse_unjudged
 from pennyweight.search.mixture_result import certificate_sentence, prompt_hash
 from pennyweight.search.outcomes import OutcomeMatrix, collect, departures
-from pennyweight.search.scoring import Scores
+from pennyweight.search.scoring import STRENGTHS, Scores, scores_of
 from pennyweight.search.verify import check_artifact
 from pennyweight.serve import open_service
 from pennyweight.service import Service
@@ -111,7 +111,7 @@ def calibrate(
     _refuse_too_few(mixed, traffic)
     thresholds = [float(value) for value in mixed.evidence.thresholds] or [mixed.mixture.rule.threshold]
     matrix = OutcomeMatrix(directory / f"calibration-{traffic.id}.jsonl", resume=resume)
-    again = certified(mixed, traffic, thresholds, embed, matrix, stage=stage, progress=progress)
+    again = certified(mixed, traffic, thresholds, embed, matrix, stage=stage, progress=progress, resume=resume)
     chosen = again.certificate.chosen
     if chosen is None:
         tested = again.certificate.tested[:1]
@@ -148,6 +148,7 @@ def certified(
     stage: Stage,
     progress: Progress,
     reference: Sequence[float] = (),
+    resume: bool = False,
 ) -> Again:
     """Both members answer what the matrix lacks; then the thresholds are tested against the large member as it is
     served, or against the scores of a `reference`."""
@@ -158,7 +159,12 @@ def certified(
             streams = mixed.evidence.streams
             collect(matrix, name, endpoint, half.requests, concurrency=streams, progress=progress)
     small, large = (matrix.of(name, half.requests) for name in (mixture.small, mixture.large))
-    scores = Scores(matrix, (half, half), mixture.large, _judging(mixed, half, matrix, stage=stage, progress=progress))
+    scores = Scores(
+        matrix,
+        (half, half),
+        mixture.large,
+        _judging(mixed, half, matrix, stage=stage, progress=progress, resume=resume),
+    )
     labels = scores.labels(mixture.small, mixture.large, half)
     outcomes = Outcomes(
         rule_scores(mixture.rule, Half(half.requests, small), embed),
@@ -172,18 +178,18 @@ def certified(
     found = certify(outcomes, thresholds, before.limit, error=before.error)
     chosen = found.chosen
     kept = outcomes.kept(chosen.threshold) if chosen else np.zeros(len(small), bool)
-    return Again(replace(found, scores=before.scores), departures(small, large, kept, mixture.compared))
+    return Again(replace(found, scores=scores.name), departures(small, large, kept, mixture.compared))
 
 
 def _judging(
-    mixed: Mixed, half: Workload, matrix: OutcomeMatrix, *, stage: Stage, progress: Progress
+    mixed: Mixed, half: Workload, matrix: OutcomeMatrix, *, stage: Stage, progress: Progress, resume: bool
 ) -> Judging | None:
     """The large member judges the small one's answers, if it did when the mixture was certified."""
     if not mixed.evidence.judge:
         return None
     refuse_unjudged(half.requests, "new")
     small, large = mixed.mixture.small, mixed.mixture.large
-    judgements = Judgements(matrix.file.with_name(f"judgements-{matrix.file.name}"), resume=True)
+    judgements = Judgements(matrix.file.with_name(f"judgements-{matrix.file.name}"), resume=resume)
     pairs = Scores(matrix, (half, half), large).pairs(small, half.requests)
     stage(f"{large} judges {small}'s answers")
     with open_service(Service.of(mixed.service.members[large], [large])) as endpoint:
@@ -209,11 +215,12 @@ def _refuse_too_few(mixed: Mixed, traffic: Workload) -> None:
         refuse_unjudged(traffic.requests, "new")
     most = most_of(traffic.requests) if mixed.evidence.judge else 1.0
     there, needed = len(set(clusters(traffic.requests).values())), least_kept(limit, error, most=most)
-    if mixed.mixture.certificate.scores == "labels" and not all(request.labelled for request in traffic.requests):
+    before, now = mixed.mixture.certificate.scores, scores_of(traffic, judged=bool(mixed.evidence.judge))
+    if STRENGTHS.index(now) < STRENGTHS.index(before):
         unlabelled = sum(not request.labelled for request in traffic.requests)
         raise WorkloadError(
-            f"The mixture was certified by labels, and {unlabelled} requests of {traffic.name} have none: label them, "
-            "or leave them out."
+            f"The mixture was certified by {before}, and {unlabelled} requests of {traffic.name} have no label: label "
+            "them, or leave them out."
         )
     if there < needed:
         raise WorkloadError(

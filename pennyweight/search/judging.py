@@ -10,6 +10,8 @@ requests must be a random sample of their kind.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from pennyweight.json_lines import JsonLines
 from pennyweight.measure.client import connect
 from pennyweight.measure.judge import as_good
 from pennyweight.measure.proof import asking
+from pennyweight.measure.proof.forms import demands_form
 from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.mixing.agreement import folded
 from pennyweight.mixture_evidence import JudgeCalibration
@@ -33,24 +36,27 @@ from pennyweight.workload import Request
 
 Floats = NDArray[np.float64]
 LEAST_LABELLED = 30  # requests of each half
+Pair = tuple[Request, Outcome, Outcome]  # a member's outcome and the reference's
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """How likely a member's answer is as good as the reference's, in 0..1."""
+    """How likely a member's answer is as good as the reference's, in 0..1. `answers` is a hash of both."""
 
     request_id: str
     member: str
     value: float
+    answers: str = ""
 
 
 @dataclass
 class Judgements:
-    """By request and member, in `file`. With `resume`, those that are there are read first."""
+    """By request and member, in `file`. With `resume`, those that are there are read first; one of other answers is
+    missing."""
 
     file: Path
     resume: bool = False
-    _held: dict[tuple[str, str], float] = field(default_factory=dict)
+    _held: dict[tuple[str, str], Judgement] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._lines = JsonLines(self.file)
@@ -63,21 +69,25 @@ class Judgements:
             raise StorageError(f"{self.file} holds no judgements ({error}): start in another directory.") from None
         for row in rows:
             one = codec.value_of(Judgement, row, str(self.file))
-            self._held[one.request_id, one.member] = one.value
+            self._held[one.request_id, one.member] = one
         self._lines.cut()
 
     def add(self, judgement: Judgement) -> None:
-        self._held[judgement.request_id, judgement.member] = judgement.value
+        self._held[judgement.request_id, judgement.member] = judgement
         self._lines.append(codec.plain(judgement))
 
-    def missing(self, member: str, requests: Sequence[Request]) -> list[Request]:
-        return [request for request in requests if (request.id, member) not in self._held]
+    def missing(self, member: str, pairs: Sequence[Pair]) -> list[Pair]:
+        """Those of free requests."""
+        return [pair for pair in pairs if is_free(pair[0]) and not self._has(member, pair)]
+
+    def _has(self, member: str, pair: Pair) -> bool:
+        held = self._held.get((pair[0].id, member))
+        return held is not None and held.answers == answers_hash(pair)
 
     def of(self, member: str, requests: Sequence[Request]) -> Floats:
-        return np.array([self._held[request.id, member] for request in requests])
-
-
-Pair = tuple[Request, Outcome, Outcome]  # a member's outcome and the reference's
+        """1 where nothing was to be judged."""
+        held = [self._held.get((request.id, member)) for request in requests]
+        return np.array([1.0 if one is None else one.value for one in held])
 
 
 def ask_judge(
@@ -90,7 +100,6 @@ def ask_judge(
     progress: Progress = no_progress,
 ) -> None:
     """Judge what is missing. Answers of the same words are as good as each other, and nobody is asked."""
-    wanted = {request.id for request in judgements.missing(member, [request for request, *_ in pairs])}
 
     async def run() -> None:
         async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
@@ -98,11 +107,16 @@ def ask_judge(
             async def one(pair: Pair) -> None:
                 request, mine, its = pair
                 value = 1.0 if _same(mine, its) else await as_good(client, request, its.text, mine.text)
-                judgements.add(Judgement(request.id, member, value))
+                judgements.add(Judgement(request.id, member, value, answers_hash(pair)))
 
-            await asking.each([pair for pair in pairs if pair[0].id in wanted], one, concurrency, progress)
+            await asking.each(judgements.missing(member, pairs), one, concurrency, progress)
 
     asyncio.run(run())
+
+
+def answers_hash(pair: Pair) -> str:
+    _, mine, its = pair
+    return hashlib.sha256(json.dumps([mine.text, its.text]).encode()).hexdigest()[:16]
 
 
 def _same(mine: Outcome, its: Outcome) -> bool:
@@ -141,7 +155,7 @@ class Judging:
         requests = [request for request, *_ in rows]
         foreseen = self._foreseen(member, requests, rows)
         labels = np.array([np.nan if mine.score is None else mine.score for _, mine, _ in rows])
-        weights = np.array([1 / shares[request.kind] for request in requests])
+        weights = np.array([1 / shares[request.kind] if is_free(request) else 1.0 for request in requests])
         return np.where(np.isnan(labels), foreseen, foreseen + weights * (np.nan_to_num(labels) - foreseen))
 
     def _foreseen(self, member: str, requests: Sequence[Request], rows: Sequence[Pair]) -> Floats:
@@ -154,32 +168,37 @@ class Judging:
         return np.asarray(np.clip(by.reference - lost, 0.0, 1.0))
 
 
-def has_label(request: Request) -> bool:
-    return request.labelled or request.has_form
+def is_free(request: Request) -> bool:
+    """Is its answer judged where it has no label, because no form is demanded of it?"""
+    return not demands_form(request)
 
 
 def labelled_shares(requests: Sequence[Request]) -> dict[str, float]:
-    """Of each kind, the share of requests with a label or a form."""
-    seen, labelled = Counter(r.kind for r in requests), Counter(r.kind for r in requests if has_label(r))
+    """Of each kind, the share of free requests with a label."""
+    free = [request for request in requests if is_free(request)]
+    seen, labelled = Counter(r.kind for r in free), Counter(r.kind for r in free if r.labelled)
     return {kind: labelled[kind] / count for kind, count in seen.items()}
 
 
 def most_of(requests: Sequence[Request]) -> float:
     """How much one request can lose in corrected scores: 1 where all are labelled."""
-    return max(2 / share - 1 for share in labelled_shares(requests).values())
+    return max((2 / share - 1 for share in labelled_shares(requests).values()), default=1.0)
 
 
 def refuse_unjudged(requests: Sequence[Request], half: str) -> None:
     """Raises `WorkloadError` for too few labels, or a kind without any: nothing would correct the judge."""
-    labelled = sum(map(has_label, requests))
+    free = [request for request in requests if is_free(request)]
+    if any(request.prompt_tokens for request in free):
+        raise WorkloadError("A judge reads texts, and a request gives its prompt as tokens: give it as text.")
+    labelled = sum(request.labelled for request in free)
     if labelled < LEAST_LABELLED:
         raise WorkloadError(
-            f"A judge is corrected by labels, and {labelled} requests of the {half} half have one: label at least "
-            f"{LEAST_LABELLED}, chosen at random."
+            f"A judge is corrected by labels, and {labelled} free requests (of no demanded form) of the {half} half "
+            f"have one: label at least {LEAST_LABELLED}, chosen at random."
         )
     bare = next((kind for kind, share in labelled_shares(requests).items() if not share), None)
     if bare is not None:
         raise WorkloadError(
-            f"No request of the kind {bare!r} in the {half} half has a label: a judge of them could not be corrected. "
-            "Label some of them, chosen at random, or leave them out."
+            f"No free request of the kind {bare!r} in the {half} half has a label: a judge of them could not be "
+            "corrected. Label some of them, chosen at random, or leave them out."
         )

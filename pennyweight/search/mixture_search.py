@@ -27,7 +27,7 @@ from pennyweight.measurement import Comparison
 from pennyweight.mixture import Limit, Mixture
 from pennyweight.mixture_evidence import Winner
 from pennyweight.search import fitting, racing
-from pennyweight.search.judging import Judgements, Judging, has_label, most_of, refuse_unjudged
+from pennyweight.search.judging import Judgements, Judging, is_free, most_of, refuse_unjudged
 from pennyweight.search.members import Member, Members, forms
 from pennyweight.search.mixture_bench import MixtureBench
 from pennyweight.search.outcomes import OutcomeMatrix, compared_by, departures
@@ -57,10 +57,11 @@ class MixtureQuestion:
     policies: tuple[str, ...] = ()
     confidence: float = 0.95
     judge: bool = False  # the first model judges free text without labels
+    share: float = 1.0  # of the error, which other questions on this workload have theirs of
 
     @property
     def error(self) -> float:
-        return 1 - self.confidence
+        return self.share * (1 - self.confidence)
 
     def as_json(self) -> dict[str, Any]:
         """What must be equal for a search to be resumed."""
@@ -77,6 +78,7 @@ class MixtureQuestion:
             "engines": first.engines and list(first.engines),
             "schemes": first.schemes and list(first.schemes),
             "judge": self.judge,
+            "policies": list(self.policies),
         }
 
     @property
@@ -102,12 +104,19 @@ def refuse_mixture(question: MixtureQuestion) -> None:
         halves = question.first.workload.split(question.first.seed)
         refuse_unjudged(halves[0].requests, "tuning")
         refuse_unjudged(halves[1].requests, "held-out")
+    if question.policies == ("kind",) and not _has_kinds(question):
+        raise UsageError("--mix kind needs requests with different instructions, forms or tools: try --mix cluster.")
     there, wanted = independent(question), needed(question)
     if there < wanted:
         raise WorkloadError(
             f"A loss of at most {question.limit.share:.1%} takes {wanted} independent requests in the held-out half "
             f"even if none is lost, and {there} are there: bring about {2 * wanted}, or allow a larger loss."
         )
+
+
+def _has_kinds(question: MixtureQuestion) -> bool:
+    tuning = question.first.workload.split(question.first.seed)[0]
+    return len(set(fitting.Half(tuning.requests, ()).kinds)) > 1
 
 
 def needed(question: MixtureQuestion) -> int:
@@ -268,16 +277,16 @@ class MixtureSearch:
                 self._judged(judging, member, half)
 
     def _calibrate(self, judging: Judging, member: Member) -> None:
-        labelled = replace(self.tuning, requests=tuple(r for r in self.tuning.requests if has_label(r)))
+        labelled = replace(self.tuning, requests=tuple(r for r in self.tuning.requests if r.labelled and is_free(r)))
         if self.matrix.missing(member.name, labelled.requests):
             self.bench.ask(self.matrix, member.name, _alone(member), [labelled])
         self._judged(judging, member, labelled)
         judging.fit(member.name, self.scores.pairs(member.name, labelled.requests))
 
     def _judged(self, judging: Judging, member: Member, half: Workload) -> None:
-        if judging.judgements.missing(member.name, half.requests):
+        pairs = self.scores.pairs(member.name, half.requests)
+        if judging.judgements.missing(member.name, pairs):
             self.listener.stage(f"{self._judge.name} judges {member.name}'s answers")
-            pairs = self.scores.pairs(member.name, half.requests)
             self.bench.judge(judging.judgements, member.name, _alone(self._judge), pairs)
 
     # -- the race --
@@ -329,9 +338,8 @@ class MixtureSearch:
             try:
                 fitted = fitting.fit(self.question.policies, tuning, held_out, labels[0], costs, self.embed)
                 policies = [one.policy for one in fitted]
-                if not policies:
-                    self.remarks.append(f"{member.name}: all requests have the same instructions, so no kinds differ.")
-                    continue
+                if "kind" in self.question.policies and len(set(tuning.kinds)) < 2:
+                    self.remarks.append("All requests have the same instructions: there are no kinds to decide by.")
                 choice = choose(policies, labels[1], self.question.limit, costs, error=each)
             except (UsageError, WorkloadError) as error:
                 self.remarks.append(f"{member.name}: {error}")
@@ -379,9 +387,9 @@ class MixtureSearch:
         if plain:
             return None, dict(large.figures), None
         self.listener.stage(f"Through the gateway: {service.label}")
-        served = self.bench.figures(service, self._load)
-        self.bench.ask(self.matrix, SERVED, service, [self.held_out])
-        score = self.scores.mean(SERVED, self.held_out.requests)
+        served, name = self.bench.figures(service, self._load), f"{SERVED} {service.id}"
+        self.bench.ask(self.matrix, name, service, [self.held_out])
+        score = self.scores.mean(name, self.held_out.requests)
         self.listener.stage(f"Interleaved with {large.name} alone")
         return self.bench.compare(service, _alone(large), self._load), served, score
 

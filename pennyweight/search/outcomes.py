@@ -18,7 +18,7 @@ from pennyweight.errors import StorageError
 from pennyweight.json_lines import JsonLines
 from pennyweight.measure.client import Client, connect
 from pennyweight.measure.proof import asking
-from pennyweight.measure.proof.forms import keeps_form
+from pennyweight.measure.proof.forms import demands_form, keeps_form
 from pennyweight.measure.proof.intervals import share_interval
 from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.measure.scorers import is_right
@@ -139,7 +139,7 @@ async def _asked(client: Client, request: Request, member: str, concurrency: int
 def _score(request: Request, answered: asking.Answered) -> float | None:
     if request.labelled:
         return float(is_right(answered.text, request))
-    return float(keeps_form(request, answered)) if request.has_form else None
+    return float(keeps_form(request, answered)) if demands_form(request) else None
 
 
 def compared_by(workload: Workload) -> str:
@@ -153,7 +153,7 @@ def _compared(request: Request) -> str:
         return "number"
     if request.scorer == "choice":
         return f"choice {'|'.join(request.choices)}" if request.choices else "choice"
-    return "json" if request.has_form else "text"
+    return "json" if demands_form(request) else "text"
 
 
 def scored(requests: Sequence[Request], outcomes: Sequence[Outcome], against: Sequence[Outcome]) -> Floats:

@@ -76,7 +76,7 @@ def _run(name: str, ask: Ask, requests: int, limit: float, *, error: float, most
 def _look(scores: Floats, reference: Floats, *, error: float, most: float) -> Look:
     """Of independent requests, or of sessions' sums."""
     lost = (reference - scores)[:, None]
-    if not reference.sum():
+    if reference.sum() <= 1e-9:
         return Look(len(scores), 0.0, -np.inf, np.inf)
     upper = ratio_upper_bounds(lost, reference, bound=most, error=error)
     lower = ratio_upper_bounds(-lost, reference, bound=most, error=error)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pennyweight.search.judging import Judging, Pair, has_label, labelled_shares, most_of
+from pennyweight.measure.proof.forms import demands_form
+from pennyweight.search.judging import Judging, Pair, labelled_shares, most_of
 from pennyweight.search.outcomes import OutcomeMatrix, scored
 from pennyweight.search.policies import Labels
 from pennyweight.workload import Request, Workload, clusters
 
 Floats = NDArray[np.float64]
 JUDGED = "a judge, corrected by labels"
+STRENGTHS = ("agreement", JUDGED, "labels and forms", "labels")  # of what answers are judged by
 
 
 @dataclass
@@ -33,12 +35,7 @@ class Scores:
 
     @property
     def name(self) -> str:
-        requests = [request for half in self.halves for request in half.requests]
-        if self.judging is not None:
-            return JUDGED
-        if all(request.labelled for request in requests):
-            return "labels"
-        return "labels and forms" if all(has_label(request) for request in requests) else "agreement"
+        return scores_of(*self.halves, judged=self.judging is not None)
 
     @property
     def most(self) -> float:
@@ -55,7 +52,7 @@ class Scores:
     def mean(self, name: str, requests: Sequence[Request]) -> float | None:
         """Where a judge is asked, of the requests with a label."""
         if self.judging is not None:
-            requests = [request for request in requests if has_label(request)]
+            requests = [request for request in requests if request.labelled or demands_form(request)]
         if not requests:
             return None
         against = self.matrix.of(self.reference, requests)
@@ -70,3 +67,13 @@ class Scores:
         units = clusters(half.requests)
         found = [self.of(name, half.requests) for name in (small, large, self.reference)]
         return Labels(found[0], found[1], [units[request.id] for request in half.requests], found[2], self.most)
+
+
+def scores_of(*halves: Workload, judged: bool) -> str:
+    """What answers to these are judged by: one of `STRENGTHS`."""
+    requests = [request for half in halves for request in half.requests]
+    if all(request.labelled for request in requests):
+        return "labels"
+    if all(request.labelled or demands_form(request) for request in requests):
+        return "labels and forms"
+    return JUDGED if judged else "agreement"

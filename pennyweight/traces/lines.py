@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight.errors import WorkloadError
-from pennyweight.workload import ANSWER_FIELDS, DELIVERY_FIELDS, TOOL_FIELDS, UNSUPPORTED_FIELDS, Request
+from pennyweight.workload import ANSWER_FIELDS, DELIVERY_FIELDS, TOOL_FIELDS, UNSUPPORTED_FIELDS, Request, content_text
 
 OWN_FIELDS = tuple(field.name for field in dataclasses.fields(Request))
 NUMBERS = {  # field -> its range, as OpenAI's and vLLM's servers have it
@@ -219,7 +219,7 @@ def messages_of(line: Line, messages: Any) -> tuple[dict[str, str], ...]:
 
 def _text_of(line: Line, content: Any) -> str:
     if isinstance(content, list) and content and all(_is_text(part) for part in content):
-        return "".join(part["text"] for part in content)
+        return content_text(content)
     if not isinstance(content, str):
         raise line.fault("each message needs its content as text")
     return content

@@ -9,7 +9,7 @@ import pytest
 
 from pennyweight.errors import UsageError
 from pennyweight.mixing.kinds import NEVER, cluster_scores, fit_clusters, fit_kinds, kind_scores, request_kind
-from pennyweight.mixture import KindLosses, Rule
+from pennyweight.mixture import ClusterLosses, KindLosses, Rule
 
 
 def chat(system: str | None, text: str, **fields: Any) -> dict[str, Any]:
@@ -35,6 +35,27 @@ def test_the_kind_is_what_stands_beside_the_question() -> None:
 @pytest.mark.parametrize("messages", [None, "text", 7, [None, 3], [{"role": "system"}], [{"role": ["system"]}]])
 def test_whatever_a_client_sends_has_a_kind(messages: Any) -> None:
     assert isinstance(request_kind({"messages": messages, "tools": 3}), str)
+
+
+def test_the_same_kind_in_other_spellings() -> None:
+    parts = [{"type": "text", "text": "Ex"}, {"type": "text", "text": "tract."}]
+    plain = request_kind(chat("Extract.", "a"))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert request_kind({"messages": [{"role": "system", "content": parts}]}) == plain
+    assert request_kind(chat("Extract.", "a", response_format={"type": "text"})) == plain
+    assert request_kind(chat("Extract.", "a", tools=tools, tool_choice="none")) == plain
+    assert request_kind(chat("Extract.", "a", tools=tools, tool_choice="auto")) != plain
+    assert request_kind(chat("E.", "a", tools=tools)) != request_kind(
+        chat("E.", "a", tools=tools, tool_choice="required")
+    )
+
+
+def test_damaged_clusters_are_refused() -> None:
+    for centres, losses in (((), ()), (((1.0,), (1.0, 2.0)), (0.0, 0.0)), (((1.0,), (2.0,)), (0.0,))):
+        with pytest.raises(UsageError, match="damaged"):
+            ClusterLosses(centres, losses)
+    with pytest.raises(UsageError, match="embeddings of 1 numbers and gets 4"):
+        cluster_scores(ClusterLosses(((1.0,),), (0.0,)), np.zeros((2, 4)))
 
 
 def test_the_safest_kind_comes_first_and_an_unknown_one_never() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pennyweight.budget import Outcome
 from pennyweight.deployment import Deployment
-from pennyweight.search.attempts import Attempts
+from pennyweight.search.attempts import Attempts, Questions
 from pennyweight.workload import Request, Workload
 
 
@@ -56,3 +56,15 @@ def test_another_model_is_another_question(workload: Workload) -> None:
     first = attempts(workload)
     first.record(deployment("Q4_0"), first.next(deployment("Q4_0")), Outcome.REJECT)
     assert attempts(workload, baseline="other").next(deployment("Q4_0")).attempt == 1
+
+
+def test_questions_about_models_share_one_error(workload: Workload) -> None:
+    first = Questions(workload, "large")
+    assert first.share({"also": "small"}) == 0.9
+    first.record({"also": "small"})
+    again = Questions(workload, "large")
+    assert again.share({"also": "small"}) == 0.9, "the same question again"
+    assert again.share({"also": "other"}) == pytest.approx(0.05) and Questions(workload, "another").share({}) == 0.9
+    for number in range(50):
+        again.record(number)
+    assert 0.9 + sum(0.1 / (n * (n - 1)) for n in range(2, 10_000)) <= 1.0

@@ -12,13 +12,14 @@ import pytest
 from pennyweight.errors import StorageError, WorkloadError
 from pennyweight.measure.certificate import Outcomes, certify
 from pennyweight.mixture import Limit
-from pennyweight.search.judging import Judgement, Judgements, Judging, ask_judge, labelled_shares, most_of
+from pennyweight.search.judging import Judgement, Judgements, Judging, answers_hash, ask_judge, labelled_shares, most_of
 from pennyweight.search.judging import refuse_unjudged as refuse
 from pennyweight.search.outcomes import Outcome
 from pennyweight.serve import Endpoint
 from pennyweight.workload import Request
 
 SHARE = 0.5  # of the requests has a label
+LABEL: Any = {"reference": "", "scorer": "exact"}
 
 
 def half(
@@ -38,7 +39,7 @@ def half(
     ]
     judgements = Judgements(place / f"{seed}.jsonl")
     for request, bad in zip(requests, large & ~small, strict=True):
-        judgements._held[request.id, "small"] = 0.1 if bad and honest else 0.9
+        judgements.add(Judgement(request.id, "small", 0.1 if bad and honest else 0.9))
     rows = [
         (
             request,
@@ -102,6 +103,19 @@ def test_what_cannot_be_corrected_is_refused() -> None:
     with pytest.raises(WorkloadError, match="'chat' in the held-out half"):
         refuse([*plain, *maths], "held-out")
     refuse([*plain, *(replace(r, kind="chat") for r in maths)], "tuning")
+    forms = [replace(r, id=f"f{r.id}", fields={"response_format": {"type": "json_object"}}) for r in plain]
+    with pytest.raises(WorkloadError, match="label at least 30"):
+        refuse([*plain, *forms], "tuning")  # a form is no label, and nobody chose it at random
+    with pytest.raises(WorkloadError, match="as tokens"):
+        refuse([replace(maths[0], prompt="", prompt_tokens=(1, 2))], "tuning")
+
+
+def test_what_a_form_scores_corrects_no_free_text(tmp_path: Path) -> None:
+    forms = [
+        Request(f"f{n}", f"f{n}", 8, prompt="?", fields={"response_format": {"type": "json_object"}}) for n in range(50)
+    ]
+    free = [Request(f"t{n}", f"t{n}", 8, prompt="?", **LABEL if n < 10 else {}) for n in range(50)]
+    assert labelled_shares([*forms, *free]) == {"": 0.2} and most_of(forms) == 1.0
 
 
 def test_judgements_are_asked_once_and_kept(scripted_endpoint: Endpoint, tmp_path: Path) -> None:
@@ -115,9 +129,11 @@ def test_judgements_are_asked_once_and_kept(scripted_endpoint: Endpoint, tmp_pat
     again = Judgements(tmp_path / "j.jsonl", resume=True)
     found = again.of("small", [request, pairs[1][0]])
     assert 0 <= found[0] <= 1 and found[1] == 1.0, "the same words are as good"
-    again.add(Judgement("a", "small", 0.25))
+    again.add(Judgement("a", "small", 0.25, answers_hash(pairs[0])))
     ask_judge(again, "small", scripted_endpoint, pairs, concurrency=2)
     assert again.of("small", [request])[0] == 0.25
+    other = (request, replace(pairs[0][1], text="five"), pairs[0][2])
+    assert again.missing("small", [other]) == [other], "it was a judgement of another answer"
     (tmp_path / "other.jsonl").write_text("no json\n")
     with pytest.raises(StorageError, match="no judgements"):
         Judgements(tmp_path / "other.jsonl", resume=True)

@@ -22,7 +22,7 @@ from pennyweight.mixture_evidence import Winner
 from pennyweight.model import Lineage, Model
 from pennyweight.report import write_mixture
 from pennyweight.search import Question, calibration, mixture_result
-from pennyweight.search.judging import Judgement, Judgements, Pair
+from pennyweight.search.judging import Judgement, Judgements, Pair, answers_hash
 from pennyweight.search.members import Member, Members
 from pennyweight.search.mixture_search import MixtureAnswer, MixtureQuestion, MixtureSearch, needed, refuse_mixture
 from pennyweight.search.outcomes import Outcome, OutcomeMatrix
@@ -73,9 +73,9 @@ class FakeBench:
         return Outcome(request.id, name, "1" if right else "2", "stop", float(right), (logprob - noise,) * 4)
 
     def judge(self, judgements: Judgements, name: str, judge: Service, pairs: Sequence[Pair]) -> None:
-        for request in judgements.missing(name, [pair[0] for pair in pairs]):
-            value = 0.2 if name == "tiny" or "hard" in request.prompt else 0.9
-            judgements.add(Judgement(request.id, name, value))
+        for pair in judgements.missing(name, pairs):
+            value = 0.2 if name == "tiny" or "hard" in pair[0].prompt else 0.9
+            judgements.add(Judgement(pair[0].id, name, value, answers_hash(pair)))
 
     def figures(self, service: Service, load: Workload) -> dict[str, float]:
         return {"request_throughput": 3.0}
@@ -136,14 +136,14 @@ def test_a_cascade_that_tells_hard_from_easy_is_certified_and_served(tmp_path: P
     assert answer.service.member_for("large") == "large" and answer.service.mixture_for(None) == answer.chosen
     assert answer.mixture.departures < 0.05 and answer.mixture.compared == "number"
     assert answer.mixture.certificate.error == pytest.approx(0.025), "the race has the other half of the error"
-    assert bench.asked["large"] == COUNT and bench.asked["(served)"] == COUNT // 2
+    assert bench.asked["large"] == COUNT and bench.asked[f"(served) {answer.service.id}"] == COUNT // 2
 
 
 def test_what_cannot_tell_them_apart_is_not_certified_and_the_constant_wins(tmp_path: Path) -> None:
     bench = FakeBench(unsure=False)
     _, answer = run(tmp_path, question_of(tmp_path, "small"), bench)
     assert answer.winner is Winner.LARGE and answer.mixture is None and answer.chosen == "large"
-    assert list(answer.service.members) == ["large"] and "(served)" not in bench.asked
+    assert list(answer.service.members) == ["large"] and not any(name.startswith("(served)") for name in bench.asked)
 
 
 @pytest.mark.parametrize("ratio", [0.9, 1.05])
@@ -219,7 +219,7 @@ def test_a_judge_stands_for_labels_that_are_missing(tmp_path: Path) -> None:
     assert chosen is not None and 0.3 < chosen.kept < 0.8 and chosen.lost < chosen.bound <= 0.1
     evidence = mixture_result.gather(search, answer, detect())
     assert set(evidence.judge) == {"small"} and evidence.judge["small"].at_none > 0.9
-    assert not judgements.missing("small", search.held_out.requests)
+    assert not judgements.missing("small", search.scores.pairs("small", search.held_out.requests))
 
 
 def test_a_kind_whose_requests_hold_is_kept(tmp_path: Path) -> None:
@@ -245,9 +245,12 @@ def test_clusters_are_kept_as_kinds_are(tmp_path: Path) -> None:
     assert answer.mixture is not None and answer.mixture.rule.name == "cluster" and answer.mixture.rule.embeds
 
 
-def test_requests_of_one_kind_have_no_policy_by_kind(tmp_path: Path) -> None:
+def test_requests_of_one_kind_have_no_policy_by_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pennyweight.search.mixture_search.refuse_lengths", lambda _: None)
     _, answer = run(tmp_path, question_of(tmp_path, "small", policies=("kind",)), FakeBench())
     assert answer.winner is Winner.LARGE and any("same instructions" in remark for remark in answer.remarks)
+    with pytest.raises(UsageError, match="try --mix cluster"):
+        refuse_mixture(question_of(tmp_path, "small", policies=("kind",)))
 
 
 @pytest.mark.parametrize(

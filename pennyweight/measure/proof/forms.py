@@ -10,6 +10,14 @@ from pennyweight.measure.proof.asking import Answered
 from pennyweight.workload import Request
 
 
+def demands_form(request: Request) -> bool:
+    """Must its answer have a form: JSON, a schema, or a call? A request that only offers tools demands none."""
+    fields = request.fields
+    if fields.get("tools") and fields.get("tool_choice") not in (None, "auto", "none"):
+        return True
+    return (fields.get("response_format") or {}).get("type") in ("json_object", "json_schema")
+
+
 def keeps_form(request: Request, answered: Answered) -> bool:
     """True for a request without a form."""
     wanted = request.fields

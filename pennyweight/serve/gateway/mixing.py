@@ -95,7 +95,11 @@ class Mixing:
         if small is None or not small.replicas.ready:  # nobody waits for its restart
             return None, Decision(False, "small member down")
         if rule.before:
-            score = await mixed.question_score(ask.body)
+            try:
+                score = await mixed.question_score(ask.body)
+            except Exception as error:  # the embedding's library has many; the large member is there
+                LOG.warning("%s could not decide, and %s is asked: %s", mixed.name, mixed.mixture.large, error)
+                return None, Decision(False, f"{rule.before} failed")
             most = rule.threshold if rule.ask_up_to is None else rule.ask_up_to
             if not score <= most:
                 return None, Decision(False, rule.before)

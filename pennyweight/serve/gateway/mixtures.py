@@ -193,7 +193,7 @@ class Mixtures:
     def __init__(self, registry: CollectorRegistry, state: Path | None) -> None:
         self._figures = MixtureFigures(registry)
         self._state = state
-        self._embed: Embed | None = None
+        self._embeds: dict[str, Embed] = {}  # by directory
         self.by_name: dict[str, Mixed] = {}
 
     def made(self, service: Service) -> dict[str, Mixed]:
@@ -216,10 +216,10 @@ class Mixtures:
     def _embedding(self, mixture: Mixture) -> Embed | None:
         if not mixture.rule.embeds:
             return None
-        if self._embed is None:
-            place = Path(mixture.rule.embedding) if mixture.rule.embedding else None
-            self._embed = SentenceEmbedding(place, num_threads=1)
-        return self._embed
+        place = mixture.rule.embedding
+        if place not in self._embeds:
+            self._embeds[place] = SentenceEmbedding(Path(place) if place else None, num_threads=1)
+        return self._embeds[place]
 
     def state(self) -> list[Mapping[str, Any]]:
         return [mixed.state() for mixed in self.by_name.values()]
