@@ -24,7 +24,7 @@ import numpy as np
 from pennyweight import codec
 from pennyweight.embedding import Reading, SentenceEmbedding
 from pennyweight.similarity.closeness import closeness
-from pennyweight.similarity.differences import Question
+from pennyweight.similarity.differences import Question, vetoed
 from pennyweight.similarity.gate import Gate, features_of, fit_gate
 
 WRONG = (0.01, 0.02, 0.05, 0.10)  # shares of the traps
@@ -47,6 +47,8 @@ class Pairs:
     others: np.ndarray
     other_groups: np.ndarray
     cosines: np.ndarray
+    vetoes: np.ndarray  # of the pairs, and of the neighbours
+    other_vetoes: np.ndarray
 
 
 def fow_pairs() -> list[dict[str, Any]]:
@@ -81,6 +83,9 @@ class Reader:
         (one, near), (other, far) = self(first), self(second)
         return features_of(one, other, closeness(near, far))
 
+    def vetoed(self, first: str, second: str) -> bool:
+        return vetoed(self(first)[0], self(second)[0])
+
 
 def group_of(pairs: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Questions that stand in a pair together, or do over others."""
@@ -103,11 +108,12 @@ def prepared(reader: Reader) -> Pairs:
     texts = list(groups)
     vectors = np.array([reader(text)[1].vector for text in texts])
     ids = np.array([groups[text] for text in texts])
-    others, other_groups = [], []
+    others, other_groups, vetoes = [], [], []
     for place, near in enumerate(vectors @ vectors.T):
         for other in [n for n in np.argsort(-near) if ids[n] != ids[place]][:NEIGHBOURS]:
             others.append(reader.features(texts[place], texts[other]))
             other_groups.append((ids[place], ids[other]))
+            vetoes.append(reader.vetoed(texts[place], texts[other]))
     rows = np.array([reader.features(pair["a"], pair["b"]) for pair in pairs])
     same = np.array([float(pair["same_answer"]) for pair in pairs])
     return Pairs(
@@ -117,6 +123,8 @@ def prepared(reader: Reader) -> Pairs:
         np.array(others),
         np.array(other_groups),
         rows[:, 0],
+        np.array([reader.vetoed(pair["a"], pair["b"]) for pair in pairs]),
+        np.array(vetoes),
     )
 
 
@@ -137,7 +145,7 @@ def crossed(pairs: Pairs, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray
         gate = fitted(pairs, ~left_out, ~touched)
         scores[left_out] = gate.scores(pairs.rows[left_out])
         near[touched] = np.maximum(near[touched], gate.scores(pairs.others[touched]))
-    return scores, near
+    return np.where(pairs.vetoes, 0.0, scores), np.where(pairs.other_vetoes, 0.0, near)
 
 
 def served_at(scores: np.ndarray, same: np.ndarray, wrong: float) -> tuple[float, float]:

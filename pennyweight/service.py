@@ -17,6 +17,7 @@ from pennyweight.model import canonical_hash
 LOCAL = "local"
 DEFAULT_NAME = "model"
 MAX_REPLICAS = 1024
+LEAST_LIMIT = 1e-3  # of wrong similar answers
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,11 @@ class SimilarPolicy:
     never: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value, below in (
-            ("", self.limit, 1),
-            ("-confidence", self.confidence, 1),
-            ("-explored", self.explored, 1.001),
-        ):
-            if not 0 <= value < below:
-                raise UsageError(f"--cache-similar{name} {value:g} is not possible: use a share from 0 to 1.")
+        for name, value in (("", self.limit), ("-confidence", self.confidence), ("-explored", self.explored)):
+            if not 0 <= value < 1:
+                raise UsageError(f"--cache-similar{name} {value:g} is not possible: use a share from 0 to below 1.")
+        if 0 < self.limit < LEAST_LIMIT:
+            raise UsageError(f"--cache-similar {self.limit:g} takes millions of labels: use {LEAST_LIMIT:.2%} or more.")
         if self.limit and not self.explored:
             raise UsageError("--cache-similar-explored 0 would watch nothing: use a share above 0, such as 5%.")
 
@@ -62,7 +61,7 @@ class CachePolicy:
         if not self.ttl_seconds > 0:
             raise UsageError(f"--cache-ttl {self.ttl_seconds:g} is not possible: use a number of seconds above 0.")
         if self.similar.limit and not self.place:
-            raise UsageError("--cache-similar keeps its answers in the cache: add --cache FILE, or --cache redis://….")
+            raise UsageError("--cache-similar keeps its answers in the cache: add --cache FILE.")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ def _answers(action: str, answer: str, file: Path | None, *, as_json: bool) -> N
 
     if file is None or not file.exists():
         raise UsageError(f"pw cache {action} needs the file of `pw serve --cache`: give it with --file.")
+    if not SQLiteSimilarStore.is_in(file):
+        raise UsageError(f"{file} holds no similar answers: give the file of `pw serve --cache … --cache-similar`.")
     store = SQLiteSimilarStore(file, ttl=float("inf"))
     if action == "forget":
         if not store.forget(answer):

@@ -12,6 +12,8 @@ import typer
 from pennyweight.cli import options
 from pennyweight.errors import EngineError, UsageError
 
+EXPLORED = "5%"  # of similar questions
+
 
 def serve(
     target: Annotated[str, typer.Argument(help="A service's directory or file, or a model.")],
@@ -40,7 +42,7 @@ def serve(
     ] = False,
     cache_similar_explored: Annotated[
         str, typer.Option(help="Share of similar questions that the model answers anyway, to see what is wrong.")
-    ] = "5%",
+    ] = EXPLORED,
     cache_similar_never: Annotated[
         list[str] | None, typer.Option(help="A word or phrase whose questions are always asked; repeatable.")
     ] = None,
@@ -95,6 +97,15 @@ def serve(
         place = cache if "://" in cache else str(absolute(cache))
         size = int(options.size(cache_size, "--cache-size") or 0)
         service = replace(service, cache=replace(service.cache, place=place, ttl_seconds=cache_ttl, max_bytes=size))
+    similar_only = {
+        "--cache-similar-shadow": cache_similar_shadow,
+        "--cache-similar-explored": cache_similar_explored != EXPLORED,
+        "--cache-similar-never": bool(cache_similar_never),
+        "--cache-similar-rebuild": cache_similar_rebuild,
+    }
+    alone = next((name for name, given in similar_only.items() if given), None)
+    if cache_similar is None and alone and not service.cache.similar.limit:
+        raise UsageError(f"{alone} does nothing without --cache-similar: give the share that may be wrong, such as 1%.")
     if cache_similar is not None:
         similar = SimilarPolicy(
             options.share(cache_similar, "--cache-similar") or 0.0,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-THRESHOLDS = tuple(round(1 / (1 + math.exp(-step / 4)), 6) for step in range(24, -9, -1))  # 0.9975 … 0.12
+THRESHOLDS = tuple(round(1 / (1 + math.exp(-step / 4)), 6) for step in range(24, -1, -1))  # 0.9975 … 0.5
 GROWTH = 2.0  # labels from one look to the next
 
 
@@ -58,5 +58,5 @@ def error_of_look(number: int, error: float) -> float:
 
 
 def labels_at_look(number: int, limit: float, error: float) -> int:
-    """How many labels look `number` waits for: twice as many each time."""
-    return math.ceil(least_labels(limit, error_of_look(1, error)) * GROWTH ** (number - 1))
+    """How many labels look `number` of an epoch waits for, at this error: twice as many each time."""
+    return math.ceil(least_labels(limit, error) * GROWTH ** (number - 1))

@@ -21,6 +21,8 @@ from pennyweight.similarity.words import (
     words_of,
 )
 
+SYMBOLS = re.compile(r"(?<=\s)[-+*/<>=](?=\s)|[<>=]+|\+\+|#")
+MODALS = {word: (group,) for group, words in ENGLISH["modals"].items() for word in words.split()}
 CAPITAL = re.compile(r"[^\W\d_][\w&'’-]*")
 SENTENCE_ENDS = ".?!:\n"
 PLACING, PEOPLE = (frozenset(ENGLISH[name].split()) for name in ("placing", "people"))
@@ -42,7 +44,7 @@ class Question:
         return content_of(self.words)
 
     @cached_property
-    def numbers(self) -> list[tuple[float | str, str]]:
+    def numbers(self) -> list[tuple[str, str]]:
         return numbers_of(self.text)
 
     @cached_property
@@ -86,7 +88,7 @@ def other_numbers(first: Question, second: Question) -> int:
 
 def _both_named(first: Question, second: Question) -> bool:
     """The same values, where only one names the unit."""
-    values = [sorted(str(value) for value, _ in one.numbers) for one in (first, second)]
+    values = [[value for value, _ in one.numbers] for one in (first, second)]
     units = [{unit for _, unit in one.numbers if unit} for one in (first, second)]
     return values[0] == values[1] and not all(units)
 
@@ -104,7 +106,8 @@ def other_names(first: Question, second: Question) -> int:
 
     def missing(mine: Question, its: Question) -> int:
         there = set(CAPITAL.findall(its.text.lower().replace("’", "'"))) | set(its.words)
-        return sum(not any(alike(name, word.removesuffix("'s")) for word in there) for name in set(mine.names))
+        whole = {word.removesuffix("'s") for word in there}  # a slip in a name is another name
+        return sum(name not in whole for name in set(mine.names))
 
     return min(MOST, missing(first, second) + missing(second, first))
 
@@ -150,6 +153,44 @@ def _inversions(mine: Sequence[str], its: Sequence[str]) -> int:
     places = [next((n for n, other in enumerate(its) if alike(one, other)), -1) for one in once]
     known = [place for place in places if place >= 0]
     return sum(later < earlier for n, earlier in enumerate(known) for later in known[n + 1 :])
+
+
+def other_symbols(first: Question, second: Question) -> int:
+    """Signs that calculate, compare or name: 7 - 5 and 5 + 7, C++ and C#, > and <."""
+    return int(SYMBOLS.findall(first.text) != SYMBOLS.findall(second.text))
+
+
+def other_modals(first: Question, second: Question) -> int:
+    """Can, must, should; all, some, only; until, from: one side has what the other has nothing for."""
+    mine, its = (_modals(one.words) for one in (first, second))
+    return int(mine != its)
+
+
+def _modals(words: Sequence[str]) -> frozenset[str]:
+    return frozenset(group for word in words for group in MODALS.get(word, ()))
+
+
+def unread(first: Question, second: Question) -> int:
+    """1 where letters beyond Latin stand in either and they are not the same text: no list here knows them."""
+    return int(bool(first.scripts or second.scripts) and first.words != second.words)
+
+
+def vetoed(first: Question, second: Question) -> bool:
+    """What makes it another question, whatever else is near."""
+    guards = (other_numbers, other_dates, other_codes, turned, other_symbols, other_modals, unread)
+    return any(guard(first, second) for guard in guards)
+
+
+def turned(first: Question, second: Question) -> int:
+    """1 where from has become to, or where the same words stand in another order, and no phrase has only moved to the
+    front: Did Alice hit Bob, did Bob hit Alice."""
+    mine, its = _placed(first.words), _placed(second.words)
+    if any({mine[word], its[word]} == {"from", "to"} for word in mine.keys() & its.keys()):
+        return 1
+    one, other = first.content, second.content
+    if sorted(one) != sorted(other) or (mine == its and any(mine.values())):
+        return 0
+    return int(all(one[n:] + one[:n] != other for n in range(max(1, len(one)))))
 
 
 def other_language(first: Question, second: Question) -> int:

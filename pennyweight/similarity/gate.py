@@ -198,5 +198,11 @@ def read_gate(text: str, where: str) -> Gate:
     return gate
 
 
+def judged(gate: Gate, pairs: Sequence[tuple[Question, Question, Closeness]]) -> Floats:
+    """(pairs,) scores, 0 where a veto makes it another question."""
+    vetoes = np.array([differences.vetoed(first, second) for first, second, _ in pairs], bool)
+    return np.where(vetoes, 0.0, gate.scores(rows_of(pairs)))
+
+
 def rows_of(pairs: Sequence[tuple[Question, Question, Closeness]]) -> Floats:
     return np.array([features_of(*pair) for pair in pairs], np.float64).reshape(len(pairs), len(FEATURES))

@@ -31,13 +31,14 @@ UNITS = {
 TOKEN = re.compile(r"[£$€]|\d[\d,]*(?:[.:]\d+)*|%|[ap]\.m\.|[^\W\d_]+")
 DAYS, MONTHS = (frozenset(ENGLISH[name].split()) for name in ("days", "months"))
 CODES = re.compile(r"\b[^\W\d_]+-?\d[\w-]*\b|\b\d+[^\W\d_]+\d[\w-]*\b")  # HH-55102, P60, 3G4
+LONGEST_NUMBER = 12  # digits: more are a name
 SUFFIXES = ("st", "nd", "rd", "th")
 
 
-def numbers_of(text: str) -> list[tuple[float | str, str]]:
-    """(value, unit) of each, sorted; a time such as 9:15 keeps its spelling."""
+def numbers_of(text: str) -> list[tuple[str, str]]:
+    """(value, unit) of each, in their order; what is no plain number (9:15, 3.10, 18 digits) keeps its spelling."""
     tokens = TOKEN.findall(text.lower().replace("per cent", "percent"))
-    found: list[tuple[float | str, str]] = []
+    found: list[tuple[str, str]] = []
     place = 0
     while place < len(tokens):
         value, after = _value(tokens, place)
@@ -46,9 +47,9 @@ def numbers_of(text: str) -> list[tuple[float | str, str]]:
             continue
         before = tokens[place - 1] if place else ""
         unit, factor = UNITS.get(tokens[after] if after < len(tokens) else "", UNITS.get(before, ("", 1.0)))
-        found.append((value if isinstance(value, str) else value * factor, unit))
+        found.append((value if isinstance(value, str) else f"{value * factor:.12g}", unit))
         place = after
-    return sorted(found, key=str)
+    return found
 
 
 def _value(tokens: list[str], place: int) -> tuple[float | str | None, int]:
@@ -56,7 +57,8 @@ def _value(tokens: list[str], place: int) -> tuple[float | str | None, int]:
     token = tokens[place]
     if token[0].isdecimal():
         plain = token.replace(",", "")
-        value: float | str = plain if ":" in plain or plain.count(".") > 1 else float(plain)
+        exact = ":" in plain or len(plain) > LONGEST_NUMBER or "." in plain
+        value: float | str = plain if exact else float(plain)
         place += 1
     elif token in TENS:
         one = ONES.get(tokens[place + 1], 10) if place + 1 < len(tokens) else 10

@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d[\d.,:/]*")
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?[+#]*|\d[\d.,:/]*")
 ENGLISH: dict[str, Any] = json.loads(resources.files(__package__).joinpath("english.json").read_text(encoding="utf-8"))
 FILLER, NEGATIONS = (frozenset(ENGLISH[name].split()) for name in ("filler", "negations"))
 QUESTIONS = ("who", "when", "where", "how", "why", "what", "which")
@@ -57,14 +57,16 @@ def alike(first: str, second: str) -> bool:
         return True
     if min(len(first), len(second)) < MISTYPED or abs(len(first) - len(second)) > 1:
         return False
+    if (first[0] != second[0] and first[-1] != second[-1]) or not (first + second).isascii():
+        return False
     if len(first) == len(second):
         differ = [n for n in range(len(first)) if first[n] != second[n]]
         swapped = len(differ) == 2 and differ[1] == differ[0] + 1
-        return len(differ) == 1 or (
+        return (len(differ) == 1 and differ[0] < len(first) - 1) or (  # payer is not payee
             swapped and first[differ[0]] == second[differ[1]] and first[differ[1]] == second[differ[0]]
         )
     shorter, longer = sorted((first, second), key=len)
-    return any(shorter == longer[:n] + longer[n + 1 :] for n in range(len(longer)))
+    return any(shorter == longer[:n] + longer[n + 1 :] for n in range(len(longer) - 1))
 
 
 def same_meaning(first: str, second: str) -> bool:
@@ -82,7 +84,8 @@ def opposite(first: str, second: str) -> bool:
 
 def unmatched(mine: Sequence[str], its: Sequence[str]) -> list[str]:
     """Stems of one question that the other has nothing for."""
-    return [one for one in mine if not any(same_meaning(one, other) for other in its)]
+    there = set(its)
+    return [one for one in mine if one not in there and not any(same_meaning(one, other) for other in there)]
 
 
 ANTONYMS, SYNONYMS = _pairs(ENGLISH["opposites"]), _pairs(ENGLISH["same"])

@@ -129,6 +129,8 @@ class Gateway:
         made = self.mixtures.made(service)
         await self.pools.swap(service)
         self.mixtures.serve(made, self._identity)
+        if self.similar is not None:
+            self.similar.serve(service.id)
         self.evidence = evidence
 
     def pool_for_batch(self, name: Any) -> Pool:

@@ -93,7 +93,7 @@ async def _gateway(
     keys = Keys(settings.keys)
     store = open_store(service.cache) if service.cache.place else None
     metrics = Metrics()
-    similar = open_similar(service.cache, metrics.registry, rebuild=settings.similar_rebuild)
+    similar = open_similar(service.cache, metrics.registry, service.id, rebuild=settings.similar_rebuild)
     pools = Pools(service, settings, logs)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
         try:

@@ -2,13 +2,14 @@
 earned again as the cache grows.
 
 An epoch begins with no labels. At its looks (twice as many labels each time) the loosest threshold that holds is taken;
-until the first look of a later epoch the one before it stays. An epoch ends when the cache has grown to twice its size,
-or when the e-process raises its alarm: then nothing is served until the next look.
+until the first look of a later epoch the one before it stays. An epoch that has looked ends when the cache has grown to
+twice its size; each ends when the e-process raises its alarm, and then nothing is served until the next look.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -22,6 +23,7 @@ from pennyweight.similarity.bound import THRESHOLDS, Threshold, error_of_look, l
 
 LOG = logging.getLogger("pennyweight.gateway")
 FLOOR = THRESHOLDS[-1]  # the score of a would-be hit
+SYNC_SECONDS = 1.0
 GROWTH, LEAST_GROWN = 2.0, 200  # of the cache, from one epoch to the next
 
 
@@ -38,20 +40,34 @@ class SimilarFigures:
 
 
 class SimilarBound:
-    def __init__(self, policy: SimilarPolicy, store: SimilarStore, figures: SimilarFigures) -> None:
+    """`service` is what answers: for another one all is earned anew. Looks are numbered over all epochs, so that the
+    error of all of them together is one."""
+
+    def __init__(self, policy: SimilarPolicy, store: SimilarStore, figures: SimilarFigures, service: str = "") -> None:
         self.policy, self._store, self._figures = policy, store, figures
+        self._about = f"{policy.limit} {policy.confidence} {service}"
         self.threshold: Threshold | None = None
-        self.epoch, self.look, self.begun_with, self.alarms = 0, 1, 0, 0
+        self.epoch, self.looks, self.looks_before, self.begun_with, self.alarms = 0, 0, 0, 0, 0
         self._monitor = self._new_monitor()
-        self._restore(store.state())
-        self._labels = store.labels(self.epoch)
+        self._labels: list[Label | None] = []  # in the order in which judging began; None: not known yet
+        self._synced = 0.0
+        self._restore(store.state(), first=True)
         self._show()
 
     @property
     def error(self) -> float:
         return 1 - self.policy.confidence
 
+    def serve(self, service: str) -> None:
+        """Another service answers from now on."""
+        about = f"{self.policy.limit} {self.policy.confidence} {service}"
+        if about != self._about:
+            self._about, self.threshold = about, None
+            self._next_epoch(self._store.count())
+            self._keep()
+
     def serves(self, score: float) -> bool:
+        self._sync()
         return not self.policy.shadow and self.threshold is not None and score >= self.threshold.score
 
     @property
@@ -59,24 +75,41 @@ class SimilarBound:
         """Is every would-be hit judged, because nothing is served?"""
         return self.policy.shadow or self.threshold is None
 
-    def take(self, score: float, wrong: bool) -> None:
-        """One more label of a would-be hit."""
+    def begin(self) -> int:
+        """Judging of a would-be hit begins: its place among the labels. A look waits for those before it, so that
+        labels that take long, which are the likely wrong ones, are not missing there."""
+        self._labels.append(None)
+        return len(self._labels) - 1
+
+    def take(self, place: int, score: float, wrong: bool, epoch: int | None = None) -> None:
+        """The label of the would-be hit whose judging began at this place of an epoch."""
         self._figures.labels.labels("wrong" if wrong else "right").inc()
+        if (self.epoch if epoch is None else epoch) != self.epoch:
+            return
         label = Label(score, wrong, self.epoch)
-        self._labels.append(label)
+        self._labels[place] = label
         self._store.add_label(label)
         if self.threshold is not None and score >= self.threshold.score and self._monitor.take(float(wrong)):
             self._alarm()
             return
-        if len(self._labels) >= labels_at_look(self.look, self.policy.limit, self.error):
-            self._judge(self._labels)
+        known = self._known()
+        if len(known) >= self.needed:
+            self._judge(known)
         self._keep()
 
     def grown(self, entries: int) -> None:
-        """The cache has this many entries: what held for half as many is earned again."""
-        if entries >= max(LEAST_GROWN, GROWTH * self.begun_with):
+        """The cache has this many entries: what held for half as many is earned again, once it was earned at all."""
+        looked = self.looks > self.looks_before
+        if looked and entries >= max(LEAST_GROWN, GROWTH * self.begun_with):
             self._next_epoch(entries)
             self._keep()
+
+    @property
+    def needed(self) -> int:
+        """Labels that the next look waits for."""
+        return labels_at_look(
+            self.looks - self.looks_before + 1, self.policy.limit, error_of_look(self.looks + 1, self.error)
+        )
 
     def state(self) -> dict[str, Any]:
         """For `/status` and the page."""
@@ -87,8 +120,8 @@ class SimilarBound:
             "serving": found is not None and not self.policy.shadow,
             "threshold": found.score if found else None,
             "bound": found.bound if found else None,
-            "labels": len(self._labels),
-            "labels_needed": labels_at_look(self.look, self.policy.limit, self.error),
+            "labels": len(self._known()),
+            "labels_needed": self.needed,
             "watched": self._monitor.seen,
             "wrong_lately": self._monitor.mean_loss if self._monitor.seen else None,
             "alarms": self.alarms,
@@ -97,21 +130,25 @@ class SimilarBound:
 
     # -- decisions --
 
+    def _known(self) -> list[Label]:
+        """Labels up to the first that is not known yet."""
+        first = next((n for n, label in enumerate(self._labels) if label is None), len(self._labels))
+        return [label for label in self._labels[:first] if label is not None]
+
     def _judge(self, labels: list[Label]) -> None:
-        error = error_of_look(self.look, self.error)
+        error = error_of_look(self.looks + 1, self.error)
         scores, wrong = [one.score for one in labels], [one.wrong for one in labels]
         self.threshold = threshold_for(scores, wrong, self.policy.limit, error=error)
-        self.look += 1
+        self.looks += 1
         self._monitor = self._new_monitor()
 
     def _alarm(self) -> None:
         LOG.warning(
-            "similar answers: %.1f%% of %d hits that were judged are wrong, %.1f%% allowed: none is served until %d "
-            "more would-be hits are judged",
+            "similar answers: %.1f%% of %d hits that were judged are wrong, %.1f%% allowed: none is served until it is "
+            "earned again",
             100 * self._monitor.mean_loss,
             self._monitor.seen,
             100 * self.policy.limit,
-            labels_at_look(1, self.policy.limit, self.error),
         )
         self.alarms += 1
         self.threshold = None
@@ -119,38 +156,59 @@ class SimilarBound:
         self._keep()
 
     def _next_epoch(self, entries: int) -> None:
-        self.epoch, self.look, self.begun_with, self._labels = self.epoch + 1, 1, entries, []
+        self.epoch, self.looks_before, self.begun_with, self._labels = self.epoch + 1, self.looks, entries, []
+        self._monitor = self._new_monitor()
 
     def _new_monitor(self) -> Monitor:
         return Monitor(self.policy.limit, self.error)
 
-    # -- over restarts --
+    # -- over restarts, and with other gateways on the store --
+
+    def _sync(self) -> None:
+        """Another gateway's alarm or look counts here, too."""
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self._synced = time.monotonic()
+            self._restore(self._store.state())
 
     def _keep(self) -> None:
-        self._store.set_state(
-            {
-                "limit": self.policy.limit,
-                "confidence": self.policy.confidence,
-                "threshold": asdict(self.threshold) if self.threshold else None,
-                "epoch": self.epoch,
-                "look": self.look,
-                "begun_with": self.begun_with,
-                "alarms": self.alarms,
-                "monitor": vars(self._monitor),
-            }
-        )
+        """Unless another gateway is in a later epoch."""
+        if int(self._store.state().get("epoch", -1)) > self.epoch:
+            self._restore(self._store.state())
+        else:
+            self._store.set_state(
+                {
+                    "about": self._about,
+                    "threshold": asdict(self.threshold) if self.threshold else None,
+                    "epoch": self.epoch,
+                    "looks": self.looks,
+                    "looks_before": self.looks_before,
+                    "begun_with": self.begun_with,
+                    "alarms": self.alarms,
+                    "monitor": vars(self._monitor),
+                }
+            )
         self._show()
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        """Another limit begins anew: what was earned for 5% says nothing of 1%."""
-        same = state.get("limit") == self.policy.limit and state.get("confidence") == self.policy.confidence
-        if not same:
-            self.epoch = int(state.get("epoch", -1)) + 1
+    def _restore(self, state: Mapping[str, Any], *, first: bool = False) -> None:
+        """What is later than this gateway's own; at first also what is equal."""
+        try:
+            epoch, looks = int(state.get("epoch", -1)), int(state.get("looks", 0))
+            if state.get("about") != self._about:
+                if first:  # what was earned for 5%, or for another model, says nothing here
+                    self.epoch, self.looks, self.looks_before = epoch + 1, looks, looks
+                return
+            if not first and (epoch, looks) <= (self.epoch, self.looks):
+                return
+            threshold = Threshold(**state["threshold"]) if state["threshold"] else None
+            monitor = Monitor(**state["monitor"])
+            before, begun, alarms = int(state["looks_before"]), int(state["begun_with"]), int(state["alarms"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            LOG.warning("the state of similar answers is damaged (%s): it begins anew", error)
+            self.epoch += 1
             return
-        self.threshold = Threshold(**state["threshold"]) if state["threshold"] else None
-        self.epoch, self.look = state["epoch"], state["look"]
-        self.begun_with, self.alarms = state["begun_with"], state["alarms"]
-        self._monitor = Monitor(**state["monitor"])
+        self.threshold, self._monitor = threshold, monitor
+        self.epoch, self.looks, self.looks_before, self.begun_with, self.alarms = epoch, looks, before, begun, alarms
+        self._labels = list(self._store.labels(self.epoch))
 
     def _show(self) -> None:
         self._figures.threshold.set(2.0 if self.threshold is None else self.threshold.score)

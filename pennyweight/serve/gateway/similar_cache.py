@@ -20,21 +20,22 @@ from dataclasses import dataclass
 from pennyweight.embedding import Reading
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
 from pennyweight.serve.gateway.similar_agreement import Agreement
-from pennyweight.serve.gateway.similar_answer import parts_of, said_in
+from pennyweight.serve.gateway.similar_answer import Said, parts_of, said_in
 from pennyweight.serve.gateway.similar_bound import FLOOR, SimilarBound, SimilarFigures
 from pennyweight.serve.gateway.similar_index import SimilarIndex
 from pennyweight.serve.gateway.similar_reader import QuestionReader, Read
-from pennyweight.serve.gateway.similar_request import REFUSING, Asked, asked_of
+from pennyweight.serve.gateway.similar_request import REFUSING, Asked, asked_of, is_encodable
 from pennyweight.serve.gateway.similar_store import Kept, SimilarStore
 from pennyweight.service import SimilarPolicy
 from pennyweight.similarity.closeness import closeness
 from pennyweight.similarity.differences import Question
-from pennyweight.similarity.gate import Gate, rows_of
+from pennyweight.similarity.gate import Gate, judged
 from pennyweight.similarity.volatile import Volatile
 
 CANDIDATES, LEAST_COSINE = 3, 0.4
 MAX_KEPT = 1 << 20  # bytes of an answer
 MAX_JUDGING = 64  # at once
+LONGEST_LOOK = 0.25  # seconds
 HEADER = "x-pennyweight-cache"
 LOG = logging.getLogger("pennyweight.gateway")
 
@@ -48,8 +49,23 @@ class Found:
     cosine: float
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A request that the model answers: with the would-be hit that is `judged` by that, if one is, and its kept answer.
+    Of would-be hits only a share `keeps` the fresh answer, whether they are judged or served: the cache that labels
+    are earned on must be as dense as the one that is served from."""
+
+    ask: Ask
+    asked: Asked
+    reading: Reading
+    judged: Found | None
+    kept: Kept | None
+    keeps: bool
+
+
 class SimilarAnswers:
-    """What all requests share; `embedding` names the model that the store's questions were read by."""
+    """What all requests share; `embedding` names the model that the store's questions were read by, `service` what
+    answers."""
 
     def __init__(
         self,
@@ -60,34 +76,45 @@ class SimilarAnswers:
         figures: SimilarFigures,
         *,
         embedding: str,
+        service: str = "",
+        ttl: float = 3600.0,
     ) -> None:
         self.policy, self.store, self.gate, self.figures, self.embedding = policy, store, gate, figures, embedding
+        self._about = f"{embedding} {gate.fitted_on} {len(gate.trees)}"
+        self.index = SimilarIndex(store, ttl)
         self.read = QuestionReader(read)
-        self.index = SimilarIndex(store)
-        self.bound = SimilarBound(policy, store, figures)
+        self.bound = SimilarBound(policy, store, figures, f"{self._about} {service}")
         self.volatile = Volatile(policy.never)
+
+    def serve(self, service: str) -> None:
+        self.bound.serve(f"{self._about} {service}")
+
+    async def look(self, asked: Asked) -> tuple[Reading, Found | None]:
+        """The question's reading, and the would-be hit, both beside the event loop."""
+        return await self.read(asked.question, lambda reading: self.find(asked, reading))
 
     def find(self, asked: Asked, reading: Reading) -> Found | None:
         """The likeliest of the nearest questions, if one is a would-be hit."""
         partition = self.index.partition(asked.partition)
-        near = [(p, c) for p, c in partition.nearest(reading.vector, CANDIDATES) if c >= LEAST_COSINE]
+        nearest = partition.nearest(reading.vector, CANDIDATES, time.time() - self.index.ttl)
+        near = [(place, cosine) for place, cosine in nearest if cosine >= LEAST_COSINE]
         if not near:
             return None
         question = Question(asked.question)
-        rows = rows_of([(partition.questions[p], question, closeness(partition.reading(p), reading)) for p, _ in near])
-        scores = self.gate.scores(rows)
+        pairs = [(partition.questions[p], question, closeness(partition.reading(p), reading)) for p, _ in near]
+        scores = judged(self.gate, pairs)
         best = int(scores.argmax())
         place, cosine = near[best]
         return Found(partition.ids[place], float(scores[best]), cosine) if scores[best] >= FLOOR else None
-
-    async def close(self) -> None:
-        self.read.close()
-        await self.store.close()
 
     def keep(self, asked: Asked, reading: Reading, content_type: str, body: bytes, text: str) -> None:
         made = Kept(uuid.uuid4().hex, asked.partition, asked.question, reading, content_type, body, text, time.time())
         self.store.put(made)
         self.bound.grown(self.store.count())
+
+    async def close(self) -> None:
+        self.read.close()
+        await self.store.close()
 
 
 class Similar:
@@ -97,76 +124,80 @@ class Similar:
         self.judging: set[asyncio.Task[None]] = set()
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
-        asked = asked_of(ask, self._answers.volatile, self._answers.embedding)
-        reading = None if asked is None or ask.cache == "no" else await self._reading(asked)
-        if asked is None or reading is None:
+        answers = self._answers
+        asked = None if ask.cache.lower() in REFUSING else asked_of(ask, answers.volatile, answers.embedding)
+        looked = None if asked is None else await self._looked(asked)
+        if asked is None or looked is None:
             async with aclosing(self._inner(ask)) as pieces:
                 async for piece in pieces:
                     yield piece
             return
-        found = self._found(asked, reading)
-        bound = self._answers.bound
-        judged = found is not None and (bound.learning or self._draw() < self._answers.policy.explored)
-        if found is not None and not judged and bound.serves(found.score) and ask.cache not in REFUSING:
-            kept = self._answers.store.find(found.id)
-            if kept is not None:
-                self._count("hit")
-                async for piece in _served(kept, found):
-                    yield piece
-                return
-            self._answers.index.partition(asked.partition).drop(found.id)
-            judged = False
-        self._count("judged" if judged else "miss")
-        async with aclosing(self._answered(ask, asked, reading, found if judged else None)) as pieces:
+        reading, found = looked
+        drawn = self._draw() < answers.policy.explored
+        kept = answers.store.find(found.id) if found else None
+        if found is not None and kept is not None and not drawn and answers.bound.serves(found.score):
+            self._count("hit")
+            async for piece in _served(kept, found):
+                yield piece
+            return
+        judges = found is not None and kept is not None and (answers.bound.learning or drawn)
+        self._count("judged" if judges else "miss")
+        turn = Turn(ask, asked, reading, found if judges else None, kept, keeps=found is None or drawn)
+        async with aclosing(self._answered(turn)) as pieces:
             async for piece in pieces:
                 yield piece
 
-    async def _reading(self, asked: Asked) -> Reading | None:
+    async def _looked(self, asked: Asked) -> tuple[Reading, Found | None] | None:
         try:
-            return await self._answers.read(asked.question)
-        except Exception as error:  # as in the reader
-            LOG.warning("a question was not read, and is asked: %s", error)
+            return await asyncio.wait_for(self._answers.look(asked), LONGEST_LOOK)
+        except Exception as error:  # onnxruntime has many; what fails or takes long is a miss
+            LOG.warning("no similar question was looked for: %s", error or type(error).__name__)
             return None
 
-    def _found(self, asked: Asked, reading: Reading) -> Found | None:
-        try:
-            return self._answers.find(asked, reading)
-        except Exception as error:
-            LOG.warning("no similar question was looked for: %s", error)
-            return None
-
-    async def _answered(self, ask: Ask, asked: Asked, reading: Reading, judged: Found | None) -> AsyncGenerator[Piece]:
-        """By the model; a whole answer is kept, and says whether the one that would have been served is right."""
+    async def _answered(self, turn: Turn) -> AsyncGenerator[Piece]:
+        """By the model; its answer says whether the one that would have been served is right, and may be kept."""
         head, parts, size = None, list[bytes](), 0
-        async with aclosing(self._inner(ask)) as pieces:
+        async with aclosing(self._inner(turn.ask)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Head):
                     head = piece
                 elif isinstance(piece, bytes) and size <= MAX_KEPT:
                     parts.append(piece)
                     size += len(piece)
-                elif isinstance(piece, Outcome) and piece.whole and head and head.status == 200 and size <= MAX_KEPT:
-                    self._learn(ask, asked, reading, head.content_type, b"".join(parts), judged)
+                elif isinstance(piece, Outcome) and piece.whole and head is not None and _is_own(head):
+                    self._learn(turn, head.content_type, b"".join(parts), size)
                 yield piece
 
-    def _learn(
-        self, ask: Ask, asked: Asked, reading: Reading, content_type: str, body: bytes, judged: Found | None
-    ) -> None:
-        said = said_in(content_type, body)
-        if not said.whole or ask.pool.closed:
-            return
-        kept = self._answers.store.find(judged.id) if judged else None
-        if judged is not None and kept is not None and len(self.judging) < MAX_JUDGING:
-            task = asyncio.create_task(self._judge(ask, judged, kept.text, said.text))
-            self.judging.add(task)
-            task.add_done_callback(self.judging.discard)
-        self._answers.keep(asked, reading, content_type, body, said.text)
+    def _learn(self, turn: Turn, content_type: str, body: bytes, size: int) -> None:
+        answers = self._answers
+        said = said_in(content_type, body) if size <= MAX_KEPT else Said("", "")
+        sound = said.whole and is_encodable(said.text)
+        if turn.judged is not None and turn.kept is not None:
+            place, epoch = answers.bound.begin(), answers.bound.epoch
+            if sound and len(self.judging) < MAX_JUDGING:
+                task = asyncio.create_task(self._judge(turn, said.text, place, epoch))
+                self.judging.add(task)
+                task.add_done_callback(self.judging.discard)
+            else:  # a call, a cut answer or none at all is not what was kept
+                answers.bound.take(place, turn.judged.score, True, epoch)
+        if sound and turn.keeps and not turn.ask.pool.closed:
+            answers.keep(turn.asked, turn.reading, content_type, body, said.text)
 
-    async def _judge(self, ask: Ask, judged: Found, kept: str, fresh: str) -> None:
-        self._answers.bound.take(judged.score, not await self._agreement.agrees(ask, kept, fresh))
+    async def _judge(self, turn: Turn, fresh: str, place: int, epoch: int) -> None:
+        assert turn.judged is not None and turn.kept is not None
+        agrees = False
+        try:
+            agrees = await self._agreement.agrees(turn.ask, turn.kept.text, fresh)
+        finally:
+            self._answers.bound.take(place, turn.judged.score, not agrees, epoch)
 
     def _count(self, result: str) -> None:
         self._answers.figures.requests.labels(result).inc()
+
+
+def _is_own(head: Head) -> bool:
+    """One answer that several requests share is one label, and one row."""
+    return head.status == 200 and head.headers.get(HEADER) != "shared"
 
 
 async def _served(kept: Kept, found: Found) -> AsyncGenerator[Piece]:

@@ -13,12 +13,15 @@ from pennyweight.serve.gateway.similar_bound import SimilarFigures
 from pennyweight.serve.gateway.similar_cache import SimilarAnswers
 from pennyweight.serve.gateway.similar_store import SQLiteSimilarStore
 from pennyweight.service import CachePolicy
+from pennyweight.similarity.bound import upper_bound
 from pennyweight.similarity.gate import shipped_gate
 
 SHIPPED = "all-MiniLM-L6-v2 int8"
 
 
-def open_similar(policy: CachePolicy, registry: CollectorRegistry, *, rebuild: bool = False) -> SimilarAnswers | None:
+def open_similar(
+    policy: CachePolicy, registry: CollectorRegistry, service: str, *, rebuild: bool = False
+) -> SimilarAnswers | None:
     """None where it is off. Raises `UsageError` where the embedding is missing, `StorageError` where the store's
     questions were read by another one; `rebuild` drops those."""
     similar = policy.similar
@@ -39,4 +42,15 @@ def open_similar(policy: CachePolicy, registry: CollectorRegistry, *, rebuild: b
             )
         store.clear()
     store.set_embedding(name)
-    return SimilarAnswers(similar, store, shipped_gate(), embedding.read, SimilarFigures(registry), embedding=name)
+    upper_bound(0, 1, 0.05)  # SciPy is imported now, and not while requests wait
+    ttl = similar.ttl_seconds or policy.ttl_seconds
+    return SimilarAnswers(
+        similar,
+        store,
+        shipped_gate(),
+        embedding.read,
+        SimilarFigures(registry),
+        embedding=name,
+        service=service,
+        ttl=ttl,
+    )

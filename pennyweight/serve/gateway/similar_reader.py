@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from pennyweight.embedding import Reading
 
-MOST = 16  # questions of a batch
+MOST, MOST_WAITING = 16, 256  # questions of a batch; questions that wait
+Then = TypeVar("Then")
 Read = Callable[[Sequence[str]], list[Reading]]
 
 
@@ -20,13 +22,16 @@ class QuestionReader:
         self._waiting: list[tuple[str, asyncio.Future[Reading]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def __call__(self, text: str) -> Reading:
-        """Raises what the embedding raises."""
+    async def __call__(self, text: str, then: Callable[[Reading], Then]) -> tuple[Reading, Then]:
+        """The reading, and what is made of it in the same thread. Raises what the embedding raises."""
+        if len(self._waiting) >= MOST_WAITING:
+            raise OverflowError("too many questions wait for the embedding")
         wanted: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
         self._waiting.append((text, wanted))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
-        return await wanted
+        reading = await wanted
+        return reading, await asyncio.get_running_loop().run_in_executor(self._threads, then, reading)
 
     async def _run(self) -> None:
         while self._waiting:

@@ -14,7 +14,7 @@ from pennyweight.similarity.volatile import Volatile
 
 PATH = "/v1/chat/completions"
 REFUSING = ("no", "no-similar")  # values of the header x-pennyweight-cache
-LONGEST = 2000  # characters of a question: more is a document, and no embedding of one sentence
+LONGEST = 400  # characters of a question: more is a document, and no embedding of one sentence
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,21 @@ def asked_of(ask: Ask, volatile: Volatile, embedding: str) -> Asked | None:
     question = last.get("content") if isinstance(last, Mapping) and last.get("role") == "user" else None
     if not isinstance(question, str) or not question.strip() or len(question) > LONGEST or volatile(question):
         return None
+    if not is_encodable(question):
+        return None
     rest = {**body, "messages": [*messages[:-1], {**last, "content": None}]}
     told = json.dumps([ask.tenant.name, ask.identity, ask.path, ask.pinned, embedding, rest], sort_keys=True)
     told += json.dumps(body.get("response_format"))  # a schema's properties are answered in their own order
     return Asked(question, hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest())
+
+
+def is_encodable(text: str) -> bool:
+    """Half of a surrogate pair is no character, and cannot be kept."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tools_under_way(messages: list[Any]) -> bool:

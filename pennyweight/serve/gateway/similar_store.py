@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,38 +71,40 @@ class SimilarStore(Protocol):
     async def close(self) -> None: ...
 
 
+def _sum_of(question: str, reading: bytes, content_type: str, body: bytes, text: str) -> int:
+    return zlib.crc32(b"\n".join([question.encode(), reading, content_type.encode(), body, text.encode()]))
+
+
 def packed(reading: Reading) -> bytes:
-    """The vector in 16-bit numbers, the tokens' states in 8-bit ones, with a check sum."""
+    """The vector in 16-bit numbers, the tokens' states in 8-bit ones."""
     head = json.dumps([list(reading.tokens), len(reading.vector)], ensure_ascii=False).encode()
     states = np.clip(np.rint(reading.states * SCALE), -SCALE, SCALE).astype(np.int8)
     body = head + b"\n" + reading.vector.astype(np.float16).tobytes() + states.tobytes()
-    return zlib.crc32(body).to_bytes(4, "big") + body
+    return body
 
 
 def unpacked(blob: bytes) -> Reading:
     """Raises `ValueError` for what is damaged."""
-    body = blob[4:]
-    if zlib.crc32(body) != int.from_bytes(blob[:4], "big"):
-        raise ValueError("its check sum is wrong")
-    head, _, rest = body.partition(b"\n")
+    head, _, rest = blob.partition(b"\n")
     tokens, width = json.loads(head)
     vector = np.frombuffer(rest[: 2 * width], np.float16).astype(np.float64)
     states = np.frombuffer(rest[2 * width :], np.int8).reshape(len(tokens), width).astype(np.float32) / SCALE
     return Reading(vector, tuple(tokens), np.asarray(states, np.float32))
 
 
-COLUMNS = "number, id, partition, question, reading, type, body, text, made"
+COLUMNS = "number, id, partition, question, reading, type, body, text, made, sum"
 INSERT = (
-    "INSERT OR REPLACE INTO similar_1 (id, partition, question, reading, type, body, text, made) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO similar_1 (id, partition, question, reading, type, body, text, made, sum, size) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS similar_1 (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, partition TEXT, "
-    "question TEXT, reading BLOB, type TEXT, body BLOB, text TEXT, made REAL)",
+    "question TEXT, reading BLOB, type TEXT, body BLOB, text TEXT, made REAL, sum INTEGER, size INTEGER)",
     "CREATE INDEX IF NOT EXISTS similar_by_partition ON similar_1 (partition, number)",
     "CREATE TABLE IF NOT EXISTS similar_labels_1 (epoch INTEGER, score REAL, wrong INTEGER)",
     "CREATE TABLE IF NOT EXISTS similar_state_1 (name TEXT PRIMARY KEY, value TEXT)",
 )
+MOST_WAITING = 10_000  # rows to be written
 SWEPT_EVERY, SWEPT_TO = 256, 0.9  # answers; share of the bytes that is left
 FLUSH_SECONDS = 10.0
 
@@ -117,12 +120,23 @@ class SQLiteSimilarStore:
             self._reader, self._writer = self._connect(), self._connect()
             for statement in SCHEMA:
                 self._reader.execute(statement)
-            self._count = int(self._reader.execute("SELECT count(*) FROM similar_1").fetchone()[0])
+            whole = self._reader.execute("SELECT count(*), coalesce(sum(size), 0) FROM similar_1").fetchone()
+            self._count, self._bytes = int(whole[0]), int(whole[1])
         except sqlite3.Error as error:
             raise StorageError(f"The cache {file} cannot be used ({error}): give another file with --cache.") from None
         self._work: queue.SimpleQueue[tuple[str, tuple[Any, ...]] | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="similar cache", daemon=True)
         self._thread.start()
+
+    @staticmethod
+    def is_in(file: Path) -> bool:
+        """Without changing the file."""
+        try:
+            with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as found:
+                named = "SELECT count(*) FROM sqlite_master WHERE name = 'similar_1'"
+                return bool(found.execute(named).fetchone()[0])
+        except sqlite3.Error:
+            return False
 
     def _connect(self) -> sqlite3.Connection:
         made = sqlite3.connect(self._path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
@@ -138,16 +152,20 @@ class SQLiteSimilarStore:
             if isinstance(item, threading.Event):
                 item.set()
                 continue
-            self._do(*item, through=self._writer)
-            puts += item[0] == INSERT
-            if puts >= SWEPT_EVERY:
-                puts = 0
-                self._sweep()
+            try:
+                self._do(*item, through=self._writer)
+                if item[0] == INSERT:
+                    puts, self._count, self._bytes = puts + 1, self._count + 1, self._bytes + item[1][-1]
+                if puts >= SWEPT_EVERY or self._bytes > self._most_bytes:
+                    puts = 0
+                    self._sweep()
+            except Exception as error:  # one row that cannot be written ends no other's
+                LOG.warning("a similar answer was not written: %s", error)
 
     def _sweep(self) -> None:
         """What is out of date goes, then the oldest, until all have at most the bytes that they may have."""
         self._do("DELETE FROM similar_1 WHERE made <= ?", (time.time() - self._ttl,), through=self._writer)
-        sizes = self._do("SELECT number, length(body) + length(reading) FROM similar_1", through=self._writer)
+        sizes = self._do("SELECT number, size FROM similar_1", through=self._writer)
         left = sum(size for _, size in sizes)
         if left > self._most_bytes:
             for number, size in sorted(sizes):
@@ -155,8 +173,12 @@ class SQLiteSimilarStore:
                     break
                 self._do("DELETE FROM similar_1 WHERE number = ?", (number,), through=self._writer)
                 left -= size
-        found = self._do("SELECT count(*) FROM similar_1", through=self._writer)
-        self._count = int(found[0][0]) if found else 0
+        self._bytes = left
+        self._count = self._counted(self._writer)
+
+    def _counted(self, through: sqlite3.Connection) -> int:
+        found = self._do("SELECT count(*) FROM similar_1", through=through)
+        return int(found[0][0]) if found else 0
 
     def _later(self, statement: str, values: tuple[Any, ...]) -> None:
         self._work.put((statement, values))
@@ -195,16 +217,23 @@ class SQLiteSimilarStore:
         return [kept for kept in map(self._kept, self._do(f"SELECT {COLUMNS} FROM similar_1 ORDER BY number")) if kept]
 
     def put(self, kept: Kept) -> None:
-        self._count += 1
+        if self._work.qsize() > MOST_WAITING:  # the disk does not keep up
+            return
+        reading = packed(kept.reading)
+        size = len(kept.body) + len(reading) + len(kept.text) + len(kept.question)
         self._later(
             INSERT,
             (
-                *(kept.id, kept.partition, kept.question, packed(kept.reading)),
-                *(kept.content_type, kept.body, kept.text, kept.made),
+                *(kept.id, kept.partition, kept.question, reading, kept.content_type, kept.body, kept.text, kept.made),
+                *(_sum_of(kept.question, reading, kept.content_type, kept.body, kept.text), size),
             ),
         )
 
     def forget(self, id: str) -> bool:
+        """Also as an answer to the equal request."""
+        kept = self.find(id)
+        if kept is not None:
+            self._do("DELETE FROM answers_2 WHERE body = ?", (kept.body,))
         return bool(self._do("DELETE FROM similar_1 WHERE id = ? RETURNING number", (id,)))
 
     def count(self) -> int:
@@ -256,10 +285,12 @@ class SQLiteSimilarStore:
     @staticmethod
     def _kept(row: tuple[Any, ...]) -> Kept | None:
         """None for a row that is not as it was written."""
-        _, id, partition, question, blob, content_type, body, text, made = row
+        _, id, partition, question, blob, content_type, body, text, made, told = row
         try:
+            if told != _sum_of(question, blob, content_type, body, text):
+                raise ValueError("its check sum is wrong")
             reading = unpacked(blob)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             LOG.warning("the kept answer %s is damaged (%s) and is not used", id, error)
             return None
         return Kept(id, partition, question, reading, content_type, body, text, made)

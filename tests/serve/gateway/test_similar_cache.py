@@ -253,7 +253,6 @@ def test_the_monitor_ends_it_when_answers_change(tmp_path: Path) -> None:
     count = 0
     while answers.bound.threshold is not None and count < 100:
         told(answers, changed, an_ask(f"how do I lock my card{'!' * count}"), draw=0.0)
-        answers.index.partition(asked_of(an_ask(), Volatile(), "e").partition)  # type: ignore[union-attr]
         count += 1
         changed = Model(f"Another answer {count}.".__add__)
     assert count < 40 and answers.bound.alarms == 1
@@ -277,15 +276,18 @@ def test_two_gateways_share_a_store(tmp_path: Path) -> None:
 def test_old_answers_are_not_served(tmp_path: Path) -> None:
     answers = answers_in(tmp_path / "c")
     told(answers, Model(), an_ask())
-    answers.store._ttl = 0.0  # type: ignore[attr-defined]
+    answers.store._ttl = answers.index.ttl = 0.0  # type: ignore[attr-defined]
     assert not served(answers, an_ask("how do i lock my card"))
 
 
 def test_faults_are_misses(tmp_path: Path) -> None:
     answers, model = answers_in(tmp_path / "c"), Model()
     told(answers, model, an_ask())
-    answers.store._writer.execute("UPDATE similar_1 SET reading = X'00112233'")  # type: ignore[attr-defined]
-    assert not served(answers_in(tmp_path / "c"), an_ask("how do i lock my card"))
+    for damage in ("reading = X'00112233'", "body = NULL", "body = X'7B'", "text = 'other'", "type = 3"):
+        answers = answers_in(tmp_path / damage[:4])
+        told(answers, model, an_ask())
+        answers.store._writer.execute(f"UPDATE similar_1 SET {damage}")  # type: ignore[attr-defined]
+        assert not served(answers_in(tmp_path / damage[:4]), an_ask("how do i lock my card")), damage
 
     def broken(texts: Sequence[str]) -> list[Reading]:
         raise RuntimeError("onnxruntime gave up")
@@ -302,13 +304,17 @@ def test_a_reading_survives_its_row() -> None:
     again = unpacked(packed(reading))
     assert again.tokens == reading.tokens and np.allclose(again.vector, reading.vector, atol=1e-3)
     assert np.allclose(again.states, reading.states, atol=1e-2)
-    with pytest.raises(ValueError, match="check sum"):
-        unpacked(packed(reading)[:-1] + b"\x7f")
+    with pytest.raises(ValueError, match="reshape"):
+        unpacked(packed(reading)[:-1])
 
 
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(UsageError, match="add --cache FILE"):
         CachePolicy(similar=SimilarPolicy(0.01))
+    with pytest.raises(UsageError, match="millions of labels"):
+        SimilarPolicy(5e-324)
+    with pytest.raises(UsageError, match="explored 1"):
+        SimilarPolicy(0.01, explored=1.0)
     with pytest.raises(UsageError, match="--cache-similar 2"):
         SimilarPolicy(2.0)
     with pytest.raises(UsageError, match="watch nothing"):
@@ -363,3 +369,92 @@ def test_answers_agree_where_the_kept_one_is_about_as_likely(kept: str, right: b
     assert asyncio.run(refused.agrees(an_ask(), kept, FRESH)) is (kept == FRESH.upper())
     form = an_ask(response_format={"type": "json_object"})
     assert asyncio.run(agreement.agrees(form, SAME, FRESH)) is False, "another JSON is another answer"
+
+
+def test_would_be_hits_are_kept_at_the_same_rate_while_learning_and_while_serving(tmp_path: Path) -> None:
+    """Else labels are earned on a cache that is denser than the one that is served from."""
+    for earned in (False, True):
+        answers = answers_in(tmp_path / str(earned), earned=earned)
+        told(answers, Model(), an_ask(), *[an_ask(f"how do I lock my card{'?' * n}") for n in range(20)])
+        assert answers.store.count() == 1
+        told(answers, Model(), an_ask("how do I lock my card please"), draw=0.0)
+        assert answers.store.count() == 2
+
+
+def test_a_look_waits_for_labels_that_take_long(tmp_path: Path) -> None:
+    bound = answers_in(tmp_path / "c", earned=False, limit=0.2).bound
+    late = [bound.begin() for _ in range(3)]
+    for _ in range(60):
+        bound.take(bound.begin(), 0.99, False)
+    assert bound.threshold is None and bound.state()["labels"] == 0
+    for place in late:
+        bound.take(place, 0.99, True)
+    assert bound.looks == 1 and bound.threshold is not None and bound.threshold.wrong == 3
+
+
+@pytest.mark.parametrize("finish", ["length", "tool_calls"])
+def test_an_answer_that_is_no_text_makes_the_kept_one_wrong(tmp_path: Path, finish: str) -> None:
+    answers = answers_in(tmp_path / "c", earned=False)
+    told(answers, Model(), an_ask())
+    told(answers, Model(finish=finish), an_ask("how do i lock my card"))
+    assert [label.wrong for label in answers.store.labels(answers.bound.epoch)] == [True]
+
+
+def test_an_alarm_of_one_gateway_ends_the_others(tmp_path: Path) -> None:
+    one, other = answers_in(tmp_path / "c", earned=False), answers_in(tmp_path / "c", earned=False)
+    for answers in (one, other):
+        answers.bound.threshold = Threshold(0.6, 100, 0, 0.04)
+    while one.bound.threshold is not None:
+        one.bound.take(one.bound.begin(), 0.9, True)
+    one.store.flush()  # type: ignore[attr-defined]
+    other.bound._synced = 0.0
+    assert not other.bound.serves(0.99) and other.bound.alarms == 1
+    other.bound.take(other.bound.begin(), 0.9, False)
+    other.store.flush()  # type: ignore[attr-defined]
+    assert answers_in(tmp_path / "c", earned=False).bound.alarms == 1
+
+
+def test_another_service_earns_anew(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c")
+    answers.serve("another model")
+    assert answers.bound.threshold is None and not served(answers, an_ask(), an_ask("how do i lock my card"))
+
+
+def test_a_damaged_state_begins_anew(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c")
+    answers.bound._keep()
+    state = answers.store.state()
+    answers.store.flush()  # type: ignore[attr-defined]
+    answers.store.set_state({**answers.store.state(), "threshold": {"odd": 1}, "about": answers.bound._about})
+    answers.store.flush()  # type: ignore[attr-defined]
+    assert answers_in(tmp_path / "c", earned=False).bound.threshold is None
+    del state
+
+
+def test_equal_requests_at_once_are_one_label(tmp_path: Path) -> None:
+    class Shared(Model):
+        async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+            async for piece in super().__call__(ask):
+                yield piece.with_headers({"x-pennyweight-cache": "shared"}) if isinstance(piece, Head) else piece
+
+    answers = answers_in(tmp_path / "c", earned=False)
+    told(answers, Model(), an_ask())
+    told(answers, Shared(), *[an_ask("how do i lock my card")] * 5)
+    assert answers.bound.state()["labels"] == 0 and answers.store.count() == 1
+
+
+def test_half_an_emoji_ends_nothing(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c")
+    told(answers, Model(lambda _: "an emoji \ud83d"), an_ask("What is an emoji?"), an_ask("What is \ud83d?"))
+    assert answers.store.count() == 0 and served(answers, an_ask(), an_ask("how do i lock my card"))
+
+
+def test_a_slow_embedding_is_a_miss(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c")
+
+    def slow(texts: Sequence[str]) -> list[Reading]:
+        time.sleep(0.6)
+        return read(texts)
+
+    answers.read._read = slow
+    assert not served(answers, an_ask(), an_ask("how do i lock my card"))
