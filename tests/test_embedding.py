@@ -30,6 +30,13 @@ def test_company_changes_little(embed: SentenceEmbedding) -> None:
     assert embed([]).shape[0] == 0
 
 
+def test_a_reading_has_the_same_vector_and_a_state_for_each_token(embed: SentenceEmbedding) -> None:
+    text = "How do I cook rice?"
+    reading, other = embed.read([text, "half an emoji \ud83d"])
+    assert np.allclose(reading.vector, embed([text])[0], atol=1e-6) and len(reading.tokens) == len(reading.states) == 6
+    assert np.allclose(np.linalg.norm(reading.states, axis=1), 1, atol=1e-5) and other.tokens
+
+
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no model\.onnx"):
         SentenceEmbedding(tmp_path)

@@ -13,6 +13,7 @@ from pennyweight.measure.proof.intervals import (
     mean_interval,
     paired_difference_interval,
     ratio_interval,
+    ratio_upper_bounds,
     share_interval,
 )
 
@@ -72,3 +73,10 @@ def test_paired_proportions_as_published() -> None:
     value, (low, high) = paired_difference_interval(1, 0, 44, 0.025)
     assert value == pytest.approx(1 / 44)
     assert (low, high) == (pytest.approx(-0.059, abs=2e-3), pytest.approx(0.118, abs=2e-3))
+
+
+def test_sizes_that_sum_to_nothing_bound_nothing() -> None:
+    """Of scores that labels correct, some are below 0."""
+    sizes = np.array([-1.0] * 30 + [1.0] * 20)
+    assert ratio_upper_bounds(np.zeros((50, 1)), sizes, bound=1.0, error=0.05)[0] == np.inf
+    assert ratio_interval(np.zeros(50), sizes, bound=1.0, error=0.05)[1] == (-np.inf, np.inf)

@@ -172,6 +172,16 @@ def test_kinds_and_clusters_decide_before_anything_is_generated(shadow: bool) ->
     assert asked("cluster", "hard") == (f"{prefix}escalated by cluster", ["large"])
 
 
+def test_a_rule_that_cannot_decide_leaves_it_to_the_large_member() -> None:
+    def broken(texts: Any) -> Any:
+        raise RuntimeError("the embedding gave up")
+
+    engines, mixed = Engines(), mixed_of(rule_of("router"))
+    mixed.embed = broken
+    head, _, _ = answered(engines, an_ask(mixed))
+    assert signed(head) == ("large", "escalated by router failed") and engines.members == ["large"]
+
+
 def test_a_stream_is_the_engines_own_but_for_what_was_not_asked() -> None:
     _, kept, _ = answered(Engines(), an_ask(mixed_of(rule_of("cascade")), stream=True))
     _, plain, _ = answered(Engines(), an_ask(None, pool=SMALL, stream=True))
