@@ -27,6 +27,7 @@ CAPITAL = re.compile(r"[^\W\d_][\w&'’-]*")
 SENTENCE_ENDS = ".?!:\n"
 PLACING, PEOPLE = (frozenset(ENGLISH[name].split()) for name in ("placing", "people"))
 MOST = 3
+LEAST_TURNED, SHARED = 3, 0.7  # words whose order says something; of all that are shared
 
 
 @dataclass(frozen=True)
@@ -182,15 +183,18 @@ def vetoed(first: Question, second: Question) -> bool:
 
 
 def turned(first: Question, second: Question) -> int:
-    """1 where from has become to, or where the same words stand in another order, and no phrase has only moved to the
-    front: Did Alice hit Bob, did Bob hit Alice."""
+    """1 where from has become to, or where words that both have stand in another order and no phrase has only moved to
+    the front: Did Alice hit Bob, did Bob hit Alice. Only where most words are shared."""
     mine, its = _placed(first.words), _placed(second.words)
     if any({mine[word], its[word]} == {"from", "to"} for word in mine.keys() & its.keys()):
         return 1
-    one, other = first.content, second.content
-    if sorted(one) != sorted(other) or (mine == its and any(mine.values())):
+    one = [word for word in first.content if first.content.count(word) == second.content.count(word) == 1]
+    other = [word for word in second.content if word in one]
+    whole = max(len(set(first.content)), len(set(second.content)), 1)
+    explained = any(mine.get(word) for word in one) and all(mine.get(word) == its.get(word) for word in one)
+    if len(one) < LEAST_TURNED or len(one) < SHARED * whole or explained:
         return 0
-    return int(all(one[n:] + one[:n] != other for n in range(max(1, len(one)))))
+    return int(all(one[n:] + one[:n] != other for n in range(len(one))))
 
 
 def other_language(first: Question, second: Question) -> int:

@@ -19,6 +19,7 @@ BEYOND = 50  # draws that should lie beyond a bound
 MOST_BATCHES = 50
 MOST_VALUES = 1 << 21  # held at a time: 16 MiB
 Floats = NDArray[np.float64]
+UNKNOWN = 1e300  # a ratio that nothing bounds: quantiles between infinite values are no numbers
 
 
 def _draws(count: int, error: float) -> Iterator[Floats]:
@@ -68,7 +69,7 @@ def ratio_upper_bounds(totals: Floats, sizes: Floats, *, bound: float, error: fl
 def _ratio(totals: Floats, sizes: Floats, unknown: float) -> Floats:
     """Corrected sizes (search/judging.py) may sum to nothing or less, which bounds nothing."""
     whole = sizes > 0
-    return np.where(whole, totals / np.where(whole, sizes, 1.0), unknown)
+    return np.where(whole, totals / np.where(whole, sizes, 1.0), np.sign(unknown) * UNKNOWN)
 
 
 def mean_interval(values: Floats, *, lowest: float, highest: float, error: float) -> tuple[float, tuple[float, float]]:

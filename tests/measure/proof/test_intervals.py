@@ -78,5 +78,6 @@ def test_paired_proportions_as_published() -> None:
 def test_sizes_that_sum_to_nothing_bound_nothing() -> None:
     """Of scores that labels correct, some are below 0."""
     sizes = np.array([-1.0] * 30 + [1.0] * 20)
-    assert ratio_upper_bounds(np.zeros((50, 1)), sizes, bound=1.0, error=0.05)[0] == np.inf
-    assert ratio_interval(np.zeros(50), sizes, bound=1.0, error=0.05)[1] == (-np.inf, np.inf)
+    assert ratio_upper_bounds(np.zeros((50, 1)), sizes, bound=1.0, error=0.05)[0] > 1e200
+    low, high = ratio_interval(np.zeros(50), sizes, bound=1.0, error=0.05)[1]
+    assert low < -1e200 and high > 1e200
