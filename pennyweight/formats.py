@@ -72,7 +72,7 @@ def _refuse_other_directory(place: Path, file: Path) -> None:
     if (place / EVIDENCE_FILE).exists():
         outcome = read("evidence", place / EVIDENCE_FILE).outcome
         raise StorageError(f"{place} holds no service: its search ended {outcome}; see its report.html.")
-    if (place / FORMATS["trial"].file).exists():
+    if (place / FORMATS["trial"].file).exists() or (place / "members.jsonl").exists():
         raise StorageError(
             f"{place} holds a search that has not ended: go on with `pw optimize … -o {place} --resume`."
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pennyweight.measure.proof.proof import Evaluation
     from pennyweight.mixture_evidence import MixtureEvidence
     from pennyweight.search import Answer, Listener, Question
-    from pennyweight.search.mixture_search import MixtureQuestion
+    from pennyweight.search.mixture_question import MixtureQuestion
     from pennyweight.serve import Endpoint
     from pennyweight.techniques import Technique
 

@@ -36,7 +36,7 @@ class MixOptions:
 
 
 if TYPE_CHECKING:
-    from pennyweight.search.mixture_search import MixtureQuestion
+    from pennyweight.search.mixture_question import MixtureQuestion
 
 TAKEN = (  # options that a choice between models takes
     *("model", "config", "workload", "output", "max_degradation", "confidence", "max_concurrency", "engines"),
@@ -76,8 +76,14 @@ def choose_models(
     from pennyweight.plan.machine import measured_hardware
     from pennyweight.search import Question, mixture_result
     from pennyweight.search.attempts import FIRST_QUESTION, Questions
-    from pennyweight.search.mixture_search import MixtureQuestion, independent, needed, refuse_mixture
+    from pennyweight.search.fitting import POLICIES
+    from pennyweight.search.mixture_question import MixtureQuestion, independent, needed, refuse_mixture
 
+    unknown = [name for name in wanted.policies if name not in POLICIES]
+    if unknown:
+        raise UsageError(f"--mix {unknown[0]} is unknown: use some of {', '.join(POLICIES)}.")
+    if len(models) < 2:
+        raise UsageError("A choice between models needs a second one: add it with --also.")
     place = absolute(output)
     if not dry_run:
         verbs.refuse_mixture_output(place, resume=resume)

@@ -77,9 +77,12 @@ def share(text: str | None, option: str) -> float | None:
     if text is None:
         return None
     try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        found = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         raise UsageError(f"{option} {text!r} is not a share: write 1% or 0.01.") from None
+    if found >= 1 and not text.endswith("%"):
+        raise UsageError(f"{option} {text} is no share below 1: did you mean {text}%?")
+    return found
 
 
 def size(text: str | None, option: str) -> float | None:

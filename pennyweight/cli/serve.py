@@ -97,6 +97,8 @@ def serve(
         place = cache if "://" in cache else str(absolute(cache))
         size = int(options.size(cache_size, "--cache-size") or 0)
         service = replace(service, cache=replace(service.cache, place=place, ttl_seconds=cache_ttl, max_bytes=size))
+    if mix_shadow and not service.mixtures:
+        raise UsageError(f"--mix-shadow does nothing here: {target} serves no mixture. Leave it out.")
     similar_only = {
         "--cache-similar-shadow": cache_similar_shadow,
         "--cache-similar-explored": cache_similar_explored != EXPLORED,

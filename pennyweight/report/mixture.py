@@ -12,6 +12,8 @@ from pennyweight.report.svg import Line, Point
 from pennyweight.report.template import filled
 
 COLOURS = ("#2a78d6", "#1baf7a", "#c9781a", "#8a63d2", "#b3261e")
+AGAIN = """pw verify DIR                         # asks the models again and certifies again; exit code 4 if that fails
+pw calibrate DIR -w traffic.jsonl     # the same on new traffic, with a new certificate"""
 VERDICTS = {Winner.MIXTURE: "a mixture", Winner.SMALL: "the smaller model alone", Winner.LARGE: "the large model alone"}
 
 
@@ -23,6 +25,7 @@ def write_mixture(path: Path, evidence: MixtureEvidence, sentences: list[str]) -
         "curve": curve(evidence),
         "members": _members(evidence),
         "policies": _policies(evidence),
+        "again": AGAIN if evidence.winner is Winner.MIXTURE else "",
         "hardware": escape(f"{evidence.hardware.cpu}, {evidence.hardware.cores} cores"),
     }
     return filled("mixture.html", pieces, path)

@@ -15,7 +15,7 @@ from pennyweight.errors import GateFailed, Infeasible, StorageError, UsageError,
 from pennyweight.measure.certificate import Outcomes, certify, least_kept
 from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.mixture import Certificate, Mixture
-from pennyweight.mixture_evidence import MixtureEvidence
+from pennyweight.mixture_evidence import MixtureEvidence, Winner
 from pennyweight.search.fitting import Embed, Half, rule_scores
 from pennyweight.search.judging import Judgements, Judging, ask_judge, most_of, refuse_unjudged
 from pennyweight.search.mixture_result import certificate_sentence, prompt_hash
@@ -54,6 +54,8 @@ def serves_mixture(directory: Path) -> bool:
 
 def read_mixed(directory: Path) -> Mixed:
     """Raises `UsageError` where the directory serves no mixture."""
+    if not serves_mixture(directory):
+        raise UsageError(f"{directory} holds no mixture: give what `pw optimize LARGE --also SMALL --mix … -o` wrote.")
     service = formats.read_service(directory)
     evidence: MixtureEvidence = formats.read("mixture", directory / formats.MIXTURE_FILE)
     if not service.mixtures:
@@ -74,8 +76,13 @@ def verify_mixture(directory: Path, embed: Embed | None, stage: Stage, progress:
     stage("Checksums")
     for member in service.members.values():
         check_artifact(Path(member.model_path), member.model_id)
+    if evidence.winner is Winner.SMALL:
+        raise UsageError(
+            f"The files of {evidence.chosen} are whole, but what it loses was not tested again: the large model is not "
+            f"in {directory}. Repeat the search with `pw optimize … --also …`, in another directory."
+        )
     if not service.mixtures:
-        return [f"{evidence.chosen} alone is served: its files are whole, and nothing was certified of a mixture."]
+        return [f"{evidence.chosen} alone is served, the model that nothing may be lost against: its files are whole."]
     mixed = read_mixed(directory)
     if mixed.mixture.certificate.limit != evidence.limit:
         raise GateFailed("The limits in service.json and mixture.json differ: restore them, or optimise again.")

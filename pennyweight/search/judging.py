@@ -190,6 +190,8 @@ def refuse_unjudged(requests: Sequence[Request], half: str) -> None:
     free = [request for request in requests if is_free(request)]
     if any(request.prompt_tokens for request in free):
         raise WorkloadError("A judge reads texts, and a request gives its prompt as tokens: give it as text.")
+    if all(request.labelled for request in free):
+        raise WorkloadError("--judge has nothing to judge: every request has a label or a form. Leave it out.")
     labelled = sum(request.labelled for request in free)
     if labelled < LEAST_LABELLED:
         raise WorkloadError(

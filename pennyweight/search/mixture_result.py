@@ -133,7 +133,7 @@ def sentences(evidence: MixtureEvidence, certificate: Certificate | None) -> lis
     large = evidence.members[0].name
     limit = f"{evidence.limit.share:.1%} of the score"
     if evidence.winner is Winner.LARGE:
-        found = [f"{large} alone: no other model and no mixture is certified to lose at most {limit} and is cheaper."]
+        found = [f"{large} alone: nothing else is certified to lose at most {limit} and is certainly faster."]
     elif evidence.winner is Winner.SMALL:
         member = next(one for one in evidence.members if one.name == evidence.chosen)
         found = [f"{member.name} alone: it loses at most {member.bound or 0:.2%} of {large}'s score ({limit} allowed)."]

@@ -24,7 +24,8 @@ from pennyweight.report import write_mixture
 from pennyweight.search import Question, calibration, mixture_result
 from pennyweight.search.judging import Judgement, Judgements, Pair, answers_hash
 from pennyweight.search.members import Member, Members
-from pennyweight.search.mixture_search import MixtureAnswer, MixtureQuestion, MixtureSearch, needed, refuse_mixture
+from pennyweight.search.mixture_question import MixtureQuestion, needed, refuse_mixture
+from pennyweight.search.mixture_search import MixtureAnswer, MixtureSearch
 from pennyweight.search.outcomes import Outcome, OutcomeMatrix
 from pennyweight.service import Service
 from pennyweight.workload import Request, Workload, clusters
@@ -152,7 +153,13 @@ def test_a_mixture_that_is_not_certainly_faster_when_served_loses_to_the_large_m
 ) -> None:
     _, answer = run(tmp_path, question_of(tmp_path, "small"), FakeBench(ratio=ratio))
     assert answer.winner is Winner.LARGE and not answer.service.mixtures
-    assert any("the constant wins" in remark for remark in answer.remarks)
+    assert any("not certainly more" in remark for remark in answer.remarks)
+
+
+def test_a_small_model_that_is_slower_when_served_loses_to_the_large_one(tmp_path: Path) -> None:
+    _, answer = run(tmp_path, question_of(tmp_path, "small"), FakeBench(small_right=1.0, ratio=0.8))
+    assert answer.winner is Winner.LARGE and list(answer.service.members) == ["large"]
+    assert any("large is served" in remark for remark in answer.remarks)
 
 
 def test_a_small_model_that_holds_alone_needs_no_mixture(tmp_path: Path) -> None:
@@ -246,7 +253,7 @@ def test_clusters_are_kept_as_kinds_are(tmp_path: Path) -> None:
 
 
 def test_requests_of_one_kind_have_no_policy_by_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pennyweight.search.mixture_search.refuse_lengths", lambda _: None)
+    monkeypatch.setattr("pennyweight.search.mixture_question.refuse_lengths", lambda _: None)
     _, answer = run(tmp_path, question_of(tmp_path, "small", policies=("kind",)), FakeBench())
     assert answer.winner is Winner.LARGE and any("same instructions" in remark for remark in answer.remarks)
     with pytest.raises(UsageError, match="try --mix cluster"):
@@ -269,11 +276,16 @@ def test_requests_of_one_kind_have_no_policy_by_kind(tmp_path: Path, monkeypatch
 def test_bad_questions_are_refused_before_anything_is_asked(
     tmp_path: Path, change: dict[str, Any], fault: type[Exception], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pennyweight.search.mixture_search.refuse_lengths", lambda _: None)
+    monkeypatch.setattr("pennyweight.search.mixture_question.refuse_lengths", lambda _: None)
     with pytest.raises(fault, match=sentence):
         refuse_mixture(question_of(tmp_path, "small", **change))
     with pytest.raises(UsageError, match="--also"):
         refuse_mixture(question_of(tmp_path))
+    two = question_of(tmp_path, "small")
+    with pytest.raises(UsageError, match="--rounds 3 or more"):
+        refuse_mixture(replace(two, first=replace(two.first, rounds=2)))
+    with pytest.raises(WorkloadError, match="nothing to judge"):
+        refuse_mixture(replace(two, judge=True))
 
 
 def written(tmp_path: Path, bench: FakeBench) -> tuple[Path, MixtureAnswer]:
