@@ -183,12 +183,10 @@ def gate(folds: int, seeds: int) -> None:
     traps = paws()
     rows = np.array([reader.features(first, second) for first, second, _ in traps])
     same = np.array([float(one) for *_, one in traps])
-    scores, thresholds = (
-        whole.scores(rows),
-        {w: served_at(crossed(pairs, folds, 0)[0], pairs.same, w)[1] for w in WRONG},
-    )
-    for wrong, threshold in thresholds.items():
-        over = scores > threshold
+    vetoes = np.array([reader.vetoed(first, second) for first, second, _ in traps])
+    scores, unseen = np.where(vetoes, 0.0, whole.scores(rows)), crossed(pairs, folds, 0)[0]
+    for wrong in WRONG:
+        over = scores > served_at(unseen, pairs.same, wrong)[1]
         say(
             part="paws",
             at=wrong,
