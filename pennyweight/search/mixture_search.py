@@ -24,6 +24,7 @@ from pennyweight.measurement import Comparison
 from pennyweight.mixture import Mixture
 from pennyweight.mixture_evidence import Winner
 from pennyweight.search import fitting, racing
+from pennyweight.search.faults import TRIAL_FAULTS
 from pennyweight.search.judging import Judgements, Judging, is_free
 from pennyweight.search.members import Member, Members
 from pennyweight.search.mixture_bench import MixtureBench
@@ -115,7 +116,15 @@ class MixtureSearch:
         best = candidates[0] if candidates and candidates[0][0].cost < large.seconds_per_request else None
         mixture = None if best is None else self._mixture(best, large)
         service, chosen = self._service(large, small, best[2] if best else None, mixture)
-        faster, served, score = self._served(service, large, plain=small is None and mixture is None)
+        try:
+            faster, served, score = self._served(service, large, plain=small is None and mixture is None)
+        except TRIAL_FAULTS as error:  # found and certified, but not measured: nothing that was found is lost
+            self.remarks.append(
+                f"{service.label} was chosen, but could not be measured through the gateway ({error}; its logs are in "
+                f"logs/{service.id}): {large.name} is served. Try again with --resume."
+            )
+            small, mixture, best, faster, served, score = None, None, None, None, dict(large.figures), None
+            service, chosen = self._service(large, None, None, None)
         if faster is not None and mixture is not None and (faster.bounds is None or faster.bounds[0] <= 1):
             self.remarks.append(
                 f"The mixture is certified and serves {faster.ratio:.2f} times the requests a second of {large.name} "

@@ -14,7 +14,7 @@ import pytest
 from pennyweight import formats
 from pennyweight.budget import Budget
 from pennyweight.deployment import Deployment
-from pennyweight.errors import UsageError, WorkloadError
+from pennyweight.errors import MeasurementVoid, UsageError, WorkloadError
 from pennyweight.hardware import detect
 from pennyweight.measurement import Comparison
 from pennyweight.mixture import Limit
@@ -154,6 +154,16 @@ def test_a_mixture_that_is_not_certainly_faster_when_served_loses_to_the_large_m
     _, answer = run(tmp_path, question_of(tmp_path, "small"), FakeBench(ratio=ratio))
     assert answer.winner is Winner.LARGE and not answer.service.mixtures
     assert any("not certainly more" in remark for remark in answer.remarks)
+
+
+def test_a_choice_that_cannot_be_measured_ends_with_the_large_model_and_says_why(tmp_path: Path) -> None:
+    class Failing(FakeBench):
+        def compare(self, service: Service, alone: Service, load: Workload) -> Comparison:
+            raise MeasurementVoid("4 of 32 requests failed: the stream ended without any content.")
+
+    _, answer = run(tmp_path, question_of(tmp_path, "small"), Failing())
+    assert answer.winner is Winner.LARGE and list(answer.service.members) == ["large"] and answer.candidates
+    assert any("4 of 32 requests failed" in remark and "--resume" in remark for remark in answer.remarks)
 
 
 def test_a_small_model_that_is_slower_when_served_loses_to_the_large_one(tmp_path: Path) -> None:
