@@ -91,6 +91,9 @@ def test_it_is_earned_served_looked_at_and_forgotten(described: Path, tmp_path: 
 def test_bad_settings_are_refused_at_once(described: Path, tmp_path: Path) -> None:
     for words, sentence in (
         (("--cache-similar", "1%"), "add --cache FILE"),
+        (("--cache-similar-shadow",), "without --cache-similar"),
+        (("--cache-similar-never", "sale"), "without --cache-similar"),
+        (("--mix-shadow",), "serves no mixture"),
         (("--cache", tmp_path / "c", "--cache-similar", "200%"), "--cache-similar"),
         (("--cache", "redis://127.0.0.1:1/0", "--cache-similar", "1%"), "in a file so far"),
     ):
