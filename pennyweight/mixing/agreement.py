@@ -32,6 +32,12 @@ def agree(first: str, second: str, compared: str) -> bool:
     return folded(first) == folded(second)
 
 
+def asks_json(fields: Mapping[str, Any]) -> bool:
+    """Does a request with these fields, whatever a client sends, ask for JSON?"""
+    form = fields.get("response_format")
+    return isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema")
+
+
 def _parsed(text: str) -> tuple[object] | None:
     try:
         return (json.loads(text),)

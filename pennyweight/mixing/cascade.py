@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pennyweight.mixing.agreement import asks_json
 from pennyweight.mixing.regression import Block, fit_regression
 from pennyweight.mixture import LossRegression
 
@@ -95,7 +96,7 @@ def _margin(logprobs: Sequence[float]) -> float:
 
 def keeps_json(fields: Mapping[str, Any], text: str) -> bool:
     """Does the answer parse, where the request's fields ask for JSON?"""
-    if (fields.get("response_format") or {}).get("type") not in ("json_object", "json_schema"):
+    if not asks_json(fields):
         return True
     try:
         json.loads(text)

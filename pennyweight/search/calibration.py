@@ -12,7 +12,7 @@ import numpy as np
 
 from pennyweight import formats
 from pennyweight.errors import GateFailed, Infeasible, StorageError, UsageError, WorkloadError
-from pennyweight.measure.certificate import Outcomes, certify, least_kept
+from pennyweight.measure.certificate import certify, least_kept
 from pennyweight.measure.replay import Progress, no_progress
 from pennyweight.mixture import Certificate, Mixture
 from pennyweight.mixture_evidence import MixtureEvidence, Winner
@@ -173,14 +173,8 @@ def certified(
         _judging(mixed, half, matrix, stage=stage, progress=progress, resume=resume),
     )
     labels = scores.labels(mixture.small, mixture.large, half)
-    outcomes = Outcomes(
-        rule_scores(mixture.rule, Half(half.requests, small), embed),
-        labels.small,
-        labels.large,
-        labels.sessions,
-        np.array(reference) if reference else None,
-        labels.most,
-    )
+    labels = replace(labels, reference=np.array(reference) if reference else None)
+    outcomes = labels.outcomes(rule_scores(mixture.rule, Half(half.requests, small), embed))
     before = mixture.certificate
     found = certify(outcomes, thresholds, before.limit, error=before.error)
     chosen = found.chosen

@@ -10,7 +10,7 @@ from typing import Any
 
 from pennyweight import codec, formats
 from pennyweight.hardware import Hardware
-from pennyweight.measure.certificate import Outcomes, each_tested, thresholds_of
+from pennyweight.measure.certificate import each_tested, thresholds_of
 from pennyweight.mixture import Certificate
 from pennyweight.mixture_evidence import MemberResult, MixtureEvidence, PolicyResult, Winner
 from pennyweight.search import racing
@@ -94,7 +94,7 @@ def member_results(
 def policy_result(search: MixtureSearch, candidate: Candidate, small: Member, large: Member) -> PolicyResult:
     certificate, policy = candidate.certificate, candidate.policy
     labels = search.scores.labels(small.name, large.name, search.held_out)
-    outcomes = Outcomes(policy.held_out, labels.small, labels.large, labels.sessions, labels.reference, labels.most)
+    outcomes = labels.outcomes(policy.held_out)
     thresholds = thresholds_of(policy.tuning)
     rows = each_tested(outcomes, thresholds[:: max(1, len(thresholds) // CURVE)], certificate.limit, error=0.05)
     chosen = certificate.chosen

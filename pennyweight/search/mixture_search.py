@@ -118,26 +118,15 @@ class MixtureSearch:
         service, chosen = self._service(large, small, best[2] if best else None, mixture)
         try:
             faster, served, score = self._served(service, large, plain=small is None and mixture is None)
+            refusal = _refusal(faster, small, large)
         except TRIAL_FAULTS as error:  # found and certified, but not measured: nothing that was found is lost
-            self.remarks.append(
+            refusal = (
                 f"{service.label} was chosen, but could not be measured through the gateway ({error}; its logs are in "
                 f"logs/{service.id}): {large.name} is served. Try again with --resume."
             )
+        if refusal:
+            self.remarks.append(refusal)
             small, mixture, best, faster, served, score = None, None, None, None, dict(large.figures), None
-            service, chosen = self._service(large, None, None, None)
-        if faster is not None and mixture is not None and (faster.bounds is None or faster.bounds[0] <= 1):
-            self.remarks.append(
-                f"The mixture is certified and serves {faster.ratio:.2f} times the requests a second of {large.name} "
-                f"alone ({faster.describe_interval()}), which is not certainly more: {large.name} alone is served."
-            )
-            mixture, best, faster, served, score = None, None, None, dict(large.figures), None
-            service, chosen = self._service(large, None, None, None)
-        if faster is not None and small is not None and _is_slower(faster):
-            self.remarks.append(
-                f"{small.name} holds, and serves {faster.ratio:.2f} times the requests a second of {large.name} alone "
-                f"({faster.describe_interval()}): {large.name} is served."
-            )
-            small, faster, served, score = None, None, dict(large.figures), None
             service, chosen = self._service(large, None, None, None)
         return MixtureAnswer(
             large, reference, tuple(others), tuple(races), tuple(candidates), best, mixture, service, chosen,
@@ -314,9 +303,17 @@ class MixtureSearch:
         return self.bench.compare(service, _alone(large), self._load), served, score
 
 
-def _is_slower(faster: Comparison) -> bool:
-    """Certainly, or by all that was measured."""
-    return faster.ratio < 1 and (faster.bounds is None or faster.bounds[1] < 1)
+def _refusal(faster: Comparison | None, small: Member | None, large: Member) -> str:
+    """Why the large model is served after all; empty where it is not. A mixture must certainly be faster; a small model
+    alone, which takes less memory, too, must not be slower, certainly or by all that was measured."""
+    if faster is None:
+        return ""
+    told = f"{faster.ratio:.2f} times the requests a second of {large.name} alone ({faster.describe_interval()})"
+    if small is None and (faster.bounds is None or faster.bounds[0] <= 1):
+        return f"The mixture is certified and serves {told}, which is not certainly more: {large.name} alone is served."
+    if small is not None and faster.ratio < 1 and (faster.bounds is None or faster.bounds[1] < 1):
+        return f"{small.name} holds, and serves {told}: {large.name} is served."
+    return ""
 
 
 def _alone(member: Member) -> Service:

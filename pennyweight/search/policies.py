@@ -38,6 +38,10 @@ class Labels:
     reference: Floats | None = None
     most: float = 1.0  # that one request can lose
 
+    def outcomes(self, scores: Floats) -> Outcomes:
+        """With a policy's score of each request, to be certified."""
+        return Outcomes(scores, self.small, self.large, self.sessions, self.reference, self.most)
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -88,10 +92,7 @@ def choose(policies: Sequence[Policy], held_out: Labels, limit: Limit, costs: Co
     refuse_too_few(held_out, limit, error=each)
     found = []
     for policy in policies:
-        outcomes = Outcomes(
-            policy.held_out, held_out.small, held_out.large, held_out.sessions, held_out.reference, held_out.most
-        )
-        certificate = certify(outcomes, thresholds_of(policy.tuning), limit, error=each)
+        certificate = certify(held_out.outcomes(policy.held_out), thresholds_of(policy.tuning), limit, error=each)
         chosen = certificate.chosen
         cost = policy.cost(chosen.kept, costs) if chosen else costs.large
         found.append(Candidate(policy, certificate, cost))

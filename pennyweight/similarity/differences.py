@@ -22,7 +22,7 @@ from pennyweight.similarity.words import (
 )
 
 SYMBOLS = re.compile(r"(?<=\s)[-+*/<>=](?=\s)|[<>=]+|\+\+|#")
-MODALS = {word: (group,) for group, words in ENGLISH["modals"].items() for word in words.split()}
+MODALS = {word: group for group, words in ENGLISH["modals"].items() for word in words.split()}
 CAPITAL = re.compile(r"[^\W\d_][\w&'’-]*")
 SENTENCE_ENDS = ".?!:\n"
 PLACING, PEOPLE = (frozenset(ENGLISH[name].split()) for name in ("placing", "people"))
@@ -168,7 +168,7 @@ def other_modals(first: Question, second: Question) -> int:
 
 
 def _modals(words: Sequence[str]) -> frozenset[str]:
-    return frozenset(group for word in words for group in MODALS.get(word, ()))
+    return frozenset(MODALS[word] for word in words if word in MODALS)
 
 
 def unread(first: Question, second: Question) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pennyweight.measure.proof.asking import Answered
+from pennyweight.mixing.agreement import asks_json
 from pennyweight.workload import Request
 
 
@@ -15,7 +16,7 @@ def demands_form(request: Request) -> bool:
     fields = request.fields
     if fields.get("tools") and fields.get("tool_choice") not in (None, "auto", "none"):
         return True
-    return (fields.get("response_format") or {}).get("type") in ("json_object", "json_schema")
+    return asks_json(fields)
 
 
 def keeps_form(request: Request, answered: Answered) -> bool:
@@ -24,9 +25,8 @@ def keeps_form(request: Request, answered: Answered) -> bool:
     calls = answered.message.get("tool_calls") or []
     if wanted.get("tools") and (calls or wanted.get("tool_choice") not in (None, "auto", "none")):
         return bool(calls) and all(_is_call(call, wanted["tools"]) for call in calls)
-    response_format = wanted.get("response_format") or {}
-    if response_format.get("type") in ("json_object", "json_schema"):
-        schema = (response_format.get("json_schema") or {}).get("schema", {"type": "object"})
+    if asks_json(wanted):
+        schema = (wanted["response_format"].get("json_schema") or {}).get("schema", {"type": "object"})
         return _follows(answered.text, schema)
     return True
 

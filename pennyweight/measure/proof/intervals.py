@@ -47,8 +47,8 @@ def ratio_interval(totals: Floats, sizes: Floats, *, bound: float, error: float)
     columns[:-1, 0], columns[:-1, 1], columns[-1, 2] = totals, sizes, bound
     for weights in _draws(len(columns), error):
         weighed, size, worst = (weights @ columns).T
-        lows.append(_ratio(weighed - worst, size, -np.inf))
-        highs.append(_ratio(weighed + worst, size, np.inf))
+        lows.append(_ratio(weighed - worst, size, -UNKNOWN))
+        highs.append(_ratio(weighed + worst, size, UNKNOWN))
     low, high = np.quantile(np.concatenate(lows), error), np.quantile(np.concatenate(highs), 1 - error)
     return float(totals.sum() / sizes.sum()), (float(low), float(high))
 
@@ -62,14 +62,14 @@ def ratio_upper_bounds(totals: Floats, sizes: Floats, *, bound: float, error: fl
     highs = []
     for weights in _draws(len(columns), error):
         drawn = weights @ columns
-        highs.append(_ratio(drawn[:, :-2] + drawn[:, -1:], drawn[:, -2:-1], np.inf))
+        highs.append(_ratio(drawn[:, :-2] + drawn[:, -1:], drawn[:, -2:-1], UNKNOWN))
     return np.asarray(np.quantile(np.concatenate(highs), 1 - error, axis=0))
 
 
 def _ratio(totals: Floats, sizes: Floats, unknown: float) -> Floats:
     """Corrected sizes (search/judging.py) may sum to nothing or less, which bounds nothing."""
     whole = sizes > 0
-    return np.where(whole, totals / np.where(whole, sizes, 1.0), np.sign(unknown) * UNKNOWN)
+    return np.where(whole, totals / np.where(whole, sizes, 1.0), unknown)
 
 
 def mean_interval(values: Floats, *, lowest: float, highest: float, error: float) -> tuple[float, tuple[float, float]]:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from pennyweight.errors import PennyweightError
 from pennyweight.serve.gateway import batch_routes, messages, ollama, page, reading, responses
-from pennyweight.serve.gateway.ask import Ask, Head, Outcome
+from pennyweight.serve.gateway.ask import Ask, Outcome, answer_of
 from pennyweight.serve.gateway.gateway import Gateway
 from pennyweight.serve.gateway.openapi import description
 from pennyweight.serve.gateway.refusals import Refused, refusal
@@ -128,9 +128,8 @@ def application(gateway: Gateway) -> Starlette:
         chat = messages.as_chat({**ask.body, "max_tokens": 1})
         body: dict[str, Any] = {name: chat[name] for name in COUNTED if name in chat}
         raw = json.dumps(body).encode()
-        pieces = [piece async for piece in gateway.passed_on(replace(ask, body=body, raw=raw))]
-        head, told = pieces[0], b"".join(piece for piece in pieces if isinstance(piece, bytes))
-        if not isinstance(head, Head) or head.status != 200:
+        head, told = await answer_of(gateway.passed_on, replace(ask, body=body, raw=raw))
+        if head.status != 200:
             return Response(messages.error_of(told, 400), 400, media_type="application/json")
         return JSONResponse({"input_tokens": json.loads(told)["count"]})
 

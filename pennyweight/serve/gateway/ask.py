@@ -130,3 +130,11 @@ class Outcome:
 
 Piece = Head | bytes | Outcome
 Stage = Callable[[Ask], AsyncGenerator[Piece]]
+
+
+async def answer_of(stage: Stage, ask: Ask) -> tuple[Head, bytes]:
+    """The whole answer to a question of the gateway's own."""
+    parts = [piece async for piece in stage(ask)]
+    head = parts[0]
+    assert isinstance(head, Head)
+    return head, b"".join(piece for piece in parts if isinstance(piece, bytes))

@@ -56,6 +56,14 @@ def open_store(policy: CachePolicy) -> Store:
 SIZE_OF_ALL = "SELECT coalesce(sum(length(body)), 0) FROM answers_2"
 
 
+def connected(file: Path) -> sqlite3.Connection:
+    """For one reader or writer of a file that others use, too."""
+    made = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
+    made.execute("PRAGMA journal_mode=WAL")
+    made.execute("PRAGMA synchronous=NORMAL")
+    return made
+
+
 class SQLiteStore:
     """Read on the event loop (a look by primary key takes some ten microseconds), written by a thread of its own."""
 
@@ -63,14 +71,14 @@ class SQLiteStore:
         self._ttl, self._bound, self._clock = ttl, bound, clock
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._reader = self._connect(file)
+            self._reader = connected(file)
             self._reader.execute("DROP TABLE IF EXISTS answers")  # of an earlier release, without sizes
             self._reader.execute(
                 "CREATE TABLE IF NOT EXISTS answers_2 (key TEXT PRIMARY KEY, type TEXT, body BLOB, made REAL,"
                 " used REAL, size INTEGER) WITHOUT ROWID"
             )
             self._reader.execute("CREATE INDEX IF NOT EXISTS by_use ON answers_2 (used)")
-            self._writer = self._connect(file)
+            self._writer = connected(file)
             self._bytes = int(
                 self._reader.execute("SELECT coalesce(sum(length(body)), 0) FROM answers_2").fetchone()[0]
             )
@@ -81,12 +89,6 @@ class SQLiteStore:
         self._work: queue.SimpleQueue[tuple[str, Entry | None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="cache", daemon=True)
         self._thread.start()
-
-    def _connect(self, file: Path) -> sqlite3.Connection:
-        made = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
-        made.execute("PRAGMA journal_mode=WAL")
-        made.execute("PRAGMA synchronous=NORMAL")
-        return made
 
     async def get(self, key: str) -> Entry | None:
         if (fresh := self._unwritten.get(key)) is not None:

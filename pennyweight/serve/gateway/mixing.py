@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from pennyweight.errors import PennyweightError
 from pennyweight.mixing.agreement import agree, calls_in
-from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage
+from pennyweight.serve.gateway.ask import Ask, Head, Piece, Stage, answer_of
 from pennyweight.serve.gateway.attempt import CHAT, Attempt
 from pennyweight.serve.gateway.mixtures import Mixed
 from pennyweight.serve.gateway.pool import Pool
@@ -164,9 +164,8 @@ class Mixing:
             return None
         body = {name: value for name, value in ask.body.items() if name not in NOT_AUDITED} | {"temperature": 0}
         again = replace(ask, pool=pool, body=body, raw=json.dumps(body).encode(), priority=BATCH, key="")
-        parts = [piece async for piece in self._inner(again)]
-        head, told = parts[0], b"".join(piece for piece in parts if isinstance(piece, bytes))
-        if not isinstance(head, Head) or head.refused:
+        head, told = await answer_of(self._inner, again)
+        if head.refused:
             return None
         choice = json.loads(told)["choices"][0]
         message = choice.get("message") or {}

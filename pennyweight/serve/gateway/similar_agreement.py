@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from pennyweight.errors import PennyweightError
-from pennyweight.mixing.agreement import agree
-from pennyweight.serve.gateway.ask import Ask, Head, Stage
+from pennyweight.mixing.agreement import agree, asks_json
+from pennyweight.serve.gateway.ask import Ask, Stage, answer_of
 from pennyweight.serve.gateway.tenant import BATCH
 from pennyweight.similarity import differences
 from pennyweight.similarity.differences import Question
@@ -73,9 +73,8 @@ class Agreement:
     async def _asked(self, ask: Ask, path: str, body: Mapping[str, Any]) -> Any:
         named = {"model": ask.body.get("model"), **body} if ask.body.get("model") else dict(body)
         plain = Ask.of(path, named, json.dumps(named).encode(), ask.tenant, ask.pool)
-        parts = [piece async for piece in self._inner(replace(plain, priority=BATCH, cache="no"))]
-        told = b"".join(piece for piece in parts if isinstance(piece, bytes))
-        if not isinstance(parts[0], Head) or parts[0].refused:
+        head, told = await answer_of(self._inner, replace(plain, priority=BATCH, cache="no"))
+        if head.refused:
             raise ValueError(f"{path} was refused: {told[:200].decode(errors='replace')}")
         return json.loads(told)
 
@@ -89,5 +88,4 @@ def says_another(kept: str, fresh: str) -> bool:
 
 def compared(body: Mapping[str, Any]) -> str:
     """How two answers to this request are compared (mixing/agreement.py)."""
-    form = body.get("response_format")
-    return "json" if isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema") else "text"
+    return "json" if asks_json(body) else "text"

@@ -20,10 +20,10 @@ import numpy as np
 
 from pennyweight.embedding import Reading
 from pennyweight.errors import StorageError
+from pennyweight.serve.gateway.cache_store import connected
 
 LOG = logging.getLogger("pennyweight.gateway")
 SCALE = 127  # states are kept as 8-bit numbers of this
-BUSY_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class SQLiteSimilarStore:
     index), written by a thread of its own."""
 
     def __init__(self, file: Path, ttl: float, most_bytes: int = 2**30) -> None:
-        self._path, self._ttl, self._most_bytes, self.failures = file, ttl, most_bytes, 0
+        self._ttl, self._most_bytes, self.failures = ttl, most_bytes, 0
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._reader, self._writer = self._connect(), self._connect()
+            self._reader, self._writer = connected(file), connected(file)
             for statement in SCHEMA:
                 self._reader.execute(statement)
             whole = self._reader.execute("SELECT count(*), coalesce(sum(size), 0) FROM similar_1").fetchone()
@@ -137,12 +137,6 @@ class SQLiteSimilarStore:
                 return bool(found.execute(named).fetchone()[0])
         except sqlite3.Error:
             return False
-
-    def _connect(self) -> sqlite3.Connection:
-        made = sqlite3.connect(self._path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
-        made.execute("PRAGMA journal_mode=WAL")
-        made.execute("PRAGMA synchronous=NORMAL")
-        return made
 
     # -- in the thread --
 

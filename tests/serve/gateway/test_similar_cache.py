@@ -423,12 +423,10 @@ def test_another_service_earns_anew(tmp_path: Path) -> None:
 def test_a_damaged_state_begins_anew(tmp_path: Path) -> None:
     answers = answers_in(tmp_path / "c")
     answers.bound._keep()
-    state = answers.store.state()
     answers.store.flush()  # type: ignore[attr-defined]
     answers.store.set_state({**answers.store.state(), "threshold": {"odd": 1}, "about": answers.bound._about})
     answers.store.flush()  # type: ignore[attr-defined]
     assert answers_in(tmp_path / "c", earned=False).bound.threshold is None
-    del state
 
 
 def test_equal_requests_at_once_are_one_label(tmp_path: Path) -> None:
