@@ -189,7 +189,7 @@ def _row(measurement: Measurement) -> dict[str, object]:
     from pennyweight.measure.speed import summary_rows
 
     row: dict[str, object] = {name: value for name, _, value in summary_rows(measurement)}
-    kept = ("failures", "tokens_counted_by", "cached_answers", "retried_connections", "arrivals")
+    kept = ("failures", "tokens_counted_by", "cached_answers", "empty_answers", "retried_connections", "arrivals")
     return row | {name: measurement.conditions[name] for name in kept}
 
 

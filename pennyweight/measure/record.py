@@ -62,13 +62,15 @@ class Record:
 
 class Reading:
     """Server-sent events of an OpenAI stream into a record, bytes as they come. A stream that ends without
-    finish_reason and without `[DONE]` was cut off: its request has failed."""
+    finish_reason and without `[DONE]` was cut off: its request has failed. One without content has failed, too, unless
+    the server says that the model ended its answer with its first token."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._rest = b""
         self._pieces: list[str] = []
         self._done = False
+        self._reports_none = False  # usage says that no token was generated
 
     def feed(self, data: bytes, now: float) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -83,12 +85,13 @@ class Reading:
         record.text = "".join(self._pieces)
         if record.error is None and not (self._done or record.finish_reason):
             record.error = "the stream ended without finish_reason and without [DONE]"
+        ended_at_once = self._reports_none and record.finish_reason == "stop" and not record.chunks
         if record.error is None and not record.chunks:
-            if record.output_tokens:  # only special tokens, so no text: the end counts as the first chunk
+            if record.output_tokens or ended_at_once:  # no text: the end counts as the first chunk
                 record.chunks.append(record.finished or now)
             else:
                 record.error = "the stream ended without any content"
-        if record.error is None and not record.output_tokens:
+        if record.error is None and not record.output_tokens and not ended_at_once:
             record.counted = "tokenizer" if count_tokens else "chunks"
             record.output_tokens = count_tokens(record.text) if count_tokens else len(record.chunks)
 
@@ -109,6 +112,7 @@ class Reading:
         usage = event.get("usage") or {}
         record.prompt_tokens = _count(usage.get("prompt_tokens")) or record.prompt_tokens
         record.output_tokens = _count(usage.get("completion_tokens")) or record.output_tokens
+        self._reports_none = self._reports_none or usage.get("completion_tokens") == 0
         choices: Sequence[Mapping[str, Any]] = event.get("choices") or ()
         for choice in choices:
             text = _generated(choice)

@@ -59,6 +59,11 @@ class Replay:
         if not self.succeeded:
             first = next((r.error for r in self.records if r.error), "no request was sent")
             raise MeasurementVoid(f"All {len(self.records)} requests failed, the first with: {first}.")
+        if not any(record.output_tokens for record in self.succeeded):
+            raise MeasurementVoid(
+                f"All {len(self.succeeded)} answers are empty: the model ends them with its first token. There is no "
+                "speed to measure. Look at one answer with `pw serve`, and at the model's chat template."
+            )
 
     def refuse_if_late(self) -> None:
         if self.is_late:

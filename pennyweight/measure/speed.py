@@ -96,7 +96,8 @@ def measure_speed(
         )
     failed = [record for record in records if record.error]
     if failed and endpoint.process is not None:  # our own engine may not lose a request; a foreign server's are counted
-        raise EndpointError(f"{len(failed)} of {len(run_of_requests.records)} requests failed: {failed[0].error}.")
+        first = failed[0]
+        raise EndpointError(f"{len(failed)} of {len(records)} requests failed, {first.id!r} with: {first.error}.")
     conditions = {
         "workload": workload.name,
         "workload_id": workload.id,
@@ -110,6 +111,7 @@ def measure_speed(
         "failures": dict(Counter(record.error for record in failed if record.error).most_common(MAX_REASONS)),
         "retried_connections": sum(record.retries for record in records),
         "cached_answers": cached,
+        "empty_answers": sum(not record.output_tokens for record in run_of_requests.succeeded),
     }
     if run_of_requests.is_late:
         conditions["late_generator_ms"] = round(1000 * run_of_requests.lag, 1)
@@ -240,6 +242,8 @@ def remarks(measurement: Measurement) -> list[str]:
         found.append("The server reports no usage: the tokenizer counted the tokens of its answers.")
     if conditions.get("cached_answers"):
         found.append(f"{conditions['cached_answers']} answers came from a cache.")
+    if conditions.get("empty_answers"):
+        found.append(f"{conditions['empty_answers']} answers are empty: the model ended them with its first token.")
     if conditions.get("retried_connections"):
         found.append(f"{conditions['retried_connections']} kept connections had been closed and were opened anew.")
     return found

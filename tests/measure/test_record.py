@@ -81,6 +81,18 @@ def test_without_usage_the_tokenizer_counts_or_chunks_are_named() -> None:
     assert (read(*stream).output_tokens, read(*stream).counted) == (2, "chunks")
 
 
+def test_an_answer_that_the_model_ends_at_once_is_whole_and_empty() -> None:
+    record = read(event(text=""), event(text="", finish_reason="stop"), usage(0) + b"\n\n", DONE)
+    assert (record.error, record.output_tokens, record.counted, record.chunks) == (None, 0, "usage", [1.0])
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_a_stream_that_only_ends_has_failed(reason: str) -> None:
+    """Nothing says that the model was asked at all; or it had room for tokens, and used none."""
+    tokens = usage(0) + b"\n\n" if reason == "length" else b""
+    assert read(event(text="", finish_reason=reason), tokens + DONE).error == "the stream ended without any content"
+
+
 def test_an_error_in_the_stream_is_its_reason() -> None:
     assert read(event(text="a"), b'data: {"error": {"message": "gone"}}\n\n', DONE).error == "gone"
 

@@ -110,6 +110,14 @@ def test_a_run_without_an_answer_is_void_and_says_the_first_fault() -> None:
         made([record(error="no such thing")] * 3).refuse_if_empty()
 
 
+def test_answers_that_are_all_empty_have_no_speed() -> None:
+    empty = record()
+    empty.output_tokens = 0
+    made([record(), empty]).refuse_if_empty()
+    with pytest.raises(MeasurementVoid, match="All 2 answers are empty"):
+        made([empty, empty]).refuse_if_empty()
+
+
 def test_times_of_a_record_are_those_of_the_definitions() -> None:
     seen = Record("r", 1.0, 1.5, [2.0, 2.5, 4.0], 4.0, 3, 5)
     assert (seen.ttft, seen.e2e, seen.tpot, seen.itl, seen.lag) == (0.5, 2.5, 0.5, [0.5, 1.5], 0.5)
