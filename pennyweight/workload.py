@@ -76,6 +76,7 @@ UNSUPPORTED_FIELDS = (
     "verbosity",
     "web_search_options",
 )
+INSTRUCTING = ("system", "developer")  # roles whose messages say what kind of work is asked for
 SCORERS = ("exact", "numeric", "contains", "choice", "regex")
 
 
@@ -229,9 +230,11 @@ class Workload:
 
     def at_least(self, count: int) -> Workload:
         """Repeated until there are at least `count` requests. Each copy's text begins differently, so that a prefix
-        cache has no hits between copies."""
+        cache has no hits between copies but those that the workload has anyway: instructions that several sessions
+        share are kept, as the kind of a request is known by them."""
         copies = max(1, -(-count // len(self.requests)))
-        repeated = [_copy(r, number, f"({number}) ") for number in range(copies) for r in self.requests]
+        kept = self._shared_instructions
+        repeated = [_copy(r, number, f"({number}) ", kept) for number in range(copies) for r in self.requests]
         return replace(self, requests=tuple(repeated[: max(count, len(self.requests))]))
 
     def shuffled(self, seed: int = 0) -> Workload:
@@ -239,8 +242,19 @@ class Workload:
         return replace(self, requests=tuple(sorted(self.requests, key=lambda r: _order(r.session, seed))))
 
     def variant(self, number: int) -> Workload:
-        """The same requests with texts that begin differently: for another run against a server that still runs."""
-        return replace(self, requests=tuple(_copy(r, number, f"[{number}] ") for r in self.requests))
+        """The same requests with texts that begin differently: for another run against a server that still runs.
+        Instructions that several sessions share are kept."""
+        kept = self._shared_instructions
+        return replace(self, requests=tuple(_copy(r, number, f"[{number}] ", kept) for r in self.requests))
+
+    @property
+    def _shared_instructions(self) -> frozenset[str]:
+        sessions: dict[str, set[str]] = {}
+        for request in self.requests:
+            for message in request.messages:
+                if message.get("role") in INSTRUCTING:
+                    sessions.setdefault(message["content"], set()).add(request.session)
+        return frozenset(text for text, named in sessions.items() if len(named) > 1)
 
     def split(self, seed: int = 0) -> tuple[Workload, Workload]:
         """The tuning half and the held-out half. Neither a session nor copies of one prompt are ever cut, so nothing
@@ -259,10 +273,13 @@ class Workload:
         )
 
 
-def _copy(request: Request, number: int, mark: str) -> Request:
+def _copy(request: Request, number: int, mark: str, kept: frozenset[str]) -> Request:
     if number == 0:
         return request
-    messages = tuple({**m, "content": mark + m["content"]} for m in request.messages)
+    messages = tuple(
+        m if m.get("role") in INSTRUCTING and m["content"] in kept else {**m, "content": mark + m["content"]}
+        for m in request.messages
+    )
     # Token prompts: the same tokens in another order at the front, where a prefix cache looks first.
     front = list(request.prompt_tokens[:COPY_FRONT])
     random.Random(mark).shuffle(front)

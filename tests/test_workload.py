@@ -141,6 +141,24 @@ def test_a_variant_asks_the_same_with_texts_that_begin_differently(workload: Wor
     assert not {r.prompt for r in varied.requests} & {r.prompt for r in workload.variant(number + 1).requests}
 
 
+def test_copies_keep_the_kind_that_several_sessions_have() -> None:
+    """A mixture decides by it. Instructions of one session alone are marked, as a prefix cache would know them."""
+    asked = [("Sort.", "a"), ("Sort.", "b"), ("A long document of this session alone.", "c")]
+    requests = tuple(
+        Request(name, name, 8, messages=({"role": "system", "content": said}, {"role": "user", "content": name}))
+        for said, name in asked
+    )
+    workload = Workload("w", requests)
+    for copies in (
+        workload.variant(3).requests,
+        workload.at_least(6).requests[3:],
+        workload.variant(1).variant(2).requests,
+    ):
+        assert [r.messages[0]["content"] for r in copies[:2]] == ["Sort.", "Sort."]
+        assert [r.messages[-1]["content"] != name for r, (_, name) in zip(copies, asked, strict=True)] == [True] * 3
+        assert copies[2].messages[0]["content"] != asked[2][0]
+
+
 def test_copies_of_tokens_begin_differently() -> None:
     request = Request("t", "t", 8, prompt_tokens=tuple(range(100, 124)))
     repeated = Workload("w", (request,)).at_least(64).requests

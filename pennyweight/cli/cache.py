@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,9 @@ from pennyweight.cli import options
 def cache(
     action: Annotated[str, typer.Argument(help="list, prune, inspect or forget.")] = "list",
     answer: Annotated[str, typer.Argument(help="With forget: the answer's id, from x-pennyweight-answer.")] = "",
-    file: Annotated[Path | None, typer.Option(help="With inspect and forget: the file of `pw serve --cache`.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="With inspect and forget: the file or redis://… of `pw serve --cache`.")
+    ] = None,
     older_than: Annotated[str, typer.Option(help="With prune: unused for this long, such as 30d or 12h.")] = "30d",
     everything: Annotated[bool, typer.Option("--all", help="With prune: every artifact, however recent.")] = False,
     as_json: options.AsJson = False,
@@ -53,17 +54,15 @@ def cache(
         print(json.dumps({"cache": str(cache_directory()), "artifacts": rows}))
 
 
-def _answers(action: str, answer: str, file: Path | None, *, as_json: bool) -> None:
-    """The similar answers that a gateway keeps in this file."""
+def _answers(action: str, answer: str, file: str | None, *, as_json: bool) -> None:
+    """The similar answers that a gateway keeps in this file, or in Redis."""
     from pennyweight.console import duration
     from pennyweight.errors import UsageError
-    from pennyweight.serve.gateway.similar_store import SQLiteSimilarStore
+    from pennyweight.serve.gateway.similar_opening import kept_in
 
-    if file is None or not file.exists():
+    if file is None:
         raise UsageError(f"pw cache {action} needs the file of `pw serve --cache`: give it with --file.")
-    if not SQLiteSimilarStore.is_in(file):
-        raise UsageError(f"{file} holds no similar answers: give the file of `pw serve --cache … --cache-similar`.")
-    store = SQLiteSimilarStore(file, ttl=float("inf"))
+    store = kept_in(file)
     if action == "forget":
         if not store.forget(answer):
             raise UsageError(f"{file} has no answer {answer!r}: `pw cache inspect --file {file}` lists them.")

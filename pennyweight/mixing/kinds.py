@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from pennyweight.errors import UsageError
 from pennyweight.mixture import ClusterLosses, KindLosses
-from pennyweight.workload import content_text
+from pennyweight.workload import INSTRUCTING, content_text
 
 Floats = NDArray[np.float64]
-INSTRUCTING = ("system", "developer")  # roles
 FORM = ("response_format", "tools")  # fields
 PLAIN = {"type": "text"}  # a response_format that asks for none
 NEVER = np.inf  # the score of what the small model is not asked

@@ -42,24 +42,23 @@ LOG = logging.getLogger("pennyweight.gateway")
 
 @dataclass(frozen=True)
 class Found:
-    """A would-be hit: the id of the kept answer, the gate's score and the cosine."""
+    """A would-be hit: the kept answer, the gate's score and the cosine."""
 
-    id: str
+    kept: Kept
     score: float
     cosine: float
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A request that the model answers: with the would-be hit that is `judged` by that, if one is, and its kept answer.
-    Of would-be hits only a share `keeps` the fresh answer, whether they are judged or served: the cache that labels
-    are earned on must be as dense as the one that is served from."""
+    """A request that the model answers: with the would-be hit that is `judged` by that, if one is. Of would-be hits
+    only a share `keeps` the fresh answer, whether they are judged or served: the cache that labels are earned on must
+    be as dense as the one that is served from."""
 
     ask: Ask
     asked: Asked
     reading: Reading
     judged: Found | None
-    kept: Kept | None
     keeps: bool
 
 
@@ -103,9 +102,15 @@ class SimilarAnswers:
         question = Question(asked.question)
         pairs = [(partition.questions[p], question, closeness(partition.reading(p), reading)) for p, _ in near]
         scores = judged(self.gate, pairs)
-        best = int(scores.argmax())
-        place, cosine = near[best]
-        return Found(partition.ids[place], float(scores[best]), cosine) if scores[best] >= FLOOR else None
+        for best in (-scores).argsort():
+            place, cosine = near[int(best)]
+            if scores[best] < FLOOR:
+                break
+            kept = self.store.find(partition.ids[place])
+            if kept is not None:
+                return Found(kept, float(scores[best]), cosine)
+            partition.drop(partition.ids[place])  # another gateway forgot it, say
+        return None
 
     def keep(self, asked: Asked, reading: Reading, content_type: str, body: bytes, text: str) -> None:
         made = Kept(uuid.uuid4().hex, asked.partition, asked.question, reading, content_type, body, text, time.time())
@@ -134,15 +139,14 @@ class Similar:
             return
         reading, found = looked
         drawn = self._draw() < answers.policy.explored
-        kept = answers.store.find(found.id) if found else None
-        if found is not None and kept is not None and not drawn and answers.bound.serves(found.score):
+        if found is not None and not drawn and answers.bound.serves(found.score):
             self._count("hit")
-            async for piece in _served(kept, found):
+            async for piece in _served(found):
                 yield piece
             return
-        judges = found is not None and kept is not None and (answers.bound.learning or drawn)
+        judges = found is not None and (answers.bound.learning or drawn)
         self._count("judged" if judges else "miss")
-        turn = Turn(ask, asked, reading, found if judges else None, kept, keeps=found is None or drawn)
+        turn = Turn(ask, asked, reading, found if judges else None, keeps=found is None or drawn)
         async with aclosing(self._answered(turn)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -172,7 +176,7 @@ class Similar:
         answers = self._answers
         said = said_in(content_type, body) if size <= MAX_KEPT else Said("", "")
         sound = said.whole and is_encodable(said.text)
-        if turn.judged is not None and turn.kept is not None:
+        if turn.judged is not None:
             place, epoch = answers.bound.begin(), answers.bound.epoch
             if sound and len(self.judging) < MAX_JUDGING:
                 task = asyncio.create_task(self._judge(turn, said.text, place, epoch))
@@ -184,10 +188,10 @@ class Similar:
             answers.keep(turn.asked, turn.reading, content_type, body, said.text)
 
     async def _judge(self, turn: Turn, fresh: str, place: int, epoch: int) -> None:
-        assert turn.judged is not None and turn.kept is not None
+        assert turn.judged is not None
         agrees = False
         try:
-            agrees = await self._agreement.agrees(turn.ask, turn.kept.text, fresh)
+            agrees = await self._agreement.agrees(turn.ask, turn.judged.kept.text, fresh)
         finally:
             self._answers.bound.take(place, turn.judged.score, not agrees, epoch)
 
@@ -200,7 +204,8 @@ def _is_own(head: Head) -> bool:
     return head.status == 200 and head.headers.get(HEADER) != "shared"
 
 
-async def _served(kept: Kept, found: Found) -> AsyncGenerator[Piece]:
+async def _served(found: Found) -> AsyncGenerator[Piece]:
+    kept = found.kept
     yield Head(
         200,
         kept.content_type,

@@ -11,39 +11,35 @@ from pennyweight.embedding import SentenceEmbedding
 from pennyweight.errors import StorageError, UsageError
 from pennyweight.serve.gateway.similar_bound import SimilarFigures
 from pennyweight.serve.gateway.similar_cache import SimilarAnswers
-from pennyweight.serve.gateway.similar_store import SQLiteSimilarStore
+from pennyweight.serve.gateway.similar_redis import RedisSimilarStore
+from pennyweight.serve.gateway.similar_sqlite import SQLiteSimilarStore
+from pennyweight.serve.gateway.similar_store import SimilarStore
 from pennyweight.service import CachePolicy
 from pennyweight.similarity.bound import upper_bound
 from pennyweight.similarity.gate import shipped_gate
 
+EVERY_SECOND = 2**31  # a TTL that no answer outlives
 SHIPPED = "all-MiniLM-L6-v2 int8"
 
 
 def open_similar(
     policy: CachePolicy, registry: CollectorRegistry, service: str, *, rebuild: bool = False
 ) -> SimilarAnswers | None:
-    """None where it is off. Raises `UsageError` where the embedding is missing, `StorageError` where the store's
-    questions were read by another one; `rebuild` drops those."""
+    """None where it is off. Raises `UsageError` where the embedding is missing, `StorageError` where the questions in a
+    file were read by another one; `rebuild` drops those. (Redis keeps those of each embedding apart.)"""
     similar = policy.similar
     if not similar.limit:
         return None
-    if "://" in policy.place:
-        raise UsageError("--cache-similar keeps its answers in a file so far: give --cache FILE.")
     place = Path(similar.embedding) if similar.embedding else None
     embedding = SentenceEmbedding(place, num_threads=1)
     name = SHIPPED if place is None else hashlib.sha256((place / "model.onnx").read_bytes()).hexdigest()[:16]
-    store = SQLiteSimilarStore(Path(policy.place), similar.ttl_seconds or policy.ttl_seconds, policy.max_bytes)
-    before = store.embedding()
-    if before not in ("", name):
-        if not rebuild:
-            raise StorageError(
-                f"The questions in {policy.place} were read by another embedding ({before}, now {name}), and cannot be "
-                "compared: give --cache-similar-rebuild to begin anew, or another --cache."
-            )
-        store.clear()
-    store.set_embedding(name)
-    upper_bound(0, 1, 0.05)  # SciPy is imported now, and not while requests wait
     ttl = similar.ttl_seconds or policy.ttl_seconds
+    store: SimilarStore
+    if "://" in policy.place:
+        store = RedisSimilarStore(policy.place, ttl, name)
+    else:
+        store = _file(policy, ttl, name, rebuild=rebuild)
+    upper_bound(0, 1, 0.05)  # SciPy is imported now, and not while requests wait
     return SimilarAnswers(
         similar,
         store,
@@ -54,3 +50,31 @@ def open_similar(
         service=service,
         ttl=ttl,
     )
+
+
+def _file(policy: CachePolicy, ttl: float, embedding: str, *, rebuild: bool) -> SQLiteSimilarStore:
+    store = SQLiteSimilarStore(Path(policy.place), ttl, policy.max_bytes)
+    before = store.embedding()
+    if before not in ("", embedding):
+        if not rebuild:
+            raise StorageError(
+                f"The questions in {policy.place} were read by another embedding ({before}, now {embedding}), and "
+                "cannot be compared: give --cache-similar-rebuild to begin anew, or another --cache."
+            )
+        store.clear()
+    store.set_embedding(embedding)
+    return store
+
+
+def kept_in(place: str) -> SQLiteSimilarStore | RedisSimilarStore:
+    """The answers that are kept in a file or in Redis, to be listed and forgotten. Raises `UsageError` where there are
+    none, `StorageError` where Redis does not answer."""
+    if "://" in place:
+        store = RedisSimilarStore(place, EVERY_SECOND, "")
+        if store.failures:
+            raise StorageError(f"{place} does not answer: is Redis running there?")
+        return store
+    file = Path(place)
+    if not file.exists() or not SQLiteSimilarStore.is_in(file):
+        raise UsageError(f"{place} holds no similar answers: give the file of `pw serve --cache … --cache-similar`.")
+    return SQLiteSimilarStore(file, ttl=float("inf"))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,19 +35,6 @@ async def eventually(store: Store, key: str) -> Entry | None:
             return found
         await asyncio.sleep(0.01)
     return None
-
-
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    port = free_port("127.0.0.1")
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
-        time.sleep(0.5)
-        yield f"redis://127.0.0.1:{port}/0"
-        running.terminate()
 
 
 @pytest.fixture(params=["sqlite", "redis"])

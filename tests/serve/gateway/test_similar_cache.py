@@ -23,7 +23,8 @@ from pennyweight.serve.gateway.similar_agreement import Agreement
 from pennyweight.serve.gateway.similar_bound import SimilarFigures
 from pennyweight.serve.gateway.similar_cache import Similar, SimilarAnswers
 from pennyweight.serve.gateway.similar_request import asked_of
-from pennyweight.serve.gateway.similar_store import Kept, SQLiteSimilarStore, packed, unpacked
+from pennyweight.serve.gateway.similar_sqlite import SQLiteSimilarStore
+from pennyweight.serve.gateway.similar_store import Kept, packed, unpacked
 from pennyweight.serve.gateway.tenant import ANONYMOUS, BATCH, Tenant
 from pennyweight.service import CachePolicy, SimilarPolicy
 from pennyweight.similarity.bound import Threshold
