@@ -17,7 +17,7 @@ STEPS, ROWS = 150, 48
 END, IGNORED = 2, -100  # <|im_end|>, and what a label is that does not count
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1}
 LARGE = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3}
-IDLE_LAYERS = 40
+IDLE_LAYERS = 24
 
 
 def questions(count: int, seed: int = 0) -> list[dict[str, Any]]:
