@@ -38,6 +38,26 @@ def test_well_below_the_limit_it_stays_calm_and_poor() -> None:
     assert not monitor.alarmed and monitor.log_wealth < 0 and monitor.mean_loss < LIMIT
 
 
+def test_a_long_good_time_makes_it_no_slower_to_see_a_drift() -> None:
+    """Without money laid aside, 5,000 good requests would take hundreds of losses to be won back."""
+    for least, most in ((-1.0, 60), (0.0, 12)):
+        monitor = Monitor(LIMIT, least=least)
+        for _ in range(5000):
+            monitor.take(0.0)
+        count = 0
+        while not monitor.take(1.0):
+            count += 1
+        assert count <= most
+
+
+def test_losses_of_zero_and_one_at_the_limit_are_rarely_an_alarm() -> None:
+    alarms = 0
+    for seed in range(300):
+        chance, monitor = random.Random(seed), Monitor(LIMIT, least=0.0)
+        alarms += any(monitor.take(float(chance.random() < LIMIT)) for _ in range(2000))
+    assert alarms <= 0.05 * 300 + 3 * (0.05 * 0.95 * 300) ** 0.5
+
+
 def test_an_alarm_stays() -> None:
     monitor = Monitor(LIMIT)
     while not monitor.take(1.0):
@@ -51,7 +71,7 @@ def test_it_goes_on_where_it_was() -> None:
     assert again.take(1.0) == whole.take(1.0) and again.wealth == whole.wealth
 
 
-@given(st.lists(st.floats(-1, 1), max_size=50), st.floats(0.0, 0.9))
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=50), st.floats(0.0, 0.9))
 def test_no_loss_takes_everything(losses: list[float], limit: float) -> None:
     monitor = Monitor(limit)
     for loss in losses:

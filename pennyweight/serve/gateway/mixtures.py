@@ -69,7 +69,7 @@ class Mixed:
     auditing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.monitor = Monitor(self.mixture.departures, self.mixture.monitor_error)
+        self.monitor = Monitor(self.mixture.departures, self.mixture.monitor_error, least=0.0)
         if self.file is not None and self.file.exists():
             kept = json.loads(self.file.read_text(encoding="utf-8"))
             if kept.pop("pair", None) == list(self.mixture.pair) and kept.get("limit") == self.monitor.limit:

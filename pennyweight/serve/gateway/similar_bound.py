@@ -160,7 +160,7 @@ class SimilarBound:
         self._monitor = self._new_monitor()
 
     def _new_monitor(self) -> Monitor:
-        return Monitor(self.policy.limit, self.error)
+        return Monitor(self.policy.limit, self.error, least=0.0)
 
     # -- over restarts, and with other gateways on the store --
 
