@@ -59,9 +59,12 @@ def pw(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_it_is_earned_served_looked_at_and_forgotten(described: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept_in", ["a file", "redis"])
+def test_it_is_earned_served_looked_at_and_forgotten(
+    kept_in: str, described: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """A real engine, whose answers to a form are always the same."""
-    file = tmp_path / "answers.db"
+    file = tmp_path / "answers.db" if kept_in == "a file" else request.getfixturevalue("redis_url")
     with running(described, "--cache", file, "--cache-similar", "30%") as gateway:
         client = gateway.client()
         for number, text in enumerate(WORDINGS[:11]):
@@ -95,7 +98,6 @@ def test_bad_settings_are_refused_at_once(described: Path, tmp_path: Path) -> No
         (("--cache-similar-never", "sale"), "without --cache-similar"),
         (("--mix-shadow",), "serves no mixture"),
         (("--cache", tmp_path / "c", "--cache-similar", "200%"), "--cache-similar"),
-        (("--cache", "redis://127.0.0.1:1/0", "--cache-similar", "1%"), "in a file so far"),
     ):
         ran = pw("serve", described, *words)
         assert ran.returncode == 2 and sentence in ran.stderr, ran.stderr
