@@ -37,6 +37,6 @@ def calibrate(
         embed = verbs.embedding(live, wanted=rule.embeds, place=rule.embedding)
         found = calibration.calibrate(place, traffic, embed, stage=live.stage, progress=live.progress, resume=resume)
     typer.echo(certificate_sentence(found.certificate))
-    typer.echo(f"{directory} serves it from now on; a gateway that runs: pw reload {directory}")
+    typer.echo(f"{directory} serves it from now on; a gateway that runs: pw reload {directory} --port PORT")
     if as_json:
         print(json.dumps({"certificate": codec.plain(found.certificate), "departures": found.departures}))

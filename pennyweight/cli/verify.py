@@ -46,7 +46,8 @@ def _verify_mixture(directory: Path, *, as_json: bool) -> None:
         rules = [one.rule for one in formats.read_service(directory).mixtures.values() if one.rule.embeds]
         embed = verbs.embedding(live, wanted=bool(rules), place=rules[0].embedding if rules else "")
         said = calibration.verify_mixture(directory, embed, live.stage, live.progress)
-    for sentence in said:
-        typer.echo(f"ACCEPT: {sentence}")
+    typer.echo(f"ACCEPT: {said[0]}")
+    for sentence in said[1:]:
+        typer.echo(f"  {sentence}")
     if as_json:
         print(json.dumps({"outcome": "ACCEPT", "sentences": said}))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pennyweight import formats
+from pennyweight import formats, report
 from pennyweight.errors import GateFailed, Infeasible, StorageError, UsageError, WorkloadError
 from pennyweight.measure.certificate import certify, least_kept
 from pennyweight.measure.replay import Progress, no_progress
@@ -27,6 +27,8 @@ from pennyweight.service import Service
 from pennyweight.workload import Workload, clusters
 
 Stage = Callable[[str], None]
+REPORT = "report.html"
+NOT_AGAIN = "Models, policies and speeds below are those of the search that chose it."
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def serves_mixture(directory: Path) -> bool:
 
 def read_mixed(directory: Path) -> Mixed:
     """Raises `UsageError` where the directory serves no mixture."""
+    if not directory.is_dir():
+        raise UsageError(f"{directory} does not exist: give the directory that `pw optimize … -o` wrote.")
     if not serves_mixture(directory):
         raise UsageError(f"{directory} holds no mixture: give what `pw optimize LARGE --also SMALL --mix … -o` wrote.")
     service = formats.read_service(directory)
@@ -98,7 +102,7 @@ def verify_mixture(directory: Path, embed: Embed | None, stage: Stage, progress:
             f"The certificate no longer holds: {last.kept:.1%} are kept and up to {last.bound:.2%} is lost, "
             f"{evidence.limit.share:.1%} allowed."
         )
-    return [certificate_sentence(again.certificate)]
+    return [certificate_sentence(again.certificate), "Its speed is not measured again: `pw bench` does."]
 
 
 def calibrate(
@@ -142,6 +146,8 @@ def calibrate(
         reference_scores=(),
     )
     formats.write("mixture", directory / formats.MIXTURE_FILE, evidence)
+    said = [f"Certified again on {traffic.name}: {certificate_sentence(again.certificate)}", NOT_AGAIN]
+    report.write_mixture(directory / REPORT, evidence, said)
     return found
 
 
@@ -206,7 +212,8 @@ def _unseen(mixed: Mixed, traffic: Workload, stage: Stage) -> Workload:
     if not fresh:
         raise WorkloadError(f"The rule was fitted on these very requests of {traffic.name}: bring others.")
     if len(fresh) < len(traffic.requests):
-        stage(f"{len(traffic.requests) - len(fresh)} requests that the rule was fitted on are left out")
+        seen_before = len(traffic.requests) - len(fresh)
+        stage(f"Left out, because the rule was fitted on them: {seen_before} of {len(traffic.requests)} requests")
     return replace(traffic, requests=fresh)
 
 

@@ -138,7 +138,7 @@ def sentences(evidence: MixtureEvidence, certificate: Certificate | None) -> lis
         member = next(one for one in evidence.members if one.name == evidence.chosen)
         found = [f"{member.name} alone: it loses at most {member.bound or 0:.2%} of {large}'s score ({limit} allowed)."]
     else:
-        found = [f"{evidence.chosen}."]
+        found = [f"A mixture is chosen: {evidence.chosen}, decided for each request."]
     if certificate is not None:
         found.append(certificate_sentence(certificate))
     if evidence.faster is not None:

@@ -21,6 +21,7 @@ from pennyweight.errors import PennyweightError
 from pennyweight.serve.gateway import batch_routes, messages, ollama, page, reading, responses
 from pennyweight.serve.gateway.ask import Ask, Outcome, answer_of
 from pennyweight.serve.gateway.gateway import Gateway
+from pennyweight.serve.gateway.mixing import member_in
 from pennyweight.serve.gateway.openapi import description
 from pennyweight.serve.gateway.refusals import Refused, refusal
 from pennyweight.serve.gateway.streamed_response import Ending, StreamedResponse
@@ -61,7 +62,7 @@ class RequestHandler:
             priority=priority,
             cache=request.headers.get("x-pennyweight-cache", ""),
             mixed=mixed,
-            pinned=request.headers.get("x-pennyweight-member", ""),
+            pinned=member_in(request.headers.get("x-pennyweight-member", "")),
             session=request.headers.get("x-pennyweight-session", ""),
             shadowed=mixed is not None and self._gateway.settings.mix_shadow,
         )

@@ -10,12 +10,15 @@ answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
+import string
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote
 
 from pennyweight.errors import PennyweightError
 from pennyweight.mixing.agreement import agree, calls_in
@@ -28,6 +31,7 @@ from pennyweight.serve.gateway.tenant import BATCH
 
 DECIDED = (CHAT, "/v1/completions")  # paths
 MODEL_HEADER, DECISION_HEADER = "x-pennyweight-model", "x-pennyweight-decision"
+PLAIN = (string.punctuation + " ").replace("%", "")  # characters of a name that a header shows as they are
 MAX_AUDITS = 64  # at once
 NOT_AUDITED = ("stream", "stream_options", "logprobs", "top_logprobs", "seed")
 LOG = logging.getLogger("pennyweight.gateway")
@@ -61,7 +65,7 @@ class Mixing:
             pool = self._pool_of(ask.pinned) if ask.pinned in (mixture.small, mixture.large) else None
             if pool is None:
                 raise Refused(
-                    400, f"{ask.pinned!r} is no member of this mixture: use {mixture.small} or {mixture.large}."
+                    400, f"{ask.pinned} is no member of this mixture: use {mixture.small} or {mixture.large}."
                 )
             async with aclosing(self._from(replace(ask, pool=pool), mixed, ask.pinned, "pinned")) as pieces:
                 async for piece in pieces:
@@ -82,7 +86,7 @@ class Mixing:
         finally:
             if attempt is not None:
                 await attempt.drop()
-        if not decision.kept:
+        if not decision.kept and settled in ("", "conversation"):
             mixed.escalate(ask.conversation)
         reason = f"shadow, {'kept' if decision.kept else 'escalated'} by {decision.reason}" if self._shadow else ""
         async with aclosing(self._from(ask, mixed, mixture.large, reason or decision.reason)) as pieces:
@@ -180,10 +184,22 @@ def _settled(ask: Ask, mixed: Mixed) -> str:
         return "conversation"
     several = ask.sequences > 1 or ask.body.get("echo")
     odd = not isinstance(ask.body.get("messages", []), list) or not isinstance(ask.body.get("top_logprobs") or 0, int)
-    return "kind of request" if several or odd else ""
+    return "form of request" if several or odd else ""
+
+
+def member_in(header: str) -> str:
+    """A member's name in a header, which clients write in UTF-8, in Latin-1, or percent-encoded as we do."""
+    with contextlib.suppress(UnicodeError):
+        header = header.encode("latin-1").decode("utf-8")
+    return unquote(header)
+
+
+def _in_header(member: str) -> str:
+    """In ASCII, as headers are: what is not, is percent-encoded."""
+    return quote(member, safe=PLAIN)
 
 
 def _signed(piece: Piece, member: str, decision: str) -> Piece:
     if isinstance(piece, Head):
-        return piece.with_headers({MODEL_HEADER: member, DECISION_HEADER: decision})
+        return piece.with_headers({MODEL_HEADER: _in_header(member), DECISION_HEADER: decision})
     return piece

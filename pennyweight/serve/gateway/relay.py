@@ -75,7 +75,7 @@ class Relay:
                     replica.give_back(ask.cost)
                 await self._quarantine.note(ask, replica)
             if sent:
-                yield error_event(f"The engine was lost in the middle of the answer ({reason}): ask again.")
+                yield error_event("The engine was lost in the middle of the answer: ask again.")
                 yield Outcome()
                 return
             avoid.add(replica.number)

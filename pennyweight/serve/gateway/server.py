@@ -198,7 +198,9 @@ def reload(port: int, service: Path) -> str:
         try:
             connection.connect(str(file))
         except OSError:
-            raise UsageError(f"No gateway of yours is running on port {port}: start one with `pw serve`.") from None
+            raise UsageError(
+                f"No gateway of yours is running on port {port}: start one with `pw serve`, or name its --port."
+            ) from None
         connection.sendall(json.dumps({"service": str(service)}).encode() + b"\n")
         reply = json.loads(connection.makefile().readline() or "{}")
     if "error" in reply:

@@ -28,7 +28,7 @@ from pennyweight.mixture import (
     ThresholdResult,
 )
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
-from pennyweight.serve.gateway.mixing import DECISION_HEADER, MODEL_HEADER, Mixing
+from pennyweight.serve.gateway.mixing import DECISION_HEADER, MODEL_HEADER, Mixing, _signed, member_in
 from pennyweight.serve.gateway.mixtures import Mixed, MixtureFigures
 from pennyweight.serve.gateway.refusals import Refused, Unavailable
 from pennyweight.serve.gateway.tenant import ANONYMOUS, BATCH
@@ -309,7 +309,34 @@ def test_a_large_member_that_fails_is_an_error_and_never_a_small_answer() -> Non
 @pytest.mark.parametrize("more", [{"n": 2}, {"echo": True}])
 def test_what_cannot_be_decided_goes_to_the_large_one(more: dict[str, Any]) -> None:
     head, _, _ = answered(Engines(), an_ask(mixed_of(rule_of("cascade")), **more))
-    assert signed(head) == ("large", "escalated by kind of request")
+    assert signed(head) == ("large", "escalated by form of request")
+
+
+def test_what_was_not_decided_makes_no_conversation_escalate() -> None:
+    mixed, engines = mixed_of(rule_of("cascade")), Engines(-0.1)
+    first = [{"role": "user", "content": "q"}]
+    answered(engines, an_ask(mixed, messages=first, n=2))
+    later = [*first, {"role": "assistant", "content": "a"}, {"role": "user", "content": "and?"}]
+    head, _, _ = answered(engines, an_ask(mixed, messages=later))
+    assert signed(head) == ("small", "kept by cascade")
+    state = mixed.state()
+    assert (state["requests"], state["decided_by_rule"], state["kept_share"]) == (2, 1, 1.0)
+
+
+def test_in_shadow_the_share_is_what_would_have_been_kept() -> None:
+    mixed = mixed_of(rule_of("cascade"))
+    mixed.count("large", "shadow, kept by cascade")
+    mixed.count("large", "shadow, escalated by cascade")
+    mixed.count("small", "pinned")
+    assert mixed.state()["kept_share"] == 0.5 and mixed.state()["decided_by_rule"] == 2
+
+
+@pytest.mark.parametrize("name", ["großes Modell", "klein (v2)", "小 100%", "a/b:c"])
+def test_a_member_is_named_in_a_header_as_it_is_shown_in_one(name: str) -> None:
+    shown = _signed(Head(200, "application/json"), name, "pinned").headers["x-pennyweight-model"]
+    assert shown.isascii() and member_in(shown) == name
+    if "%" not in name:
+        assert member_in(name.encode().decode("latin-1")) == name, "as curl sends it"
 
 
 @pytest.mark.parametrize("kind, asked", [("router", ["large"]), ("cascade", ["small", "large"])])
