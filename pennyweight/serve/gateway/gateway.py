@@ -186,7 +186,7 @@ class Gateway:
             "lately": self.metrics.lately(),
             "mixtures": self.mixtures.state(),
             "mix_shadow": self.settings.mix_shadow,
-            "similar": self.similar.bound.state() if self.similar else None,
+            "similar": self.similar.state() if self.similar else None,
             "batches": self.batches.progress if self.batches else None,
             "evidence": page.accepted_with(self.evidence),
         }

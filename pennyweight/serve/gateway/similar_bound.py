@@ -121,6 +121,7 @@ class SimilarBound:
             "threshold": found.score if found else None,
             "bound": found.bound if found else None,
             "labels": len(self._known()),
+            "labels_wrong": sum(label.wrong for label in self._known()),
             "labels_needed": self.needed,
             "watched": self._monitor.seen,
             "wrong_lately": self._monitor.mean_loss if self._monitor.seen else None,

@@ -13,9 +13,11 @@ import logging
 import random
 import time
 import uuid
+from collections import Counter as Counted
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from pennyweight.embedding import Reading
 from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece, Stage
@@ -84,6 +86,7 @@ class SimilarAnswers:
         self.read = QuestionReader(read)
         self.bound = SimilarBound(policy, store, figures, f"{self._about} {service}")
         self.volatile = Volatile(policy.never)
+        self.requests = Counted[str]()  # by what became of them
 
     def serve(self, service: str) -> None:
         self.bound.serve(f"{self._about} {service}")
@@ -116,6 +119,10 @@ class SimilarAnswers:
         made = Kept(uuid.uuid4().hex, asked.partition, asked.question, reading, content_type, body, text, time.time())
         self.store.put(made)
         self.bound.grown(self.store.count())
+
+    def state(self) -> dict[str, Any]:
+        """For `/status` and the page."""
+        return {**self.bound.state(), **{name: self.requests[name] for name in ("hit", "judged", "miss")}}
 
     async def close(self) -> None:
         self.read.close()
@@ -196,6 +203,7 @@ class Similar:
             self._answers.bound.take(place, turn.judged.score, not agrees, epoch)
 
     def _count(self, result: str) -> None:
+        self._answers.requests[result] += 1
         self._answers.figures.requests.labels(result).inc()
 
 

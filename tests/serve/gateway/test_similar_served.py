@@ -71,6 +71,7 @@ def test_it_is_earned_served_looked_at_and_forgotten(
             assert asked(client, text).headers["x-pennyweight-cache"] == "miss"
             gateway.until(partial(labelled, gateway, number))
         state = gateway.status["similar"]
+        assert (state["judged"], state["labels_wrong"], state["hit"]) == (10, 0, 0)
         assert state["serving"] and state["bound"] <= 0.3 and 1 <= state["entries"] < 11
         for stream in (False, True):
             asked(client, WORDINGS[0], stream=stream)  # a stream has a partition of its own
