@@ -75,6 +75,8 @@ class Mixing:
         attempt, decision = None, Decision(False, settled)
         if not settled:
             attempt, decision = await self._decide(ask, mixed, small)
+            if decision.reason in (mixture.rule.before, "cascade"):  # and not because the small member is down
+                mixed.ruled[decision.kept] += 1
         try:
             if attempt is not None and decision.kept and not self._shadow:
                 async with aclosing(self._kept(ask, mixed, attempt, decision)) as pieces:

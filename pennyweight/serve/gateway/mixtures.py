@@ -64,6 +64,7 @@ class Mixed:
     embed: Embed | None = None
     file: Path | None = None
     decided: Counted[tuple[str, str]] = field(default_factory=Counted)
+    ruled: Counted[bool] = field(default_factory=Counted)  # by whether the rule keeps it, or would in shadow
     wasted: int = 0
     escalated: OrderedDict[str, None] = field(default_factory=OrderedDict)
     auditing: set[asyncio.Task[None]] = field(default_factory=set)
@@ -161,18 +162,6 @@ class Mixed:
         self.figures.alarm.labels(self.name).set(self.monitor.alarmed)
         self.figures.departures.labels(self.name).set(self.monitor.mean_loss)
 
-    def _ruled(self) -> tuple[int, int]:
-        """Requests that the rule kept, or would have in shadow, and those that it decided: not the pinned ones, or
-        those of an escalated conversation."""
-        kept = decided = 0
-        for (member, reason), count in self.decided.items():
-            shadowed = reason.removeprefix("shadow, ")
-            by = shadowed.rpartition(" by ")[2]
-            if by in (self.mixture.rule.before, "cascade"):
-                decided += count
-                kept += count * (shadowed.startswith("kept ") if shadowed != reason else member == self.mixture.small)
-        return kept, decided
-
     def state(self) -> dict[str, Any]:
         """For `/status` and the page."""
         members = Counted[str]()
@@ -180,7 +169,7 @@ class Mixed:
             members[member] += count
         total, rule, certificate = sum(members.values()), self.mixture.rule, self.mixture.certificate
         chosen = certificate.chosen
-        kept, by_rule = self._ruled()
+        by_rule = self.ruled.total()
         return {
             "name": self.name,
             "policy": rule.name,
@@ -189,7 +178,7 @@ class Mixed:
             "requests": total,
             "kept": members[self.mixture.small],
             "decided_by_rule": by_rule,
-            "kept_share": kept / by_rule if by_rule else None,
+            "kept_share": self.ruled[True] / by_rule if by_rule else None,
             "certified_kept_share": chosen.kept if chosen else 0.0,
             "certified_loss": chosen.bound if chosen else 0.0,
             "reasons": [{"member": m, "reason": r, "requests": n} for (m, r), n in sorted(self.decided.items())],

@@ -113,15 +113,15 @@ class SimilarBound:
 
     def state(self) -> dict[str, Any]:
         """For `/status` and the page."""
-        found = self.threshold
+        found, known = self.threshold, self._known()
         return {
             "limit": self.policy.limit,
             "shadow": self.policy.shadow,
             "serving": found is not None and not self.policy.shadow,
             "threshold": found.score if found else None,
             "bound": found.bound if found else None,
-            "labels": len(self._known()),
-            "labels_wrong": sum(label.wrong for label in self._known()),
+            "labels": len(known),
+            "labels_wrong": sum(label.wrong for label in known),
             "labels_needed": self.needed,
             "watched": self._monitor.seen,
             "wrong_lately": self._monitor.mean_loss if self._monitor.seen else None,

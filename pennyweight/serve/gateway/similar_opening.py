@@ -18,7 +18,7 @@ from pennyweight.service import CachePolicy
 from pennyweight.similarity.bound import upper_bound
 from pennyweight.similarity.gate import shipped_gate
 
-EVERY_SECOND = 2**31  # a TTL that no answer outlives
+FOREVER = 2**31  # seconds, a TTL that no answer outlives
 SHIPPED = "all-MiniLM-L6-v2 int8"
 
 
@@ -70,11 +70,11 @@ def kept_in(place: str) -> SQLiteSimilarStore | RedisSimilarStore:
     """The answers that are kept in a file or in Redis, to be listed and forgotten. Raises `UsageError` where there are
     none, `StorageError` where Redis does not answer."""
     if "://" in place:
-        store = RedisSimilarStore(place, EVERY_SECOND, "")
+        store = RedisSimilarStore(place, FOREVER, "")
         if store.failures:
             raise StorageError(f"{place} does not answer: is Redis running there?")
         return store
     file = Path(place)
     if not file.exists() or not SQLiteSimilarStore.is_in(file):
         raise UsageError(f"{place} holds no similar answers: give the file of `pw serve --cache … --cache-similar`.")
-    return SQLiteSimilarStore(file, ttl=float("inf"))
+    return SQLiteSimilarStore(file, FOREVER)

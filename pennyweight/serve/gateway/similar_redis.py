@@ -17,10 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pennyweight.embedding import Reading
 from pennyweight.errors import UsageError
 from pennyweight.serve.gateway.cache_store import BUSY_SECONDS, PAUSE
-from pennyweight.serve.gateway.similar_store import FLUSH_SECONDS, MOST_WAITING, Kept, Label, packed, sum_of, unpacked
+from pennyweight.serve.gateway.similar_store import FLUSH_SECONDS, MOST_WAITING, Kept, Label, checked, packed, sum_of
 
 LOG = logging.getLogger("pennyweight.gateway")
 PREFIX, EXACT = "pennyweight:similar:1", "pennyweight:"
@@ -58,7 +57,8 @@ class RedisSimilarStore:
         self._name, self._ttl = f"{PREFIX}:{embedding}", max(1, int(ttl))
         self._put, self._set_state = self._redis.register_script(PUT), self._redis.register_script(SET_STATE)
         self._state: dict[str, Any] = {}
-        self._labels: list[Label] = []
+        self._labels: list[Label] = []  # those of the epoch, as they were at its last look
+        self._labels_at: tuple[Any, Any] = (None, None)
         self._count, self._not_before, self.failures = 0, 0.0, 0
         self._work: queue.Queue[Callable[[], Any] | threading.Event | None] = queue.Queue()
         self._fetch()
@@ -87,14 +87,13 @@ class RedisSimilarStore:
         self._try(self._fetched)
 
     def _fetched(self) -> None:
-        state = json.loads(self._redis.get(f"{self._name}:state") or b"{}")
-        if not isinstance(state, dict):
-            raise ValueError("the state is no object")
+        state = _object(self._redis.get(f"{self._name}:state") or b"{}")
         self._redis.zremrangebyscore(f"{self._name}:all", 0, time.time() - self._ttl)
         self._count = int(self._redis.zcard(f"{self._name}:all"))
-        if state.get("epoch") != self._state.get("epoch"):
+        looked = (state.get("epoch"), state.get("looks"))
+        if looked != self._labels_at:  # other gateways may have added some
             rows = self._redis.lrange(f"{self._name}:labels:{state.get('epoch')}", 0, -1)
-            self._labels = [Label(*json.loads(row)) for row in rows]
+            self._labels, self._labels_at = [Label(*json.loads(row)) for row in rows], looked
         self._state = state
 
     def _try(self, work: Callable[[], Any], otherwise: Any = None) -> Any:
@@ -186,19 +185,30 @@ class RedisSimilarStore:
 
     def forget(self, id: str) -> bool:
         """Also as an answer to the equal request. Reads every answer that is kept."""
-        keys = [key for key in self._redis.scan_iter(match=f"{PREFIX}:*:row:*", count=1000) if _ends(key, id)]
+        rows = self._redis.scan_iter(match=f"{PREFIX}:*:row:*", count=1000)
+        keys = [key for key in rows if key.endswith(f":row:{id}".encode())]
         for key in keys:
             kept = _read(id, self._redis.get(key) or b"")
-            for other in self._redis.scan_iter(match=f"{EXACT}*", count=1000) if kept else ():
-                is_exact = not other.startswith(PREFIX.encode()) and self._redis.type(other) == b"string"
-                if kept and is_exact and (self._redis.get(other) or b"").partition(b"\n")[2] == kept.body:
-                    self._redis.delete(other)
+            if kept is not None:
+                self._forget_equal(kept.body)
             self._redis.delete(key)
         return bool(keys)
 
+    def _forget_equal(self, body: bytes) -> None:
+        """Answers of the exact cache (cache_store.py), which are strings."""
+        for key in self._redis.scan_iter(match=f"{EXACT}*", count=1000, _type="string"):
+            similar = key.startswith(PREFIX.encode())
+            if not similar and (self._redis.get(key) or b"").partition(b"\n")[2] == body:
+                self._redis.delete(key)
 
-def _ends(key: bytes, id: str) -> bool:
-    return key.endswith(f":row:{id}".encode())
+
+def _object(row: bytes) -> dict[str, Any]:
+    """Empty where it is damaged: what was decided begins anew."""
+    try:
+        found = json.loads(row)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _written(kept: Kept) -> bytes:
@@ -213,11 +223,11 @@ def _read(id: str, row: bytes) -> Kept | None:
     head, _, rest = row.partition(b"\n")
     try:
         partition, question, content_type, text, made, length, told = json.loads(head)
-        blob, body = rest[:length], rest[length:]
-        if told != sum_of(question, blob, content_type, body, text):
-            raise ValueError("its check sum is wrong")
-        reading: Reading = unpacked(blob)
-    except (ValueError, TypeError, AttributeError) as error:
+        blob, body, made = rest[:length], rest[length:], float(made)
+    except (ValueError, TypeError) as error:
         LOG.warning("the kept answer %s is damaged (%s) and is not used", id, error)
         return None
-    return Kept(id, partition, question, reading, content_type, body, text, float(made))
+    return checked(
+        id, blob, told, partition=partition, question=question, content_type=content_type, body=body, text=text,
+        made=made,
+    )  # fmt: skip

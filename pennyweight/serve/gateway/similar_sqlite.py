@@ -15,7 +15,7 @@ from typing import Any
 
 from pennyweight.errors import StorageError
 from pennyweight.serve.gateway.cache_store import connected
-from pennyweight.serve.gateway.similar_store import FLUSH_SECONDS, MOST_WAITING, Kept, Label, packed, sum_of, unpacked
+from pennyweight.serve.gateway.similar_store import FLUSH_SECONDS, MOST_WAITING, Kept, Label, checked, packed, sum_of
 
 LOG = logging.getLogger("pennyweight.gateway")
 COLUMNS = "number, id, partition, question, reading, type, body, text, made, sum"
@@ -34,8 +34,8 @@ SWEPT_EVERY, SWEPT_TO = 256, 0.9  # answers; share of the bytes that is left
 
 
 class SQLiteSimilarStore:
-    """In the file of the exact cache, which several gateways may share. Read on the event loop (by primary key and
-    index), written by a thread of its own."""
+    """In the file of the exact cache, which several gateways may share. Answers are read beside the event loop, what
+    was decided on it (by primary key); all is written by a thread of its own."""
 
     def __init__(self, file: Path, ttl: float, most_bytes: int = 2**30) -> None:
         self._ttl, self._most_bytes, self.failures = ttl, most_bytes, 0
@@ -202,13 +202,8 @@ class SQLiteSimilarStore:
 
     @staticmethod
     def _kept(row: tuple[Any, ...]) -> Kept | None:
-        """None for a row that is not as it was written."""
         _, id, partition, question, blob, content_type, body, text, made, told = row
-        try:
-            if told != sum_of(question, blob, content_type, body, text):
-                raise ValueError("its check sum is wrong")
-            reading = unpacked(blob)
-        except (ValueError, TypeError, AttributeError) as error:
-            LOG.warning("the kept answer %s is damaged (%s) and is not used", id, error)
-            return None
-        return Kept(id, partition, question, reading, content_type, body, text, made)
+        return checked(
+            id, blob, told, partition=partition, question=question, content_type=content_type, body=body, text=text,
+            made=made,
+        )  # fmt: skip

@@ -5,6 +5,7 @@ similar_redis.py."""
 from __future__ import annotations
 
 import json
+import logging
 import time
 import zlib
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 from pennyweight.embedding import Reading
 
+LOG = logging.getLogger("pennyweight.gateway")
 SCALE = 127  # states are kept as 8-bit numbers of this
 MOST_WAITING = 10_000  # rows to be written
 FLUSH_SECONDS = 10.0
@@ -69,6 +71,17 @@ class SimilarStore(Protocol):
 
 def sum_of(question: str, reading: bytes, content_type: str, body: bytes, text: str) -> int:
     return zlib.crc32(b"\n".join([question.encode(), reading, content_type.encode(), body, text.encode()]))
+
+
+def checked(id: str, blob: bytes, told: object, **fields: Any) -> Kept | None:
+    """A row of a store; None where it is not as it was written. `blob` is its packed reading, `told` its check sum."""
+    try:
+        if told != sum_of(fields["question"], blob, fields["content_type"], fields["body"], fields["text"]):
+            raise ValueError("its check sum is wrong")
+        return Kept(id, reading=unpacked(blob), **fields)
+    except (ValueError, TypeError, AttributeError) as error:
+        LOG.warning("the kept answer %s is damaged (%s) and is not used", id, error)
+        return None
 
 
 def packed(reading: Reading) -> bytes:

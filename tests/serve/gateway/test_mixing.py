@@ -325,9 +325,9 @@ def test_what_was_not_decided_makes_no_conversation_escalate() -> None:
 
 def test_in_shadow_the_share_is_what_would_have_been_kept() -> None:
     mixed = mixed_of(rule_of("cascade"))
-    mixed.count("large", "shadow, kept by cascade")
-    mixed.count("large", "shadow, escalated by cascade")
-    mixed.count("small", "pinned")
+    for logprob, name in ((-0.1, "one"), (-3.0, "another")):
+        answered(Engines(logprob), an_ask(mixed, messages=[{"role": "user", "content": name}]), shadow=True)
+    answered(Engines(), replace(an_ask(mixed), pinned="small"), shadow=True)
     assert mixed.state()["kept_share"] == 0.5 and mixed.state()["decided_by_rule"] == 2
 
 

@@ -126,6 +126,9 @@ def test_what_is_damaged_in_redis_is_a_miss(redis_url: str) -> None:
     for state in (b"no json", b"[1]"):
         store._redis.set(f"{store._name}:state", state)
         assert RedisSimilarStore(redis_url, 60, store._name.rpartition(":")[2]).state() == {}
+    again = RedisSimilarStore(redis_url, 60, store._name.rpartition(":")[2])
+    again._redis.set(again._row(made.id), whole)
+    assert again.failures == 0 and again.find(made.id) is not None, "what was decided begins anew, answers are there"
 
 
 def test_a_redis_that_is_gone_is_a_miss_at_once(caplog: pytest.LogCaptureFixture) -> None:
