@@ -71,7 +71,7 @@ def paws() -> list[tuple[str, str, bool]]:
 
 class Reader:
     def __init__(self) -> None:
-        self._embedding = SentenceEmbedding(num_threads=1)
+        self._embedding = SentenceEmbedding(num_threads=1, eight_bit=True)
         self._known: dict[str, tuple[Question, Reading]] = {}
 
     def __call__(self, text: str) -> tuple[Question, Reading]:

@@ -78,7 +78,11 @@ def filled(place: Path, entries: int, similar: SimilarPolicy) -> None:
         client.ask("So how do I lock my card?")  # a would-be hit: from its label on there is a state
         time.sleep(SETTLE_SECONDS)
     store = SQLiteSimilarStore(place / "answers.db", 1e9)
-    partition, read, draws = store.all()[0].partition, SentenceEmbedding(num_threads=1).read, np.random.default_rng(0)
+    partition, read, draws = (
+        store.all()[0].partition,
+        SentenceEmbedding(num_threads=1, eight_bit=True).read,
+        np.random.default_rng(0),
+    )
     known = [read([question(number)])[0] for number in range(200)]
     for number in range(entries):
         one = known[number % len(known)]

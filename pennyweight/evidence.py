@@ -12,6 +12,7 @@ from pennyweight.deployment import Deployment
 from pennyweight.hardware import Hardware
 from pennyweight.measurement import Comparison, Measurement
 from pennyweight.model import Lineage
+from pennyweight.similar_evidence import SimilarEvidence
 from pennyweight.study import Trial
 from pennyweight.workload import Request
 
@@ -146,3 +147,4 @@ class Evidence:
     seconds: float = 0.0
     held_out: tuple[Request, ...] = ()
     references: tuple[Reference, ...] = ()
+    similar: SimilarEvidence | None = None

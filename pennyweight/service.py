@@ -25,7 +25,9 @@ class SimilarPolicy:
     """Answers to similar questions. At most `limit` of these hits may be wrong, with this confidence; 0 is off. In
     `shadow` nothing is served, and everything is judged. `explored` is the share of would-be hits that the model
     answers anyway, which shows how many are wrong. `ttl_seconds` 0 is the cache's own. `embedding` is a directory,
-    empty for the one of pennyweight[similar]; questions with a word or phrase of `never` are always asked."""
+    empty for the one of pennyweight[similar]; questions with a word or phrase of `never` are always asked. `compared`
+    says how two answers are compared (mixing/agreement.py); empty: as JSON where a request asks for it, else as
+    text."""
 
     limit: float = 0.0
     confidence: float = 0.95
@@ -34,6 +36,7 @@ class SimilarPolicy:
     ttl_seconds: float = 0.0
     embedding: str = ""
     never: tuple[str, ...] = ()
+    compared: str = ""
 
     def __post_init__(self) -> None:
         for name, value in (("", self.limit), ("-confidence", self.confidence), ("-explored", self.explored)):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pennyweight.search import Answer, Listener, Question
     from pennyweight.search.mixture_question import MixtureQuestion
     from pennyweight.serve import Endpoint
+    from pennyweight.similar_evidence import SimilarEvidence
     from pennyweight.techniques import Technique
 
 MIN_DISK_BYTES = 1 << 28
@@ -216,12 +217,38 @@ def run_search(
     before, began = sum(trial.seconds for trial in search.trials.study.trials), time.perf_counter()
     answer = search.run()
     answer = replace(answer, seconds=before + time.perf_counter() - began)
+    similar = _similar(question, answer, output, listener)
     listener.stage("Writing the report")
     trials = search.trials.study.trials
-    evidence = result.gather(question, answer, hardware, trials)
+    evidence = result.gather(question, answer, hardware, trials, similar)
     result.write(output, evidence)
     report.write(output / "report.html", evidence, trials, colours=catalogue.colours())
     return answer, evidence
+
+
+def _similar(question: Question, answer: Answer, output: Path, listener: Listener) -> SimilarEvidence | None:
+    """Whether answers to similar questions are served too; None where nothing asks for it, or nothing was chosen."""
+    from pennyweight.search.similar_bench import ServiceSimilarBench
+    from pennyweight.search.similar_search import ANSWERS_FILE, SimilarSearch
+
+    if not question.similar or answer.chosen is None:
+        return None
+    place = output / ANSWERS_FILE
+    for file in output.glob(f"{ANSWERS_FILE}*"):  # of a run that was cut off
+        file.unlink()
+    bench = ServiceSimilarBench(
+        output,
+        listener.progress,
+        question.streams,
+        rounds=question.rounds,
+        seed=question.seed,
+        start_timeout=question.start_timeout,
+    )
+    found = SimilarSearch(question, bench, listener).run(answer, place)
+    if not found.served:
+        for file in output.glob(f"{ANSWERS_FILE}*"):
+            file.unlink()
+    return found
 
 
 def run_mixture(

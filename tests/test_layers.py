@@ -29,6 +29,7 @@ VALUES = {
     "schemes",
     "service",
     "shape",
+    "similar_evidence",
     "study",
     "workload",
 }

@@ -34,6 +34,23 @@ def questions(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+BEFORE = ("", "So ", "Hello, ", "Please, ", "Um, ", "Well, ")
+ASKING = ("what colour is {}", "which colour does {} have", "what is the colour of {}", "tell me what colour {} is")
+AFTER = ("", "?", " please", "??")
+FRUITS = {"a ripe banana": "yellow", "a plum": "blue", "a lime": "green", "a cherry": "red"}
+
+
+def wordings(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Labelled rows of a workload that asks four questions, in words that differ each time."""
+    every = [(b + a.format(f) + e, f) for b in BEFORE for a in ASKING for f in FRUITS for e in AFTER]
+    rows = []
+    for place, (text, fruit) in enumerate(random.Random(seed).sample(every, count)):
+        messages = [{"role": "system", "content": "Name the colour."}, {"role": "user", "content": text}]
+        row = {"id": f"w{place}", "messages": messages, "max_tokens": 8, "temperature": 0.0}
+        rows.append(row | {"reference": FRUITS[fruit], "scorer": "exact"})
+    return rows
+
+
 def written(rows: list[dict[str, Any]], file: Path) -> Path:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -41,13 +58,16 @@ def written(rows: list[dict[str, Any]], file: Path) -> Path:
 
 def trained_pair(place: Path, tokenizer_directory: Path) -> tuple[Path, Path]:
     """(large, small), in the Hugging Face shape; half a minute on two cores."""
-    large = _trained(place / "large", tokenizer_directory, LARGE, list(TASKS), idle=IDLE_LAYERS)
-    return large, _trained(place / "small", tokenizer_directory, SMALL, list(TASKS)[:1])
+    rows = questions(8000, seed=9)
+    easy = [row for row in rows if row["messages"][0]["content"] == next(iter(TASKS))]
+    large = trained(place / "large", tokenizer_directory, LARGE, rows, idle=IDLE_LAYERS)
+    return large, trained(place / "small", tokenizer_directory, SMALL, easy)
 
 
-def _trained(
-    directory: Path, tokenizer_directory: Path, shape: dict[str, int], tasks: list[str], *, idle: int = 0
+def trained(
+    directory: Path, tokenizer_directory: Path, shape: dict[str, int], rows: list[dict[str, Any]], *, idle: int = 0
 ) -> Path:
+    """A model that answers these rows, and others like them."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -61,7 +81,6 @@ def _trained(
     )  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS)
-    rows = [row for row in questions(8000, seed=9) if row["messages"][0]["content"] in tasks]
     draws = random.Random(1)
     for _ in range(STEPS):
         tokens, labels = _batch(tokenizer, draws.sample(rows, ROWS))

@@ -71,6 +71,9 @@ def optimize(
     judge: Annotated[
         bool, typer.Option(help="Let the first model judge free text without labels; labels of a part correct it.")
     ] = False,
+    cache_similar: Annotated[
+        str | None, typer.Option(help="Also try answers to similar questions, this share of which may be wrong: 5%.")
+    ] = None,
     speculate: Annotated[bool, typer.Option(help="Find the load up to which speculative decoding pays.")] = False,
     base_url: Annotated[str | None, typer.Option(help="URL of a running server to include in the search.")] = None,
     num_prompts: options.NumPrompts = None,
@@ -172,8 +175,10 @@ def optimize(
             techniques=amounts,
             speculate=speculate,
             remote=remote,
+            similar=options.share(cache_similar, "--cache-similar") or 0.0,
         )
         refuse_early(question)
+        verbs.embedding(live, wanted=bool(question.similar))
         warn_if_busy(live.line)
         live.stage("Measuring this machine")
         hardware = measured_hardware()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,11 +31,15 @@ def verify(
     typer.echo(f"{result.verdict.outcome}: {figures(result.measurement)}")
     for line in parts.lines(result.measurement, None, result.verdict):
         typer.echo(line)
+    if result.similar is not None:
+        hits = result.similar
+        typer.echo(f"  similar answers: {hits.hits} hits, {hits.wrong} wrong, at most {hits.bound:.1%} are")
     if result.skipped:
         typer.echo(f"  Not checked, because this is another machine: {', '.join(result.skipped)}")
     if as_json:
+        similar = {"similar": asdict(result.similar)} if result.similar else {}
         verdict = {"outcome": result.verdict.outcome, **codec.plain(result.verdict)}
-        print(json.dumps({**verdict, **codec.plain(result.measurement), "skipped": list(result.skipped)}))
+        print(json.dumps({**verdict, **codec.plain(result.measurement), "skipped": list(result.skipped), **similar}))
 
 
 def _verify_mixture(directory: Path, *, as_json: bool) -> None:

@@ -61,11 +61,13 @@ class Client:
         model: str,
         api_key: str | None = None,
         count_tokens: Callable[[str], int] | None = None,
+        *,
+        caches: bool = False,
     ) -> None:
         self._session, self._base_url, self.model = session, base_url.rstrip("/"), model
         self._count_tokens = count_tokens
         # A cached answer does not measure the engine: this header bypasses the cache of pennyweight's gateway.
-        self._headers = {"content-type": "application/json", "x-pennyweight-cache": "no"}
+        self._headers = {"content-type": "application/json", **({} if caches else {"x-pennyweight-cache": "no"})}
         self._whole = aiohttp.ClientTimeout(total=session.timeout.total)
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
@@ -119,6 +121,10 @@ class Client:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A whole answer; anything but 200 is an `EndpointError`."""
+        return (await self.exchange(path, body))[1]
+
+    async def exchange(self, path: str, body: Mapping[str, Any]) -> tuple[Mapping[str, str], dict[str, Any]]:
+        """As `post`, with the answer's headers."""
         url = self._base_url + path
         try:
             data = json.dumps(body).encode()
@@ -130,11 +136,21 @@ class Client:
                     fault.status = answer.status
                     raise fault
                 value: dict[str, Any] = json.loads(text)
-                return value
+                return answer.headers, value
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise EndpointError(f"{url} did not answer ({type(error).__name__}: {error}): is it running?") from None
         except ValueError as error:
             raise EndpointError(f"{url} answered with no JSON ({error}): is it an OpenAI endpoint?") from None
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """What a page of the server says, such as `/status` of pennyweight's gateway."""
+        url = self._base_url + path
+        try:
+            async with self._session.get(url, headers=self._headers, timeout=self._whole) as answer:
+                found: dict[str, Any] = json.loads(await answer.text())
+                return found
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise EndpointError(f"{url} gave no JSON ({type(error).__name__}: {error}): is it running?") from None
 
     async def models(self) -> list[dict[str, Any]]:
         url = self._base_url + "/v1/models"
@@ -169,12 +185,14 @@ async def connect(
     stall: float | None = STALL_TIMEOUT,
     api_key: str | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    caches: bool = False,
 ) -> AsyncIterator[Client]:
     """A client for one endpoint.
 
     timeout       seconds that a request may take
     stall         seconds without a byte of a stream after which the server counts as hung; None: only `timeout` counts
     count_tokens  counts the tokens of an answer whose server reports no usage
+    caches        let pennyweight's gateway answer from its caches, as clients do
     """
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     limits = aiohttp.ClientTimeout(total=timeout, sock_read=None if stall is None else min(timeout, stall))
@@ -183,7 +201,7 @@ async def connect(
     async with aiohttp.ClientSession(
         connector=connector, timeout=limits, read_bufsize=1 << 20, trace_configs=[trace]
     ) as session:
-        yield Client(session, base_url, model, api_key, count_tokens)
+        yield Client(session, base_url, model, api_key, count_tokens, caches=caches)
 
 
 async def _mark_reused(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:

@@ -43,26 +43,30 @@ def compare(
     confidence: float = 0.95,
     ignore_eos: bool = False,
     quantity: str = "output_throughput",
+    caches: bool = False,
     progress: Progress = no_progress,
 ) -> Comparison:
     """Interleaved runs of both, summarised. `ignore_eos` is for models that end their answers at random; where answers
-    differ in length, `quantity` request_throughput compares the work done."""
+    differ in length, `quantity` request_throughput compares the work done. With `caches` both answer from theirs, and
+    each run is the workload as it is: the openers start anew for each."""
     speeds: Sequence[list[float]] = ([], [])
     openers = (open_a, open_b)
     for number, which in interleaved(len(openers), rounds):
-        fresh = workload.variant(number)  # the openers may keep their servers running, with their prefix caches
+        # The openers may keep their servers running, with their prefix caches.
+        load = workload if caches else workload.variant(number)
         with ExitStack() as stack:
             endpoint = openers[which](stack)
             sampling = Sampling(ignore_eos=ignore_eos)
             run = measure_speed(
                 endpoint,
-                fresh,
+                load,
                 arrivals,
                 sampling,
                 seed=seed + number,
                 warm_with=warm_with,
                 late_retries=LATE_RETRIES,
                 accept_late=True,
+                caches=caches,
             )
             speeds[which].append(run[quantity])
         progress(sum(map(len, speeds)), 2 * rounds)

@@ -7,12 +7,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, replace
 from typing import Any
 
 from pennyweight.errors import EndpointError, MeasurementVoid, UsageError
 from pennyweight.measure import resources
-from pennyweight.measure.client import REQUEST_TIMEOUT, STALL_TIMEOUT, Sampling, connect
+from pennyweight.measure.client import REQUEST_TIMEOUT, STALL_TIMEOUT, Client, Sampling, connect
 from pennyweight.measure.record import Record
 from pennyweight.measure.replay import WARM_UP_LIMIT, Progress, Replay, no_progress, replay, warm_up
 from pennyweight.measure.resources import Usage
@@ -44,6 +45,7 @@ def measure_speed(
     request_timeout: float | None = None,
     count_tokens: Callable[[str], int] | None = None,
     accept_cached: bool = False,
+    caches: bool = False,
     keep: Callable[[Sequence[Record]], None] = lambda _: None,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
@@ -56,20 +58,25 @@ def measure_speed(
     request_timeout  seconds that a request may take; None: 600, and a stream that stands still for 120 has failed
     count_tokens     counts the tokens of answers whose server reports no usage
     accept_cached    keep a run in which the server answered from a cache
+    caches           measure a service with its caches: all but the warm-up is asked as clients ask
     keep             receives the records of the run that counts
 
     Raises `MeasurementVoid`, and `EndpointError` if an engine that we started failed a request."""
 
-    async def run() -> tuple[Replay, Usage, int]:
-        async with connect(
+    def client_of(*, caches: bool) -> AbstractAsyncContextManager[Client]:
+        return connect(
             endpoint.base_url,
             endpoint.model,
             timeout=request_timeout or REQUEST_TIMEOUT,
             stall=None if request_timeout else STALL_TIMEOUT,
             api_key=api_key or endpoint.api_key,
             count_tokens=count_tokens,
-        ) as client:
-            warmed = await warm_up(client, warm_with or workload, sampling)
+            caches=caches,
+        )
+
+    async def run() -> tuple[Replay, Usage, int]:
+        async with client_of(caches=False) as first, client_of(caches=caches) as client:
+            warmed = await warm_up(first, warm_with or workload, sampling)
             with resources.watch(endpoint.process) as usage:
                 return await replay(client, workload, arrivals, sampling, seed=seed, progress=progress), usage, warmed
 
@@ -89,7 +96,7 @@ def measure_speed(
         run_of_requests.refuse_if_late()
     records = run_of_requests.records
     cached = sum(record.cached for record in records)
-    if cached and not accept_cached:
+    if cached and not (accept_cached or caches):
         raise MeasurementVoid(
             f"The server answered {cached} of {len(records)} requests from a cache, so this is not the speed of a "
             "model: turn the cache off for these requests, or accept it with --accept-cached."

@@ -51,7 +51,14 @@ def sentences(evidence: Evidence) -> list[str]:
         return [f"No candidate for {evidence.model_name} could be measured.", failure_sentence(evidence)]
     if evidence.chosen is None:
         return [f"No candidate meets the budget for {evidence.model_name}.", nearest_sentence(evidence)]
-    return [_choice(evidence), _speed(evidence), _loss(evidence), *_speculation(evidence), *_marks(evidence)]
+    return [
+        _choice(evidence),
+        _speed(evidence),
+        _loss(evidence),
+        *_speculation(evidence),
+        *_similar(evidence),
+        *_marks(evidence),
+    ]
 
 
 def failure_sentence(evidence: Evidence) -> str:
@@ -123,6 +130,21 @@ def _speculation(evidence: Evidence) -> list[str]:
         if trial.comparison
     ]
     return [f"Speculative decoding, by streams: {', '.join(gains)}."] if gains else []
+
+
+def _similar(evidence: Evidence) -> list[str]:
+    found = evidence.similar
+    if found is None:
+        return []
+    if found.refused:
+        return [f"Similar answers are not served: {found.refused}."]
+    assert found.faster is not None
+    return [
+        f"Similar answers are served: {found.hits} of {found.requests} held-out requests were answered from the cache, "
+        f"{found.wrong} of them wrongly, so at most {found.bound:.1%} are ({found.policy.limit:.1%} allowed); "
+        f"{found.faster.ratio:.2f} times the requests a second of the service without them "
+        f"({found.faster.describe_interval()})."
+    ]
 
 
 def _marks(evidence: Evidence) -> list[str]:

@@ -20,6 +20,8 @@ from pennyweight.model import Model
 from pennyweight.plan.cost import Load
 from pennyweight.search.candidates import Candidate, Space, is_unmodified, predicted, propose
 from pennyweight.serve import catalogue
+from pennyweight.service import SimilarPolicy
+from pennyweight.similarity.bound import error_of_look, least_labels
 from pennyweight.study import Trial
 from pennyweight.tokenizer import Tokenizer
 from pennyweight.workload import Workload
@@ -30,7 +32,8 @@ REFERENCE_ENGINE = "transformers"
 @dataclass(frozen=True)
 class Question:
     """The input of a search. `engines` and `schemes` None mean all; `techniques` are amounts by name,
-    as `recipes.parse` gives them; `remote` has base_url and served_model of a running server to include."""
+    as `recipes.parse` gives them; `remote` has base_url and served_model of a running server to include; `similar` is
+    the share of answers to similar questions that may be wrong, 0 for none."""
 
     model: Model
     workload: Workload
@@ -46,6 +49,7 @@ class Question:
     techniques: Mapping[str, str] = field(default_factory=dict)
     speculate: bool = False
     remote: Mapping[str, str] | None = None
+    similar: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("streams", 1), ("rounds", 1), ("iterations", 0)):
@@ -59,6 +63,7 @@ class Question:
         for name in ("engines", "schemes"):
             if isinstance(getattr(self, name), str):
                 raise UsageError(f"{name}={getattr(self, name)!r} is one word: give a tuple of names.")
+        SimilarPolicy(self.similar)  # refuses what is no share
         if not isinstance(self.techniques, Mapping):
             raise UsageError(f"techniques={self.techniques!r} is no mapping: write {{'prune': '10%'}}.")
 
@@ -70,7 +75,7 @@ class Question:
 
     def as_json(self) -> dict[str, Any]:
         """What must be equal for a search to be resumed."""
-        return {
+        asked: dict[str, Any] = {
             "model": self.model.id,
             "workload": self.workload.id,
             "budget": codec.plain(self.budget),
@@ -84,6 +89,7 @@ class Question:
             "speculate": self.speculate,
             "remote": self.remote and dict(self.remote),
         }
+        return asked | ({"similar": self.similar} if self.similar else {})
 
 
 class Listener(Protocol):
@@ -177,12 +183,27 @@ def refuse_model(model: Model) -> None:
 def _refuse_workload(question: Question) -> None:
     refuse_fields(question)
     _refuse_undecidable(question)
+    _refuse_similar(question)
     if question.budget.max_degradation is not None and not question.workload.labelled:
         raise UsageError(
             f"--max-degradation needs labelled requests and {question.workload.name!r} has none: "
             "use --max-added-nats, or a workload with references and scorers."
         )
     refuse_lengths(question)
+
+
+def _refuse_similar(question: Question) -> None:
+    """Raise where so few requests could neither earn nor prove similar answers, whatever they are."""
+    if not question.similar:
+        return
+    policy = SimilarPolicy(question.similar)
+    tuning, held_out = (len(half.requests) for half in question.workload.split(question.seed))
+    to_prove = least_labels(policy.limit, error_of_look(1, 1 - policy.confidence))
+    if held_out < to_prove or tuning < 2:
+        raise UsageError(
+            f"--cache-similar {policy.limit:.1%} takes {to_prove} hits in the held-out half, none of them wrong, and "
+            f"that of {question.workload.name} has {held_out} requests: allow more wrong hits, or bring more requests."
+        )
 
 
 def refuse_fields(question: Question) -> None:

@@ -23,14 +23,22 @@ from pennyweight.paths import cache_directory
 from pennyweight.report import parts
 from pennyweight.search.accounting import technique_gains
 from pennyweight.search.question import Answer, Question
+from pennyweight.search.similar_search import ANSWERS_FILE, service_with
 from pennyweight.serve import catalogue
 from pennyweight.service import Service
+from pennyweight.similar_evidence import SimilarEvidence
 from pennyweight.study import Stage, Trial
 
 ARTIFACT = "artifact"
 
 
-def gather(question: Question, answer: Answer, hardware: Hardware, trials: Sequence[Trial]) -> Evidence:
+def gather(
+    question: Question,
+    answer: Answer,
+    hardware: Hardware,
+    trials: Sequence[Trial],
+    similar: SimilarEvidence | None = None,
+) -> Evidence:
     workload = question.workload
     ends = {"chosen": answer.chosen, "baseline": answer.baseline, "fastest_unmodified": answer.fastest_unmodified}
     memory = {name: _memory(deployment, trials) for name, deployment in ends.items()}
@@ -67,6 +75,7 @@ def gather(question: Question, answer: Answer, hardware: Hardware, trials: Seque
         seconds=answer.seconds,
         held_out=answer.held_out.requests,
         references=tuple(answer.references.values()),
+        similar=similar,
     )
 
 
@@ -95,6 +104,11 @@ def summary(evidence: Evidence, report: Path) -> dict[str, Any]:
             "degradation": value("degradation"),
             "ci95": _finite(added.interval) if added else None,
         },
+        **(
+            {"similar": {"served": evidence.similar.served, **codec.plain(evidence.similar)}}
+            if evidence.similar
+            else {}
+        ),
         "trials": evidence.trials,
         "seconds": round(evidence.seconds, 1),
         "report": str(report),
@@ -111,7 +125,11 @@ def write(directory: Path, evidence: Evidence) -> None:
         formats.write_deployment(directory, chosen)
         return
     kept_artifact(Path(chosen.model_path), directory / ARTIFACT)
-    formats.write_deployment(directory, replace(chosen, model_path=ARTIFACT))
+    kept = replace(chosen, model_path=ARTIFACT)
+    formats.write_deployment(directory, kept)
+    if evidence.similar is not None and evidence.similar.served:
+        service = service_with(kept, evidence.similar.policy, Path(ANSWERS_FILE))
+        formats.write("service", directory / formats.SERVICE_FILE, service)
     (directory / "DEPLOY.md").write_text(_deploy_page(evidence, chosen), encoding="utf-8")
 
 

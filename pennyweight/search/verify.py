@@ -21,8 +21,10 @@ from pennyweight.measure.speed import LATE_RETRIES, in_other_tokens, measure_spe
 from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search.loop import FULL_WAVES
+from pennyweight.search.similar_bench import ServiceSimilarBench, SimilarBench
+from pennyweight.search.similar_search import HitBound, bound_of, judge_parts, refusal
 from pennyweight.serve import Endpoint, open_service
-from pennyweight.service import Service
+from pennyweight.service import Service, SimilarPolicy
 from pennyweight.workload import Arrivals, Workload
 
 STATED = ("added_nats", "degradation")  # limits that every release's evidence judges where the budget has them
@@ -30,11 +32,13 @@ STATED = ("added_nats", "degradation")  # limits that every release's evidence j
 
 @dataclass(frozen=True)
 class Verification:
-    """The results of the gates now. `skipped` names those that only hold on the machine of the evidence."""
+    """The results of the gates now. `skipped` names those that only hold on the machine of the evidence.
+    `similar` are the hits among the held-out requests, where similar answers are served."""
 
     verdict: Verdict
     measurement: Measurement
     skipped: tuple[str, ...]
+    similar: HitBound | None = None
 
 
 def verify(directory: Path, stage: Callable[[str], None] = print, progress: Progress = no_progress) -> Verification:
@@ -49,6 +53,7 @@ def verify(directory: Path, stage: Callable[[str], None] = print, progress: Prog
         if getattr(deployment, name) != getattr(accepted, name):
             raise GateFailed(f"{name} in deployment.json is not what was accepted: restore it, or optimise again.")
     _refuse_edited(evidence)
+    _refuse_other_policy(evidence, service)
     stage("Checksums")
     check_artifact(Path(deployment.model_path), deployment.model_id)
     here = detect()
@@ -58,7 +63,38 @@ def verify(directory: Path, stage: Callable[[str], None] = print, progress: Prog
         result = _gates(evidence, endpoint, with_speed=same_machine, progress=progress)
     if result.verdict.outcome is not Outcome.ACCEPT:
         raise GateFailed(f"The gates no longer hold: {result.verdict.reason}.")
+    if evidence.similar is not None and evidence.similar.served:
+        stage("Similar answers: the held-out half")
+        bench = ServiceSimilarBench(directory, progress, evidence.streams)
+        result = replace(result, similar=prove_similar(evidence, service, bench))
     return result
+
+
+def _refuse_other_policy(evidence: Evidence, service: Service) -> None:
+    """What is served from the cache is what was proven: nothing, or under this very policy."""
+    found = evidence.similar
+    proven = found.policy if found is not None and found.served else SimilarPolicy()
+    if service.cache.similar != proven:
+        raise GateFailed(
+            "The policy of similar answers in service.json is not what was proven: restore it, or optimise again."
+        )
+
+
+def prove_similar(evidence: Evidence, service: Service, bench: SimilarBench) -> HitBound:
+    """The held-out half again, on a copy of the answers that are served now."""
+    assert evidence.similar is not None
+    policy = evidence.similar.policy
+    if not Path(service.cache.place).exists():
+        raise GateFailed(f"{service.cache.place}, the file of similar answers, is gone: restore it, or optimise again.")
+    workload = Workload(f"{evidence.workload_name}/held-out", evidence.held_out)
+    served = bench.serve(service, workload)
+    error = 1 - policy.confidence
+    bound = bound_of(served, error)
+    references = {reference.request_id: reference for reference in evidence.references}
+    refused = refusal(bound, judge_parts(served, references, evidence.budget), policy, error)
+    if refused:
+        raise GateFailed(f"Similar answers no longer hold: {refused}.")
+    return bound
 
 
 def _refuse_edited(evidence: Evidence) -> None:

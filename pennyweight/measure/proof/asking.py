@@ -63,7 +63,7 @@ async def answer(client: Client, request: Request, sampling: Sampling = GREEDY, 
     body |= {"return_token_ids": True, "logprobs": True if request.messages else tops}
     if tops and request.messages:
         body["top_logprobs"] = tops
-    return _answered(await client.post(path, body))
+    return answered(await client.post(path, body))
 
 
 async def continuation(client: Client, tokens: Sequence[int], count: int) -> Answered:
@@ -76,7 +76,7 @@ async def continuation(client: Client, tokens: Sequence[int], count: int) -> Ans
         "logprobs": 0,
         "return_token_ids": True,
     }
-    return _answered(await client.post("/v1/completions", body))
+    return answered(await client.post("/v1/completions", body))
 
 
 async def score(client: Client, prompt: Sequence[int], tokens: Sequence[int]) -> Scored:
@@ -149,7 +149,7 @@ def _first(group: BaseExceptionGroup[PennyweightError]) -> PennyweightError:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-def _answered(body: Mapping[str, Any], index: int = 0) -> Answered:
+def answered(body: Mapping[str, Any], index: int = 0) -> Answered:
     choice, usage = _choice(body, index), body.get("usage") or {}
     message = choice.get("message") or {}
     prompt: list[int] | None = choice.get("prompt_token_ids") or body.get("prompt_token_ids")

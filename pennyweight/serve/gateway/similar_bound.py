@@ -27,6 +27,21 @@ SYNC_SECONDS = 1.0
 GROWTH, LEAST_GROWN = 2.0, 200  # of the cache, from one epoch to the next
 
 
+def certified(state: Mapping[str, Any], threshold: Threshold, entries: int, policy: SimilarPolicy) -> dict[str, Any]:
+    """The state of a store with a threshold that was certified elsewhere, as by `pw optimize` on a held-out half: that
+    was the first look, and the labels of an epoch that begins now earn the next."""
+    return {
+        **state,
+        "threshold": asdict(threshold),
+        "epoch": int(state["epoch"]) + 1,
+        "looks": 1,
+        "looks_before": 1,
+        "begun_with": entries,
+        "alarms": 0,
+        "monitor": vars(Monitor(policy.limit, 1 - policy.confidence, least=0.0)),
+    }
+
+
 class SimilarFigures:
     def __init__(self, registry: CollectorRegistry) -> None:
         make: dict[str, Any] = {"registry": registry}
@@ -123,6 +138,7 @@ class SimilarBound:
             "labels": len(known),
             "labels_wrong": sum(label.wrong for label in known),
             "labels_needed": self.needed,
+            "unjudged": sum(label is None for label in self._labels),
             "watched": self._monitor.seen,
             "wrong_lately": self._monitor.mean_loss if self._monitor.seen else None,
             "alarms": self.alarms,

@@ -132,7 +132,7 @@ class SimilarAnswers:
 class Similar:
     def __init__(self, inner: Stage, answers: SimilarAnswers, draw: Callable[[], float] = random.random) -> None:
         self._inner, self._answers, self._draw = inner, answers, draw
-        self._agreement = Agreement(inner)
+        self._agreement = Agreement(inner, answers.policy.compared)
         self.judging: set[asyncio.Task[None]] = set()
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:

@@ -19,7 +19,7 @@ from pennyweight.similarity.bound import upper_bound
 from pennyweight.similarity.gate import shipped_gate
 
 FOREVER = 2**31  # seconds, a TTL that no answer outlives
-SHIPPED = "all-MiniLM-L6-v2 int8"
+SHIPPED = "all-MiniLM-L6-v2, 8-bit products"
 
 
 def open_similar(
@@ -31,7 +31,7 @@ def open_similar(
     if not similar.limit:
         return None
     place = Path(similar.embedding) if similar.embedding else None
-    embedding = SentenceEmbedding(place, num_threads=1)
+    embedding = SentenceEmbedding(place, num_threads=1, eight_bit=place is None)
     name = SHIPPED if place is None else hashlib.sha256((place / "model.onnx").read_bytes()).hexdigest()[:16]
     ttl = similar.ttl_seconds or policy.ttl_seconds
     store: SimilarStore
