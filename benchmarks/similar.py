@@ -1,6 +1,7 @@
 """The gate of the cache of similar questions, on pairs of questions and conversations with known answers.
 
     python -m benchmarks.similar gate [--folds 10] [--seeds 3]      on fow-cache's pairs, and PAWS as traps
+    python -m benchmarks.similar conversations                      its 240 pairs of conversations, by the shipped gate
     python -m benchmarks.similar fit FILE                           fit the shipped gate
 
 Needs `pip install fow-cache==0.1.0` (data CC-BY-4.0); PAWS from PENNYWEIGHT_DATA/similarity. Each fold leaves out all
@@ -23,10 +24,13 @@ import numpy as np
 
 from pennyweight import codec
 from pennyweight.embedding import Reading, SentenceEmbedding
+from pennyweight.similarity.bound import THRESHOLDS
 from pennyweight.similarity.closeness import closeness
 from pennyweight.similarity.differences import Question, vetoed
-from pennyweight.similarity.gate import Gate, features_of, fit_gate
+from pennyweight.similarity.gate import Gate, features_of, fit_gate, shipped_gate
+from pennyweight.similarity.volatile import Volatile
 
+FLOOR = THRESHOLDS[-1]
 WRONG = (0.01, 0.02, 0.05, 0.10)  # shares of the traps
 NEIGHBOURS, WEIGHT = 2, 0.3
 FITTED_ON = "600 pairs of fow-cache 0.1.0 (CC-BY-4.0, Mabon ap Gwyn) and the nearest questions of other pairs"
@@ -196,6 +200,31 @@ def gate(folds: int, seeds: int) -> None:
         )
 
 
+def conversations() -> None:
+    """As the gateway asks: all but the last message must be equal, and the question may depend on nothing else."""
+    from fow_cache.data import load_conversations
+
+    reader, shipped, volatile = Reader(), shipped_gate(), Volatile(())
+    served: dict[bool, list[bool]] = {True: [], False: []}
+    equal = 0
+    for pair in load_conversations():
+        (*before, kept), (*turns, fresh) = pair["a"], pair["b"]
+        together = before == turns
+        equal += together
+        asked = together and not volatile(fresh["content"]) and not reader.vetoed(kept["content"], fresh["content"])
+        score = 0.0
+        if asked:
+            score = float(shipped.scores(np.array([reader.features(kept["content"], fresh["content"])]))[0])
+        served[bool(pair["same_answer"])].append(asked and score >= FLOOR)
+    say(
+        part="conversations",
+        pairs=len(served[True]) + len(served[False]),
+        equal_turns=equal,
+        hits=f"{sum(served[True])} of {len(served[True])}",
+        wrong=f"{sum(served[False])} of {len(served[False])}",
+    )
+
+
 def fit(file: Path) -> None:
     pairs = prepared(Reader())
     made = fitted(pairs, np.ones(len(pairs.rows), bool), np.ones(len(pairs.others), bool))
@@ -205,13 +234,15 @@ def fit(file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["gate", "fit"])
+    parser.add_argument("part", choices=["gate", "conversations", "fit"])
     parser.add_argument("file", type=Path, nargs="?", default=Path("gate.json"))
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     if given.part == "gate":
         gate(given.folds, given.seeds)
+    elif given.part == "conversations":
+        conversations()
     else:
         fit(given.file)
 

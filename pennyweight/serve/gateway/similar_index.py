@@ -3,8 +3,12 @@ and kept up with what other gateways add to it."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -15,11 +19,13 @@ from pennyweight.errors import UsageError
 from pennyweight.serve.gateway.similar_store import Kept, SimilarStore, packed, unpacked
 from pennyweight.similarity.differences import Question
 
+LOG = logging.getLogger("pennyweight.gateway")
 EXACT = 20_000
 MOST_VECTORS = 400_000  # of all partitions together
 SEARCHED = 8  # times as many as are asked for, because some are dead
 LEAST_DEAD = 64
 STEP = 256  # vectors by which a matrix grows
+ADDED_AT_ONCE = 4  # to the approximate index, beside a search: a millisecond each
 
 
 class Partition:
@@ -34,6 +40,9 @@ class Partition:
         self.mark = 0
         self._vectors: NDArray[np.float32] | None = None
         self._approximate: Any = None
+        self._covered = 0  # places that are in the approximate index; the others are compared one by one
+        self._building: Future[Any] | None = None
+        self._asked_to_build = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,10 +59,6 @@ class Partition:
         self.ids.append(kept.id)
         self.questions.append(Question(kept.question))
         self._readings.append(packed(kept.reading))
-        if self._approximate is not None:
-            self._approximate.add(place, self._vectors[place])
-        elif place >= EXACT:
-            self._approximate = approximate(self._vectors[: place + 1])
 
     def drop(self, id: str) -> None:
         if id in self.ids:
@@ -72,15 +77,51 @@ class Partition:
             return []
         asked = vector.astype(np.float32)
         living = self._made[: len(self.ids)] > oldest
+        self._cover()
+        pairs = []
         if self._approximate is not None:
             found = self._approximate.search(asked, SEARCHED * count)
             pairs = [(int(key), float(self._vectors[int(key)] @ asked)) for key in found.keys]
-            pairs = [pair for pair in pairs if living[pair[0]]][:count]
-        else:
-            cosines = np.where(living, self._vectors[: len(self.ids)] @ asked, -np.inf)
-            best = np.argpartition(-cosines, count - 1)[:count] if len(cosines) > count else np.arange(len(cosines))
-            pairs = [(int(place), float(cosines[place])) for place in best]
-        return sorted((pair for pair in pairs if living[pair[0]]), key=lambda pair: -pair[1])
+        rest = slice(self._covered, len(self.ids))
+        cosines = np.where(living[rest], self._vectors[rest] @ asked, -np.inf)
+        best = np.argpartition(-cosines, count - 1)[:count] if len(cosines) > count else np.arange(len(cosines))
+        pairs += [(self._covered + int(place), float(cosines[place])) for place in best]
+        return sorted((pair for pair in pairs if living[pair[0]]), key=lambda pair: -pair[1])[:count]
+
+    def _cover(self) -> None:
+        """The index of a large partition takes half a minute to build: in a thread, while the partition goes on as it
+        was. What was added since is added a few at a time."""
+        count = len(self.ids)
+        if not self._asked_to_build and count > EXACT:
+            self._asked_to_build = True
+            assert self._vectors is not None
+            self._building = in_thread(approximate, self._vectors[:count].copy())
+        if self._building is not None and self._building.done():
+            try:
+                self._approximate = self._building.result()
+                self._covered = len(self._approximate)
+            except Exception as error:  # without usearch, or memory: exact, and slower
+                LOG.warning("%d similar questions are compared one by one: %s", count, error)
+            self._building = None
+        if self._approximate is not None and self._covered < count:
+            assert self._vectors is not None
+            places = np.arange(self._covered, min(count, self._covered + ADDED_AT_ONCE))
+            self._approximate.add(places, self._vectors[places], threads=1)
+            self._covered += len(places)
+
+
+def in_thread(work: Callable[..., Any], *given: Any) -> Future[Any]:
+    """Ends with the process, finished or not."""
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work(*given))
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="similar index", daemon=True).start()
+    return done
 
 
 def approximate(vectors: NDArray[np.float32]) -> Any:
@@ -92,7 +133,7 @@ def approximate(vectors: NDArray[np.float32]) -> Any:
             f"More than {EXACT} similar questions need usearch: run `pip install pennyweight[similar]`."
         ) from None
     made = Index(ndim=vectors.shape[1], metric="ip", dtype="f32")
-    made.add(np.arange(len(vectors)), vectors)
+    made.add(np.arange(len(vectors)), vectors, threads=1)
     return made
 
 
