@@ -27,7 +27,8 @@ class SimilarPolicy:
     answers anyway, which shows how many are wrong. `ttl_seconds` 0 is the cache's own. `embedding` is a directory,
     empty for the one of pennyweight[similar]; questions with a word or phrase of `never` are always asked. `compared`
     says how two answers are compared (mixing/agreement.py); empty: as JSON where a request asks for it, else as
-    text."""
+    text. With `verify` the served model is asked whether both questions have the same answer, where the gate is not
+    sure. `lifetimes` are seconds by a word or phrase: answers to questions with it live no longer than that."""
 
     limit: float = 0.0
     confidence: float = 0.95
@@ -37,6 +38,8 @@ class SimilarPolicy:
     embedding: str = ""
     never: tuple[str, ...] = ()
     compared: str = ""
+    verify: bool = False
+    lifetimes: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in (("", self.limit), ("-confidence", self.confidence), ("-explored", self.explored)):
@@ -44,6 +47,12 @@ class SimilarPolicy:
                 raise UsageError(f"--cache-similar{name} {value:g} is not possible: use a share from 0 to below 1.")
         if 0 < self.limit < LEAST_LIMIT:
             raise UsageError(f"--cache-similar {self.limit:g} takes millions of labels: use {LEAST_LIMIT:.2%} or more.")
+        for phrase, seconds in self.lifetimes.items():
+            if not phrase.strip() or not seconds > 0:
+                raise UsageError(
+                    f"--cache-similar-ttl {phrase}:{seconds:g} is not possible: write a word or phrase and seconds "
+                    "above 0, as price:3600."
+                )
         if self.limit and not self.explored:
             raise UsageError("--cache-similar-explored 0 would watch nothing: use a share above 0, such as 5%.")
 

@@ -46,6 +46,13 @@ def serve(
     cache_similar_never: Annotated[
         list[str] | None, typer.Option(help="A word or phrase whose questions are always asked; repeatable.")
     ] = None,
+    cache_similar_ttl: Annotated[
+        list[str] | None,
+        typer.Option(help="Seconds that answers to questions with a word or phrase live, as price:3600; repeatable."),
+    ] = None,
+    cache_similar_verify: Annotated[
+        bool, typer.Option("--cache-similar-verify", help="Ask the model too, where the gate is not sure.")
+    ] = False,
     cache_similar_rebuild: Annotated[
         bool, typer.Option("--cache-similar-rebuild", help="Begin anew where another embedding filled the cache.")
     ] = False,
@@ -103,6 +110,8 @@ def serve(
         "--cache-similar-shadow": cache_similar_shadow,
         "--cache-similar-explored": cache_similar_explored != EXPLORED,
         "--cache-similar-never": bool(cache_similar_never),
+        "--cache-similar-ttl": bool(cache_similar_ttl),
+        "--cache-similar-verify": cache_similar_verify,
         "--cache-similar-rebuild": cache_similar_rebuild,
     }
     alone = next((name for name, given in similar_only.items() if given), None)
@@ -114,6 +123,8 @@ def serve(
             shadow=cache_similar_shadow,
             explored=options.share(cache_similar_explored, "--cache-similar-explored") or 0.0,
             never=tuple(cache_similar_never or ()),
+            lifetimes=dict(map(lifetime, cache_similar_ttl or ())),
+            verify=cache_similar_verify,
         )
         service = replace(service, cache=replace(service.cache, similar=similar))
     gateway_settings = gateway.GatewaySettings(
@@ -153,6 +164,15 @@ def serve(
         place_of_logs = log or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pennyweight-")))
         gateway.run(service, gateway_settings, place_of_logs, evidence, ready)
     typer.echo("Stopped.")
+
+
+def lifetime(text: str) -> tuple[str, float]:
+    """`price:3600` -> ("price", 3600.0)."""
+    phrase, _, seconds = text.rpartition(":")
+    try:
+        return phrase.strip().lower(), float(seconds)
+    except ValueError:
+        raise UsageError(f"--cache-similar-ttl {text!r} has no seconds: write it as price:3600.") from None
 
 
 def longest_wait(slo: str | None) -> float:

@@ -78,7 +78,10 @@ class Gate:
     def scores(self, rows: Floats) -> Floats:
         """(pairs, features) -> (pairs,), the probability that both questions have the same answer, as far as the pairs
         that it was fitted on were like these."""
-        return np.asarray(1 / (1 + np.exp(-self.prior - self._forest.values(rows).sum(1))))
+        return np.asarray(1 / (1 + np.exp(-self.log_odds(rows))))
+
+    def log_odds(self, rows: Floats) -> Floats:
+        return np.asarray(self.prior + self._forest.values(rows).sum(1))
 
     @cached_property
     def _forest(self) -> Forest:
@@ -156,12 +159,18 @@ def features_of(first: Question, second: Question, near: Closeness) -> list[floa
 def fit_gate(rows: Floats, same: Floats, weights: Floats, *, fitted_on: str) -> Gate:
     """Newton boosting of the logistic loss (Friedman 2001, doi.org/10.1214/aos/1013203451) by trees that are monotone
     in what `FEATURES` says. rows: (pairs, features); same, weights: (pairs,)."""
-    from sklearn.tree import DecisionTreeRegressor
-
     share = float(np.clip(np.average(same, weights=weights), 1e-3, 1 - 1e-3))
     prior = float(np.log(share / (1 - share)))
-    total, trees = np.full(len(rows), prior), []
-    for number in range(ROUNDS):
+    trees = boosted(rows, same, weights, np.full(len(rows), prior), ROUNDS)
+    return Gate(prior, tuple(trees), fitted_on=fitted_on)
+
+
+def boosted(rows: Floats, same: Floats, weights: Floats, begun: Floats, rounds: int) -> list[Tree]:
+    """Trees that are added to the log-odds `begun` (pairs,)."""
+    from sklearn.tree import DecisionTreeRegressor
+
+    total, trees = begun.copy(), list[Tree]()
+    for number in range(rounds):
         chance = 1 / (1 + np.exp(-total))
         hessian = np.maximum(chance * (1 - chance), SMALLEST_HESSIAN)
         grown = DecisionTreeRegressor(
@@ -172,7 +181,7 @@ def fit_gate(rows: Floats, same: Floats, weights: Floats, *, fitted_on: str) -> 
         ).fit(rows, (same - chance) / hessian, sample_weight=weights * hessian)
         trees.append(_tree(grown.tree_))
         total += Forest(trees[-1:]).values(rows)[:, 0]
-    return Gate(prior, tuple(trees), fitted_on=fitted_on)
+    return trees
 
 
 def _tree(grown: Any) -> Tree:

@@ -96,12 +96,14 @@ class SimilarBound:
         self._labels.append(None)
         return len(self._labels) - 1
 
-    def take(self, place: int, score: float, wrong: bool, epoch: int | None = None) -> None:
+    def take(
+        self, place: int, score: float, wrong: bool, epoch: int | None = None, features: tuple[float, ...] = ()
+    ) -> None:
         """The label of the would-be hit whose judging began at this place of an epoch."""
         self._figures.labels.labels("wrong" if wrong else "right").inc()
         if (self.epoch if epoch is None else epoch) != self.epoch:
             return
-        label = Label(score, wrong, self.epoch)
+        label = Label(score, wrong, self.epoch, features)
         self._labels[place] = label
         self._store.add_label(label)
         if self.threshold is not None and score >= self.threshold.score and self._monitor.take(float(wrong)):

@@ -16,7 +16,7 @@ import uuid
 from collections import Counter as Counted
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pennyweight.embedding import Reading
@@ -28,13 +28,14 @@ from pennyweight.serve.gateway.similar_index import SimilarIndex
 from pennyweight.serve.gateway.similar_reader import QuestionReader, Read
 from pennyweight.serve.gateway.similar_request import REFUSING, Asked, asked_of, is_encodable
 from pennyweight.serve.gateway.similar_store import Kept, SimilarStore
+from pennyweight.serve.gateway.similar_verifier import GREY, Verifier
 from pennyweight.service import SimilarPolicy
 from pennyweight.similarity.closeness import closeness
 from pennyweight.similarity.differences import Question
-from pennyweight.similarity.gate import Gate, judged
-from pennyweight.similarity.volatile import Volatile
+from pennyweight.similarity.gate import Gate, features_of, judged
+from pennyweight.similarity.volatile import Phrases, Volatile
 
-CANDIDATES, LEAST_COSINE = 3, 0.4
+CANDIDATES, LEAST_COSINE = 3, 0.55  # none of 184 pairs that the gate takes for one question is less near
 MAX_KEPT = 1 << 20  # bytes of an answer
 MAX_JUDGING = 64  # at once
 LONGEST_LOOK = 0.25  # seconds
@@ -44,11 +45,12 @@ LOG = logging.getLogger("pennyweight.gateway")
 
 @dataclass(frozen=True)
 class Found:
-    """A would-be hit: the kept answer, the gate's score and the cosine."""
+    """A would-be hit: the kept answer, the gate's score, the cosine, and what the gate has seen of both questions."""
 
     kept: Kept
     score: float
     cosine: float
+    features: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class SimilarAnswers:
         ttl: float = 3600.0,
     ) -> None:
         self.policy, self.store, self.gate, self.figures, self.embedding = policy, store, gate, figures, embedding
-        self._about = f"{embedding} {gate.fitted_on} {len(gate.trees)}"
+        self._about = f"{embedding} {gate.fitted_on} {len(gate.trees)}" + (" verified" if policy.verify else "")
+        self._floor = GREY[0] if policy.verify else FLOOR
+        self._lifetimes = [(Phrases([phrase]), seconds) for phrase, seconds in policy.lifetimes.items()]
         self.index = SimilarIndex(store, ttl)
         self.read = QuestionReader(read)
         self.bound = SimilarBound(policy, store, figures, f"{self._about} {service}")
@@ -107,13 +111,19 @@ class SimilarAnswers:
         scores = judged(self.gate, pairs)
         for best in (-scores).argsort():
             place, cosine = near[int(best)]
-            if scores[best] < FLOOR:
+            if scores[best] < self._floor:
                 break
             kept = self.store.find(partition.ids[place])
+            if kept is not None and self._is_out_of_date(kept):
+                continue
             if kept is not None:
-                return Found(kept, float(scores[best]), cosine)
+                return Found(kept, float(scores[best]), cosine, tuple(features_of(*pairs[int(best)])))
             partition.drop(partition.ids[place])  # another gateway forgot it, say
         return None
+
+    def _is_out_of_date(self, kept: Kept) -> bool:
+        """By the shortest lifetime that the user gave to questions like this one."""
+        return any(kept.age > seconds and phrases(kept.question) for phrases, seconds in self._lifetimes)
 
     def keep(self, asked: Asked, reading: Reading, content_type: str, body: bytes, text: str) -> None:
         made = Kept(uuid.uuid4().hex, asked.partition, asked.question, reading, content_type, body, text, time.time())
@@ -132,6 +142,7 @@ class SimilarAnswers:
 class Similar:
     def __init__(self, inner: Stage, answers: SimilarAnswers, draw: Callable[[], float] = random.random) -> None:
         self._inner, self._answers, self._draw = inner, answers, draw
+        self._verifier = Verifier(inner)
         self._agreement = Agreement(inner, answers.policy.compared)
         self.judging: set[asyncio.Task[None]] = set()
 
@@ -145,6 +156,8 @@ class Similar:
                     yield piece
             return
         reading, found = looked
+        if found is not None and answers.policy.verify:
+            found = await self._verified(ask, asked, found)
         drawn = self._draw() < answers.policy.explored
         if found is not None and not drawn and answers.bound.serves(found.score):
             self._count("hit")
@@ -164,6 +177,10 @@ class Similar:
         except Exception as error:  # onnxruntime has many; what fails or takes long is a miss
             LOG.warning("no similar question was looked for: %s", error or type(error).__name__)
             return None
+
+    async def _verified(self, ask: Ask, asked: Asked, found: Found) -> Found | None:
+        score = await self._verifier.score(ask, found.kept.question, asked.question, found.score)
+        return replace(found, score=score) if score >= FLOOR else None
 
     async def _answered(self, turn: Turn) -> AsyncGenerator[Piece]:
         """By the model; its answer says whether the one that would have been served is right, and may be kept."""
@@ -190,7 +207,7 @@ class Similar:
                 self.judging.add(task)
                 task.add_done_callback(self.judging.discard)
             else:  # a call, a cut answer or none at all is not what was kept
-                answers.bound.take(place, turn.judged.score, True, epoch)
+                answers.bound.take(place, turn.judged.score, True, epoch, turn.judged.features)
         if sound and turn.keeps and not turn.ask.pool.closed:
             answers.keep(turn.asked, turn.reading, content_type, body, said.text)
 
@@ -200,7 +217,7 @@ class Similar:
         try:
             agrees = await self._agreement.agrees(turn.ask, turn.judged.kept.text, fresh)
         finally:
-            self._answers.bound.take(place, turn.judged.score, not agrees, epoch)
+            self._answers.bound.take(place, turn.judged.score, not agrees, epoch, turn.judged.features)
 
     def _count(self, result: str) -> None:
         self._answers.requests[result] += 1

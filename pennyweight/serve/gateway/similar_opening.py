@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -16,8 +17,9 @@ from pennyweight.serve.gateway.similar_sqlite import SQLiteSimilarStore
 from pennyweight.serve.gateway.similar_store import SimilarStore
 from pennyweight.service import CachePolicy
 from pennyweight.similarity.bound import upper_bound
-from pennyweight.similarity.gate import shipped_gate
+from pennyweight.similarity.gate import Gate, read_gate, shipped_gate
 
+LOG = logging.getLogger("pennyweight.gateway")
 FOREVER = 2**31  # seconds, a TTL that no answer outlives
 SHIPPED = "all-MiniLM-L6-v2, 8-bit products"
 
@@ -35,20 +37,15 @@ def open_similar(
     name = SHIPPED if place is None else hashlib.sha256((place / "model.onnx").read_bytes()).hexdigest()[:16]
     ttl = similar.ttl_seconds or policy.ttl_seconds
     store: SimilarStore
+    gate = shipped_gate()
     if "://" in policy.place:
         store = RedisSimilarStore(policy.place, ttl, name)
     else:
         store = _file(policy, ttl, name, rebuild=rebuild)
+        gate = gate_in(store)
     upper_bound(0, 1, 0.05)  # SciPy is imported now, and not while requests wait
     return SimilarAnswers(
-        similar,
-        store,
-        shipped_gate(),
-        embedding.read,
-        SimilarFigures(registry),
-        embedding=name,
-        service=service,
-        ttl=ttl,
+        similar, store, gate, embedding.read, SimilarFigures(registry), embedding=name, service=service, ttl=ttl
     )
 
 
@@ -66,6 +63,16 @@ def _file(policy: CachePolicy, ttl: float, embedding: str, *, rebuild: bool) -> 
     return store
 
 
+def gate_in(store: SQLiteSimilarStore) -> Gate:
+    """The one that was fitted to this traffic, else the shipped one."""
+    text = store.gate()
+    try:
+        return read_gate(text, "the gate in the cache") if text else shipped_gate()
+    except (StorageError, ValueError) as error:
+        LOG.warning("%s Until then the shipped gate is used.", error)
+        return shipped_gate()
+
+
 def kept_in(place: str) -> SQLiteSimilarStore | RedisSimilarStore:
     """The answers that are kept in a file or in Redis, to be listed and forgotten. Raises `UsageError` where there are
     none, `StorageError` where Redis does not answer."""
@@ -74,7 +81,10 @@ def kept_in(place: str) -> SQLiteSimilarStore | RedisSimilarStore:
         if store.failures:
             raise StorageError(f"{place} does not answer: is Redis running there?")
         return store
-    file = Path(place)
+    return kept_in_file(Path(place))
+
+
+def kept_in_file(file: Path) -> SQLiteSimilarStore:
     if not file.exists() or not SQLiteSimilarStore.is_in(file):
-        raise UsageError(f"{place} holds no similar answers: give the file of `pw serve --cache … --cache-similar`.")
+        raise UsageError(f"{file} holds no similar answers: give the file of `pw serve --cache … --cache-similar`.")
     return SQLiteSimilarStore(file, FOREVER)

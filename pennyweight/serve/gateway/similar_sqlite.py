@@ -27,7 +27,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS similar_1 (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, partition TEXT, "
     "question TEXT, reading BLOB, type TEXT, body BLOB, text TEXT, made REAL, sum INTEGER, size INTEGER)",
     "CREATE INDEX IF NOT EXISTS similar_by_partition ON similar_1 (partition, number)",
-    "CREATE TABLE IF NOT EXISTS similar_labels_1 (epoch INTEGER, score REAL, wrong INTEGER)",
+    "CREATE TABLE IF NOT EXISTS similar_labels_2 (epoch INTEGER, score REAL, wrong INTEGER, features TEXT)",
     "CREATE TABLE IF NOT EXISTS similar_state_1 (name TEXT PRIMARY KEY, value TEXT)",
 )
 SWEPT_EVERY, SWEPT_TO = 256, 0.9  # answers; share of the bytes that is left
@@ -158,11 +158,18 @@ class SQLiteSimilarStore:
         return self._count
 
     def add_label(self, label: Label) -> None:
-        self._later("INSERT INTO similar_labels_1 VALUES (?, ?, ?)", (label.epoch, label.score, int(label.wrong)))
+        self._later(
+            "INSERT INTO similar_labels_2 VALUES (?, ?, ?, ?)",
+            (label.epoch, label.score, int(label.wrong), json.dumps(label.features)),
+        )
 
     def labels(self, epoch: int) -> list[Label]:
-        rows = self._do("SELECT score, wrong FROM similar_labels_1 WHERE epoch = ?", (epoch,))
-        return [Label(score, bool(wrong), epoch) for score, wrong in rows]
+        return [label for label in self.all_labels() if label.epoch == epoch]
+
+    def all_labels(self) -> list[Label]:
+        """Of all epochs."""
+        rows = self._do("SELECT score, wrong, epoch, features FROM similar_labels_2")
+        return [Label(score, bool(wrong), epoch, tuple(json.loads(features))) for score, wrong, epoch, features in rows]
 
     def state(self) -> dict[str, Any]:
         try:
@@ -181,6 +188,13 @@ class SQLiteSimilarStore:
     def set_embedding(self, name: str) -> None:
         self._set("embedding", name)
 
+    def gate(self) -> str:
+        """That was fitted to this traffic, as JSON; empty where none was."""
+        return self._value("gate")
+
+    def set_gate(self, gate: str) -> None:
+        self._set("gate", gate)
+
     def _value(self, name: str) -> str:
         rows = self._do("SELECT value FROM similar_state_1 WHERE name = ?", (name,))
         return str(rows[0][0]) if rows else ""
@@ -190,7 +204,7 @@ class SQLiteSimilarStore:
 
     def clear(self) -> None:
         """For another embedding: nothing that was kept by the old one can be compared."""
-        for table in ("similar_1", "similar_labels_1", "similar_state_1"):
+        for table in ("similar_1", "similar_labels_2", "similar_state_1"):
             self._do(f"DELETE FROM {table}")
         self._count = 0
 

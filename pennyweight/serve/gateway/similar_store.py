@@ -41,11 +41,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Label:
-    """Of a would-be hit: the gate's score, and whether the kept answer was wrong."""
+    """Of a would-be hit: its score, whether the kept answer was wrong, and the numbers about both questions that the
+    gate has seen."""
 
     score: float
     wrong: bool
     epoch: int = 0
+    features: tuple[float, ...] = ()
 
 
 class SimilarStore(Protocol):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
@@ -22,6 +24,7 @@ from pennyweight.serve.gateway.ask import Ask, Head, Outcome, Piece
 from pennyweight.serve.gateway.similar_agreement import Agreement
 from pennyweight.serve.gateway.similar_bound import SimilarFigures
 from pennyweight.serve.gateway.similar_cache import Similar, SimilarAnswers
+from pennyweight.serve.gateway.similar_opening import gate_in
 from pennyweight.serve.gateway.similar_request import asked_of
 from pennyweight.serve.gateway.similar_sqlite import SQLiteSimilarStore
 from pennyweight.serve.gateway.similar_store import Kept, packed, unpacked
@@ -268,6 +271,60 @@ def test_what_is_forgotten_is_served_no_more(tmp_path: Path) -> None:
     assert not served(answers, an_ask("how do i lock my card please"))
 
 
+class Opinion(Model):
+    """Says the same word whenever it is asked whether two questions have one answer."""
+
+    def __init__(self, word: str, fails: bool = False) -> None:
+        super().__init__(lambda text: word if "one and the same reply" in text else "An answer.")
+        self.fails = fails
+
+    async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+        asks_opinion = "one and the same reply" in ask.body["messages"][-1]["content"]
+        if asks_opinion and self.fails:
+            raise OSError("gone")
+        if asks_opinion:
+            assert ask.body["max_tokens"] == 1 and ask.cache == "no" and not ask.body.get("tools")
+        async for piece in super().__call__(ask):
+            yield piece
+
+
+UNSURE = ("How do I lock my card?", "what is the way to lock the card")
+
+
+@pytest.mark.parametrize(
+    ("model", "hit"),
+    [(Opinion("Yes."), True), (Opinion("No"), False), (Opinion("Maybe"), False), (Opinion("yes", fails=True), False)],
+)
+def test_where_the_gate_is_not_sure_the_model_decides(tmp_path: Path, model: Opinion, hit: bool) -> None:
+    answers = answers_in(tmp_path / "c", verify=True)
+    _, (head, _) = told(answers, model, *[an_ask(text) for text in UNSURE])
+    assert (head.headers.get("x-pennyweight-cache") == "similar") is hit
+    opinions = [text for text in model.asked if "one and the same reply" in text]
+    assert len(opinions) == (0 if model.fails else 2), "both orders"
+    if hit:
+        assert 0.8 <= float(head.headers["x-pennyweight-score"]) < 1
+
+
+def test_what_was_earned_without_the_verifier_says_nothing_with_it(tmp_path: Path) -> None:
+    plain = answers_in(tmp_path / "c")
+    plain.bound._keep()
+    plain.store.flush()  # type: ignore[attr-defined]
+    assert answers_in(tmp_path / "c", earned=False).bound.threshold is not None
+    assert answers_in(tmp_path / "c", earned=False, verify=True).bound.threshold is None
+
+
+def test_some_answers_live_shorter(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c", lifetimes={"card": 100.0, "lock now": 1.0})
+    ask, later = an_ask(), an_ask("how do i lock my card please")
+    assert served(answers, ask, later)
+    kept = answers.store.all()[0]  # type: ignore[attr-defined]
+    answers.store.put(replace(kept, made=time.time() - 101))
+    answers.store.flush()  # type: ignore[attr-defined]
+    assert not served(answers, later)
+    with pytest.raises(UsageError, match="price:3600"):
+        SimilarPolicy(0.1, lifetimes={"price": 0.0})
+
+
 def test_two_gateways_share_a_store(tmp_path: Path) -> None:
     one, other = answers_in(tmp_path / "c"), answers_in(tmp_path / "c")
     told(one, Model(), an_ask())
@@ -457,3 +514,22 @@ def test_a_slow_embedding_is_a_miss(tmp_path: Path) -> None:
 
     answers.read._read = slow
     assert not served(answers, an_ask(), an_ask("how do i lock my card"))
+
+
+def test_labels_keep_what_the_gate_has_seen_and_refit_it(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c", limit=0.3, earned=False, shadow=True)
+    numbers = iter(range(1000))
+    changing = Model(lambda text: f"answer {next(numbers)}" if "kindly, sir" in text else "An answer.")
+    wordings = [f"{'so ' * (n % 3)}how do I lock my card{'?' * (n % 40)}{' kindly, sir' * (n % 2)}" for n in range(260)]
+    told(answers, changing, *[an_ask(text) for text in wordings])
+    asyncio.run(answers.close())
+    words = [sys.executable, "-m", "pennyweight", "cache", "refit", "--file", str(tmp_path / "c"), "--json"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.strip().splitlines()[-1])
+    assert found["changed"] and found["after"] < found["before"] and found["labels"] >= 200
+    store = SQLiteSimilarStore(tmp_path / "c", 3600.0)
+    assert gate_in(store) != GATE and "its own traffic" in gate_in(store).fitted_on
+    store.set_gate('{"prior": "damaged"}')
+    store.flush()
+    assert gate_in(store) == GATE
