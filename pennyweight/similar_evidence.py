@@ -11,17 +11,17 @@ from pennyweight.service import SimilarPolicy
 
 @dataclass(frozen=True)
 class SimilarEvidence:
-    """`threshold` is the gate's score that the tuning half chose by `labels` would-be hits, of which `labels_wrong`
-    were wrong; None where it chose none. Of the held-out half's `requests`, `hits` were answered from a similar one,
-    `wrong` of them wrongly, and at most `bound` (a share of the hits) are, with the policy's confidence. `limits` are
+    """Of the held-out half's `requests`, `would_be_hits` had a similar one kept, `would_be_wrong` of them a wrong one.
+    From the gate's score `threshold` on, `hits` remain, `wrong` of them wrong, and at most `bound` (a share of the
+    hits) are, with the policy's confidence; it is None where no score was proven. `limits` are
     the proof's own parts on all these answers as clients got them. `faster` compares requests a second with the
     service without the stage. `refused` says why it is not served; empty where it is."""
 
     policy: SimilarPolicy
-    threshold: float | None = None
-    labels: int = 0
-    labels_wrong: int = 0
     requests: int = 0
+    would_be_hits: int = 0
+    would_be_wrong: int = 0
+    threshold: float | None = None
     hits: int = 0
     wrong: int = 0
     bound: float = 1.0

@@ -140,8 +140,8 @@ def _similar(evidence: Evidence) -> list[str]:
         return [f"Similar answers are not served: {found.refused}."]
     assert found.faster is not None
     return [
-        f"Similar answers are served: {found.hits} of {found.requests} held-out requests were answered from the cache, "
-        f"{found.wrong} of them wrongly, so at most {found.bound:.1%} are ({found.policy.limit:.1%} allowed); "
+        f"Similar answers are served: {found.hits} of {found.requests} held-out requests can be answered from the "
+        f"cache, {found.wrong} of them wrongly, so at most {found.bound:.1%} are ({found.policy.limit:.1%} allowed); "
         f"{found.faster.ratio:.2f} times the requests a second of the service without them "
         f"({found.faster.describe_interval()})."
     ]

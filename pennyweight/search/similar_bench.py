@@ -23,26 +23,31 @@ from pennyweight.measurement import Comparison
 from pennyweight.mixing.agreement import calls_in
 from pennyweight.serve import Endpoint, open_service
 from pennyweight.serve.gateway.similar_bound import certified
+from pennyweight.serve.gateway.similar_cache import HEADER, JUDGED, SCORE
 from pennyweight.serve.gateway.similar_sqlite import SQLiteSimilarStore
-from pennyweight.serve.gateway.similar_store import Label
 from pennyweight.service import Service
 from pennyweight.similarity import agreement
 from pennyweight.similarity.bound import Threshold
 from pennyweight.workload import Arrivals, Request, Workload
 
-HEADER, SIMILAR = "x-pennyweight-cache", "similar"
+SIMILAR = "similar"
+Told = tuple[Request, asking.Answered, Mapping[str, str]]  # with the headers of the answer
 JUDGED_WITHIN, POLL_SECONDS = 120.0, 0.2
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a client got: the answer, and for a hit whether it is right: it has the request's label, or agrees with what
-    the service answers itself."""
+    """What a client got, and the kept answer that was served, or in shadow would have been: its `hit_score` by the
+    gate, and whether it is right: it has the request's label, or agrees with what the service answers itself."""
 
     request: Request
     answered: asking.Answered
-    hit: bool = False
-    right: bool = True
+    hit_score: float | None = None
+    hit_right: bool = True
+
+    @property
+    def is_hit(self) -> bool:
+        return self.hit_score is not None
 
     @property
     def scored(self) -> bool | None:
@@ -53,9 +58,12 @@ class Served:
 class SimilarBench(Protocol):
     """The service's cache policy names the file of its answers."""
 
-    def judge(self, service: Service, tuning: Workload) -> list[Label]:
-        """Replays the tuning half, which fills the file. -> the labels of its would-be hits, of which none is
-        served"""
+    def fill(self, service: Service, tuning: Workload) -> None:
+        """Replays the tuning half in shadow, which fills the file."""
+        ...
+
+    def look(self, service: Service, half: Workload) -> list[Served]:
+        """The half in shadow, on a copy of the file: what would have been served, and whether it is right."""
         ...
 
     def allow(self, service: Service, threshold: Threshold) -> None:
@@ -82,14 +90,18 @@ class ServiceSimilarBench:
     seed: int = 0
     start_timeout: float = 300.0
 
-    def judge(self, service: Service, tuning: Workload) -> list[Label]:
-        policy = service.cache.similar
-        shadow = replace(service, cache=replace(service.cache, similar=replace(policy, shadow=True)))
-        with self._open(shadow) as running:
-            asyncio.run(_answers(running, tuning.requests, self.streams, self.progress))
+    def fill(self, service: Service, tuning: Workload) -> None:
+        with self._open(_in_shadow(service)) as running:
+            asyncio.run(self._asked(running, tuning.requests))
             asyncio.run(_when_judged(running))
-        with _store(service) as store:
-            return [label for epoch in range(int(store.state().get("epoch", 0)) + 1) for label in store.labels(epoch)]
+
+    def look(self, service: Service, half: Workload) -> list[Served]:
+        compared = service.cache.similar.compared
+        with copied(_in_shadow(service)) as own, self._open(own) as running:
+            told = asyncio.run(self._asked(running, half.requests))
+            asyncio.run(_when_judged(running))  # all is written then
+            with _store(own) as store:
+                return asyncio.run(_would_be_hits(running, told, store, compared))
 
     def allow(self, service: Service, threshold: Threshold) -> None:
         with _store(service) as store:
@@ -98,8 +110,8 @@ class ServiceSimilarBench:
     def serve(self, service: Service, half: Workload) -> list[Served]:
         compared = service.cache.similar.compared
         with copied(service) as own, self._open(own) as running:
-            found = asyncio.run(_answers(running, half.requests, self.streams, self.progress))
-            return asyncio.run(_judged(running, found, compared))
+            told = asyncio.run(self._asked(running, half.requests))
+            return asyncio.run(_hits(running, told, compared))
 
     def compare(self, service: Service, without: Service, half: Workload) -> Comparison:
         def opener(one: Service) -> comparing.Opener:
@@ -119,6 +131,21 @@ class ServiceSimilarBench:
 
     def _open(self, service: Service) -> AbstractContextManager[Endpoint]:
         return open_service(service, logs=self.directory / "logs" / "similar", start_timeout=self.start_timeout)
+
+    async def _asked(self, endpoint: Endpoint, requests: Sequence[Request]) -> list[Told]:
+        """As a client asks: greedy, and with the caches."""
+        async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key, caches=True) as client:
+
+            async def one(request: Request) -> Told:
+                path, body = body_of(request, client.model, asking.GREEDY)
+                headers, told = await client.exchange(path, body)
+                return request, asking.answered(told), headers
+
+            return await asking.each(requests, one, self.streams, self.progress)
+
+
+def _in_shadow(service: Service) -> Service:
+    return replace(service, cache=replace(service.cache, similar=replace(service.cache.similar, shadow=True)))
 
 
 @contextmanager
@@ -141,35 +168,52 @@ def _store(service: Service) -> Iterator[SQLiteSimilarStore]:
         asyncio.run(store.close())
 
 
-async def _answers(endpoint: Endpoint, requests: Sequence[Request], streams: int, progress: Progress) -> list[Served]:
-    """As a client asks: greedy, and with the caches."""
-    async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key, caches=True) as client:
-
-        async def one(request: Request) -> Served:
-            path, body = body_of(request, client.model, asking.GREEDY)
-            headers, told = await client.exchange(path, body)
-            return Served(request, asking.answered(told), headers.get(HEADER) == SIMILAR)
-
-        return await asking.each(requests, one, streams, progress)
-
-
-async def _judged(endpoint: Endpoint, served: Sequence[Served], compared: str) -> list[Served]:
-    """Each hit, held against what the service answers itself."""
+async def _hits(endpoint: Endpoint, told: Sequence[Told], compared: str) -> list[Served]:
+    """Each hit is held against what the service answers without its cache."""
     async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
-        return [replace(one, right=await _is_right(client, one, compared)) if one.hit else one for one in served]
+
+        async def one(row: Told) -> Served:
+            request, answered, headers = row
+            if headers.get(HEADER) != SIMILAR:
+                return Served(request, answered)
+            path, body = body_of(request, client.model, asking.GREEDY)
+            fresh = asking.answered(await client.post(path, body))
+            right = await _is_right(client, request, _text(answered), _text(fresh), compared)
+            return Served(request, answered, float(headers[SCORE]), right)
+
+        return [await one(row) for row in told]
 
 
-async def _is_right(client: Client, hit: Served, compared: str) -> bool:
-    if hit.scored:
+async def _would_be_hits(
+    endpoint: Endpoint, told: Sequence[Told], store: SQLiteSimilarStore, compared: str
+) -> list[Served]:
+    """In shadow the answer is the service's own, and the kept one is in the store."""
+    async with connect(endpoint.base_url, endpoint.model, api_key=endpoint.api_key) as client:
+
+        async def one(row: Told) -> Served:
+            request, answered, headers = row
+            kept = store.find(headers[JUDGED]) if JUDGED in headers else None
+            if kept is None:
+                return Served(request, answered)
+            right = await _is_right(client, request, kept.text, _text(answered), compared)
+            return Served(request, answered, float(headers[SCORE]), right)
+
+        return [await one(row) for row in told]
+
+
+async def _is_right(client: Client, request: Request, kept: str, fresh: str, compared: str) -> bool:
+    if request.labelled and is_right(kept, request):
         return True
-    path, body = body_of(hit.request, client.model, asking.GREEDY)
-    fresh = asking.answered(await client.post(path, body))
 
     async def post(path: str, body: Mapping[str, Any]) -> Any:
         return await client.post(path, {"model": client.model, **body})
 
-    texts = [one.text + calls_in(one.message) for one in (hit.answered, fresh)]
-    return await agreement.agrees(body, texts[0], texts[1], post, compared=compared)
+    _, body = body_of(request, client.model, asking.GREEDY)
+    return await agreement.agrees(body, kept, fresh, post, compared=compared)
+
+
+def _text(answered: asking.Answered) -> str:
+    return answered.text + calls_in(answered.message)
 
 
 async def _when_judged(endpoint: Endpoint) -> None:

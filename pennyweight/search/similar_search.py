@@ -1,9 +1,10 @@
 """Are answers to similar questions worth serving? Asked of the chosen deployment, where the user allows a share of
 wrong hits.
 
-choose  the tuning half goes through the gateway, which judges every would-be hit; the loosest score that seems to hold
-prove   the held-out half, as clients get it: each hit is held against the label or the service's own answer, and the
-        proof's parts that look at whole answers (endings, tasks) judge all of them
+fill    the tuning half goes through the gateway, which keeps its answers
+prove   the held-out half is judged in shadow: each answer that would have been served is held against the label or the
+        service's own answer, and scores are tested in a fixed sequence, strictest first
+parts   the held-out half as clients get it: the proof's parts that look at whole answers, endings and tasks
 speed   the held-out half with and without the stage, in turns
 
 The deployment was accepted before this is asked, so its parts may err as often again (a fixed sequence).
@@ -31,12 +32,11 @@ from pennyweight.search.similar_bench import Served, SimilarBench
 from pennyweight.serve import catalogue
 from pennyweight.service import CachePolicy, Service, SimilarPolicy
 from pennyweight.similar_evidence import SimilarEvidence
-from pennyweight.similarity.bound import Threshold, error_of_look, least_labels, threshold_for, upper_bound
+from pennyweight.similarity.bound import THRESHOLDS, Threshold, error_of_look, least_labels, upper_bound
 from pennyweight.workload import Workload, clusters
 
 ANSWERS_FILE = "answers.db"
 TTL_SECONDS = 30 * 86400.0
-CHOOSING_ERROR = 0.2  # of a threshold on the tuning half, which the held-out half proves or not
 
 
 @dataclass(frozen=True)
@@ -73,24 +73,26 @@ class SimilarSearch:
             return replace(found, refused=f"it could not be measured: {error}")
 
     def _tried(self, found: SimilarEvidence, service: Service, answer: Answer) -> SimilarEvidence:
-        self.listener.stage("Similar answers: would-be hits of the tuning half are judged")
-        labels = self.bench.judge(service, self.tuning)
-        scores, wrong = [label.score for label in labels], [label.wrong for label in labels]
-        chosen = threshold_for(scores, wrong, found.policy.limit, error=CHOOSING_ERROR)
-        found = replace(found, labels=len(labels), labels_wrong=sum(wrong))
-        if chosen is None:
-            return replace(found, refused=_none_chosen(found))
-        found = replace(found, threshold=chosen.score)
-        self.bench.allow(service, chosen)
-        self.listener.stage("Similar answers: the held-out half")
-        served = self.bench.serve(service, answer.held_out)
-        bound = bound_of(served, error_of_proof(found.policy))
-        limits = judge_parts(served, answer.references, self.question.budget)
-        found = replace(found, hits=bound.hits, wrong=bound.wrong, bound=bound.bound, limits=limits)
-        refused = refusal(bound, limits, found.policy, error_of_proof(found.policy))
-        if refused:
-            return replace(found, refused=refused)
-        self.bench.allow(service, Threshold(chosen.score, bound.hits, bound.wrong, bound.bound))
+        policy = found.policy
+        self.listener.stage("Similar answers: the tuning half fills the cache")
+        self.bench.fill(service, self.tuning)
+        self.listener.stage("Similar answers: would-be hits of the held-out half are judged")
+        looked = self.bench.look(service, answer.held_out)
+        found = replace(
+            found,
+            would_be_hits=sum(one.is_hit for one in looked),
+            would_be_wrong=sum(not one.hit_right for one in looked),
+        )
+        proven = certify(looked, policy.limit, error_of_proof(policy))
+        if proven is None:
+            return replace(found, refused=_none_proven(found, bound_of(looked, error_of_proof(policy))))
+        found = replace(found, threshold=proven.score, hits=proven.labelled, wrong=proven.wrong, bound=proven.bound)
+        self.bench.allow(service, proven)
+        self.listener.stage("Similar answers: the held-out half as clients get it")
+        limits = judge_parts(self.bench.serve(service, answer.held_out), answer.references, self.question.budget)
+        found = replace(found, limits=limits)
+        if limits.outcome is not Outcome.ACCEPT:
+            return replace(found, refused=f"with it a limit is missed ({limits.reason})")
         self.listener.stage("Similar answers: how much faster?")
         without = replace(service, cache=replace(service.cache, similar=SimilarPolicy()))
         faster = self.bench.compare(service, without, answer.held_out)
@@ -108,11 +110,26 @@ def service_with(deployment: Deployment, policy: SimilarPolicy, place: Path) -> 
     return Service.of(deployment, cache=CachePolicy(str(place), ttl_seconds=TTL_SECONDS, similar=policy))
 
 
+def certify(served: Sequence[Served], limit: float, error: float) -> Threshold | None:
+    """The loosest score at which the share of wrong hits is within the limit, with confidence 1 - error: scores are
+    tested strictest first, from the first with hits enough, until one fails."""
+    found, enough = None, least_labels(limit, error)
+    for score in THRESHOLDS:
+        hits = [one for one in served if one.hit_score is not None and one.hit_score >= score]
+        if len(hits) < enough:
+            continue
+        bound = bound_of(hits, error)
+        if bound.bound > limit:
+            break
+        found = Threshold(score, bound.hits, bound.wrong, bound.bound)
+    return found
+
+
 def bound_of(served: Sequence[Served], error: float) -> HitBound:
     """Hits of one session, or of sessions that share a prompt, are not independent: where any has several, units are
     what is counted."""
-    hits = [one for one in served if one.hit]
-    wrong = [float(not one.right) for one in hits]
+    hits = [one for one in served if one.is_hit]
+    wrong = [float(not one.hit_right) for one in hits]
     if not hits:
         return HitBound(0, 0, 1.0)
     unit_of = clusters([one.request for one in served])
@@ -157,13 +174,13 @@ def refusal(bound: HitBound, limits: Verdict, policy: SimilarPolicy, error: floa
     return "" if limits.outcome is Outcome.ACCEPT else f"with it a limit is missed ({limits.reason})"
 
 
-def _none_chosen(found: SimilarEvidence) -> str:
+def _none_proven(found: SimilarEvidence, whole: HitBound) -> str:
     limit = found.policy.limit
-    needed = least_labels(limit, CHOOSING_ERROR)
-    judged = f"of {found.labels} would-be hits of the tuning half {found.labels_wrong} were wrong"
-    if found.labels < needed:
-        return f"{judged}, and {limit:.1%} takes {needed} that were judged"
-    return f"{judged}: at no score do {limit:.1%} seem to hold"
+    needed = least_labels(limit, error_of_proof(found.policy))
+    judged = f"of {found.would_be_hits} would-be hits of the held-out half {found.would_be_wrong} were wrong"
+    if found.would_be_hits < needed:
+        return f"{judged}, and {limit:.1%} takes {needed} hits, none of them wrong"
+    return f"{judged} (at most {whole.bound:.1%} are), and at no score are {limit:.1%} certain"
 
 
 def _compared_by(workload: Workload) -> str:

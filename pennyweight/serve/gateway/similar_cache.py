@@ -40,6 +40,7 @@ MAX_KEPT = 1 << 20  # bytes of an answer
 MAX_JUDGING = 64  # at once
 LONGEST_LOOK = 0.25  # seconds
 HEADER = "x-pennyweight-cache"
+ANSWER, JUDGED, SCORE = "x-pennyweight-answer", "x-pennyweight-judged-answer", "x-pennyweight-score"
 LOG = logging.getLogger("pennyweight.gateway")
 
 
@@ -189,6 +190,8 @@ class Similar:
             async for piece in pieces:
                 if isinstance(piece, Head):
                     head = piece
+                    if turn.judged is not None:
+                        piece = replace(head, headers={**head.headers, **_would_be(turn.judged)})
                 elif isinstance(piece, bytes) and size <= MAX_KEPT:
                     parts.append(piece)
                     size += len(piece)
@@ -224,6 +227,15 @@ class Similar:
         self._answers.figures.requests.labels(result).inc()
 
 
+def _about(found: Found) -> dict[str, str]:
+    return {"x-pennyweight-similarity": f"{found.cosine:.3f}", SCORE: f"{found.score:.6f}"}
+
+
+def _would_be(found: Found) -> dict[str, str]:
+    """Of an answer by the model, beside which another one lay ready and is judged by it."""
+    return {**_about(found), JUDGED: found.kept.id}
+
+
 def _is_own(head: Head) -> bool:
     """One answer that several requests share is one label, and one row."""
     return head.status == 200 and head.headers.get(HEADER) != "shared"
@@ -231,17 +243,8 @@ def _is_own(head: Head) -> bool:
 
 async def _served(found: Found) -> AsyncGenerator[Piece]:
     kept = found.kept
-    yield Head(
-        200,
-        kept.content_type,
-        {
-            HEADER: "similar",
-            "x-pennyweight-similarity": f"{found.cosine:.3f}",
-            "x-pennyweight-score": f"{found.score:.3f}",
-            "x-pennyweight-answer": kept.id,
-            "age": str(int(kept.age)),
-        },
-    )
+    headers = {HEADER: "similar", **_about(found), ANSWER: kept.id, "age": str(int(kept.age))}
+    yield Head(200, kept.content_type, headers)
     for part in parts_of(kept.content_type, kept.body):
         yield part
     yield Outcome(whole=True)

@@ -239,6 +239,14 @@ def test_a_bound_is_earned_by_answers_that_agree(tmp_path: Path) -> None:
     assert other.bound.threshold is None, "what was earned for 20% says nothing of 10%"
 
 
+def test_an_answer_that_judges_says_which_one(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c", earned=False, shadow=True)
+    (first, _), (second, _) = told(answers, Model(), an_ask(), an_ask("how do i lock my card please"))
+    kept = answers.store.find(second.headers["x-pennyweight-judged-answer"])
+    assert kept is not None and kept.text == "An answer." and float(second.headers["x-pennyweight-score"]) >= 0.5
+    assert "x-pennyweight-judged-answer" not in first.headers
+
+
 def test_answers_that_differ_earn_nothing(tmp_path: Path) -> None:
     answers = answers_in(tmp_path / "c", earned=False, limit=0.2)
     numbers = iter(range(1000))
