@@ -51,7 +51,14 @@ class SentenceEmbedding:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         self._together = 1 if eight_bit else BATCH  # activations of a batch share their scale
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has many
+            if not eight_bit:
+                raise UsageError(f"{model} is no model that onnxruntime reads ({error}): bring it again.") from None
+            model.unlink()  # ours, and damaged
+            model = eight_bit_products(_found(directory, "model.onnx"))
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._inputs = [given.name for given in self._session.get_inputs()]
         unknown = sorted(set(self._inputs) - set(INPUTS))
         if unknown:

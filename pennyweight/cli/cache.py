@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Annotated
 
 import typer
@@ -29,6 +30,14 @@ def cache(
     from pennyweight.errors import UsageError
     from pennyweight.paths import cache_directory
 
+    if file is not None and action in ("list", "prune"):
+        raise UsageError(
+            f"pw cache {action} is about artifacts and takes no --file: inspect, forget and refit are about answers."
+        )
+    if action == "forget" and not answer:
+        raise UsageError("pw cache forget needs the id of an answer, from x-pennyweight-answer or `pw cache inspect`.")
+    if action != "forget" and answer:
+        raise UsageError(f"pw cache {action} takes no {answer!r}: only forget takes the id of an answer.")
     if action == "refit":
         _refit(file, as_json=as_json)
         return
@@ -67,14 +76,16 @@ def _refit(file: str | None, *, as_json: bool) -> None:
     from pennyweight import codec
     from pennyweight.errors import UsageError
     from pennyweight.serve.gateway.similar_opening import kept_in_file
-    from pennyweight.similarity.gate import shipped_gate
+    from pennyweight.similarity.gate import FEATURES, shipped_gate
     from pennyweight.similarity.refitting import refit
 
-    if file is None or "://" in file:
-        raise UsageError("pw cache refit needs the file of `pw serve --cache`: give it with --file (Redis has none).")
+    if file is None:
+        raise UsageError("pw cache refit needs the file of `pw serve --cache`: give it with --file.")
+    if "://" in file:
+        raise UsageError(f"pw cache refit cannot fit a gate in {file}: it takes a file of `pw serve --cache`.")
     store = kept_in_file(Path(file))
-    labels = [label for label in store.all_labels() if label.features]
-    rows = np.array([label.features for label in labels]).reshape(len(labels), -1)
+    labels = [label for label in store.all_labels() if len(label.features) == len(FEATURES)]
+    rows = np.array([label.features for label in labels]).reshape(len(labels), len(FEATURES))
     found = refit(shipped_gate(), rows, np.array([float(not label.wrong) for label in labels]))
     told = f"{found.labels} labels, {found.wrong} of them wrong: {found.after:.3f} nats a label on folds left out"
     if found.better:
@@ -101,7 +112,9 @@ def _answers(action: str, answer: str, file: str | None, *, as_json: bool) -> No
     store = kept_in(file)
     if action == "forget":
         if not store.forget(answer):
-            raise UsageError(f"{file} has no answer {answer!r}: `pw cache inspect --file {file}` lists them.")
+            raise UsageError(
+                f"{file} has no answer {answer!r}: `pw cache inspect --file {shlex.quote(file)}` lists them."
+            )
         typer.echo(f"Forgot {answer}: it is not served again, by no gateway that uses this file.")
         return
     rows = store.all()

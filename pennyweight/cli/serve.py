@@ -125,6 +125,7 @@ def serve(
             never=tuple(cache_similar_never or ()),
             lifetimes=dict(map(lifetime, cache_similar_ttl or ())),
             verify=cache_similar_verify,
+            compared=service.cache.similar.compared,
         )
         service = replace(service, cache=replace(service.cache, similar=similar))
     gateway_settings = gateway.GatewaySettings(

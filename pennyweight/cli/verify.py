@@ -33,7 +33,8 @@ def verify(
         typer.echo(line)
     if result.similar is not None:
         hits = result.similar
-        typer.echo(f"  similar answers: {hits.hits} hits, {hits.wrong} wrong, at most {hits.bound:.1%} are")
+        told = f"{hits.hits} hits, {hits.wrong} wrong, at most {hits.bound:.1%} are"
+        typer.echo(f"  similar answers: {told}, limit {hits.limit:.1%}: ACCEPT")
     if result.skipped:
         typer.echo(f"  Not checked, because this is another machine: {', '.join(result.skipped)}")
     if as_json:

@@ -97,7 +97,8 @@ def _speed(evidence: Evidence) -> str:
     if evidence.against_unmodified and {"chosen", "fastest_unmodified"} <= memory.keys():
         share = memory["chosen"] / memory["fastest_unmodified"]
         parts[-1] += f", in {share:.2f} of its memory ({memory['chosen'] / 2**20:.0f} MiB)"
-    return f"It is {' and '.join(parts)}." if parts else "It is the baseline itself, so there is no speed-up to report."
+    alone = "As a model it is the baseline itself, so there is no speed-up to report."
+    return f"It is {' and '.join(parts)}." if parts else alone
 
 
 def _times(speedup: Speedup, what: str) -> str:

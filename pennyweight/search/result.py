@@ -181,11 +181,27 @@ def versions() -> Mapping[str, str]:
     return found | {offer.engine: offer.version for offer in offers if offer.version and offer.engine not in found}
 
 
+def _similar_page(evidence: Evidence) -> str:
+    found = evidence.similar
+    if found is None or not found.served:
+        return ""
+    return f"""## Answers to similar questions
+
+Questions like earlier ones are answered from `answers.db`. Of {found.requests} held-out requests {found.hits} could
+be, {found.wrong} of them wrongly: at most {found.bound:.1%} are, {found.policy.limit:.1%} is allowed. An answer lives
+for 30 days. Keep the file with this directory: it also holds from which score on is served. A client refuses them with
+the header `x-pennyweight-cache: no-similar`, `pw cache forget ID --file answers.db` forgets a wrong one, and
+`pw serve . --cache-similar 0` serves none. docs/similar-answers.md says how they are watched.
+
+"""
+
+
 def _deploy_page(evidence: Evidence, chosen: Deployment) -> str:
     limits = "\n".join(f"    {line}" for line in parts.lines(evidence.quality, evidence.speed, evidence.limits))
     name, version = Service.of(chosen).names[0], evidence.versions.get("pennyweight", "")
     offer = catalogue.offer(chosen.engine)
     engine = f"It was measured with {chosen.engine} {offer.version}"
+    similar = _similar_page(evidence)
     engine += f", which `{offer.install}` brings." if offer.install.startswith("pw ") else "."
     return f"""# {evidence.model_name} on {chosen.short_label}
 
@@ -201,7 +217,7 @@ Install pennyweight as its README says, from the same checkout or release. {engi
 
 OpenAI clients find it at `http://127.0.0.1:8000/v1`, model `{name}`.
 
-## Verify
+{similar}## Verify
 
     pw verify .
 

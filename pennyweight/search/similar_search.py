@@ -41,11 +41,12 @@ TTL_SECONDS = 30 * 86400.0
 
 @dataclass(frozen=True)
 class HitBound:
-    """Of `hits` that were served `wrong` were wrong, and at most `bound` are."""
+    """Of `hits` that were served `wrong` were wrong, and at most `bound` are; `limit` is what is allowed."""
 
     hits: int
     wrong: int
     bound: float
+    limit: float = 1.0
 
 
 def error_of_proof(policy: SimilarPolicy) -> float:
@@ -61,8 +62,7 @@ class SimilarSearch:
     def run(self, answer: Answer, place: Path) -> SimilarEvidence:
         """For the chosen deployment of an accepted answer; `place` is the file of answers that may be served."""
         assert answer.chosen is not None
-        compared = _compared_by(self.question.workload)
-        policy = SimilarPolicy(self.question.similar, ttl_seconds=TTL_SECONDS, compared=compared)
+        policy = policy_of(self.question.similar, _compared_by(self.question.workload))
         found = SimilarEvidence(policy, requests=len(answer.held_out.requests))
         if answer.chosen.engine == catalogue.REMOTE:
             return replace(found, refused="the chosen server runs already, without our gateway")
@@ -104,6 +104,10 @@ class SimilarSearch:
                 f"({faster.describe_interval()})",
             )
         return found
+
+
+def policy_of(limit: float, compared: str) -> SimilarPolicy:
+    return SimilarPolicy(limit, ttl_seconds=TTL_SECONDS, compared=compared)
 
 
 def service_with(deployment: Deployment, policy: SimilarPolicy, place: Path) -> Service:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pennyweight import codec, formats
 from pennyweight.budget import Budget, Outcome, Verdict
 from pennyweight.checkpoint import open_model, read_artifact
+from pennyweight.embedding import SentenceEmbedding
 from pennyweight.errors import GateFailed, StorageError
 from pennyweight.evidence import Evidence
 from pennyweight.hardware import detect
@@ -22,7 +23,7 @@ from pennyweight.measurement import Measurement
 from pennyweight.model import LINEAGE_FILE
 from pennyweight.search.loop import FULL_WAVES
 from pennyweight.search.similar_bench import ServiceSimilarBench, SimilarBench
-from pennyweight.search.similar_search import HitBound, bound_of, judge_parts, refusal
+from pennyweight.search.similar_search import HitBound, bound_of, judge_parts, policy_of, refusal
 from pennyweight.serve import Endpoint, open_service
 from pennyweight.service import Service, SimilarPolicy
 from pennyweight.workload import Arrivals, Workload
@@ -54,6 +55,8 @@ def verify(directory: Path, stage: Callable[[str], None] = print, progress: Prog
             raise GateFailed(f"{name} in deployment.json is not what was accepted: restore it, or optimise again.")
     _refuse_edited(evidence)
     _refuse_other_policy(evidence, service)
+    if service.cache.similar.limit:
+        SentenceEmbedding()  # raises before anything is spent where it is not installed
     stage("Checksums")
     check_artifact(Path(deployment.model_path), deployment.model_id)
     here = detect()
@@ -74,6 +77,13 @@ def _refuse_other_policy(evidence: Evidence, service: Service) -> None:
     """What is served from the cache is what was proven: nothing, or under this very policy."""
     found = evidence.similar
     proven = found.policy if found is not None and found.served else SimilarPolicy()
+    asked = float(evidence.question.get("similar", 0.0))
+    if found is not None and proven.limit and proven != policy_of(asked, proven.compared):
+        raise GateFailed(
+            "The policy of similar answers in evidence.json is not what was asked for: restore it, or optimise again."
+        )
+    if found is not None and found.served and found.requests != len(evidence.held_out):
+        raise GateFailed("evidence.json lacks held-out requests: restore it, or optimise again.")
     if service.cache.similar != proven:
         raise GateFailed(
             "The policy of similar answers in service.json is not what was proven: restore it, or optimise again."
@@ -94,7 +104,7 @@ def prove_similar(evidence: Evidence, service: Service, bench: SimilarBench) -> 
     refused = refusal(bound, judge_parts(served, references, evidence.budget), policy, error)
     if refused:
         raise GateFailed(f"Similar answers no longer hold: {refused}.")
-    return bound
+    return replace(bound, limit=policy.limit)
 
 
 def _refuse_edited(evidence: Evidence) -> None:

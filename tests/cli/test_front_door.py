@@ -115,7 +115,7 @@ def test_the_cache_is_listed_and_pruned(tiny_checkpoint: Path) -> None:
 
 def test_an_action_that_the_cache_lacks_is_refused() -> None:
     ran = pw("cache", "clear")
-    assert ran.returncode == 2 and "list, prune, inspect or forget" in ran.stderr
+    assert ran.returncode == 2 and "list, prune, inspect, forget or refit" in ran.stderr
 
 
 def test_a_workload_is_described_with_its_odd_rows(tmp_path: Path, tokenizer_directory: Path) -> None:

@@ -13,7 +13,10 @@ from pennyweight.errors import GateFailed
 from pennyweight.evidence import Evidence, Reference, SearchOutcome
 from pennyweight.hardware import detect
 from pennyweight.model import Lineage
-from pennyweight.search.verify import _refuse_edited
+from pennyweight.search.similar_search import TTL_SECONDS
+from pennyweight.search.verify import _refuse_edited, _refuse_other_policy
+from pennyweight.service import CachePolicy, Service, SimilarPolicy
+from pennyweight.similar_evidence import SimilarEvidence
 from pennyweight.workload import Request
 
 BUDGET = Budget(max_added_nats=0.02)
@@ -61,3 +64,31 @@ def test_what_was_written_passes() -> None:
 def test_what_was_edited_does_not(changes: dict[str, object], says: str) -> None:
     with pytest.raises(GateFailed, match=says):
         _refuse_edited(replace(evidence(), **changes))  # type: ignore[arg-type]
+
+
+LIMITED = SimilarPolicy(0.05, ttl_seconds=TTL_SECONDS)
+
+
+def with_similar(policy: SimilarPolicy = LIMITED, requests: int = 3, asked: float = 0.05) -> Evidence:
+    made = evidence()
+    return replace(
+        made, question={**made.question, "similar": asked}, similar=SimilarEvidence(policy, requests=requests)
+    )
+
+
+def serving(policy: SimilarPolicy) -> Service:
+    cache = CachePolicy("answers.db", similar=policy)
+    return Service.of(Deployment("scripted", "/m", "id", "BF16"), cache=cache)
+
+
+def test_the_policy_of_similar_answers_is_the_one_that_was_asked_for() -> None:
+    _refuse_other_policy(with_similar(), serving(LIMITED))
+    for policy in (replace(LIMITED, limit=0.6), replace(LIMITED, confidence=0.0), replace(LIMITED, explored=0.001)):
+        with pytest.raises(GateFailed, match="not what was"):
+            _refuse_other_policy(with_similar(), serving(policy))  # service.json alone
+        with pytest.raises(GateFailed, match="not what was"):
+            _refuse_other_policy(with_similar(policy), serving(policy))  # and evidence.json
+    with pytest.raises(GateFailed, match="lacks held-out requests"):
+        _refuse_other_policy(with_similar(requests=9), serving(LIMITED))
+    with pytest.raises(GateFailed, match="not what was"):
+        _refuse_other_policy(evidence(), serving(LIMITED))

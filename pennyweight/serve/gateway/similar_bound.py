@@ -66,7 +66,10 @@ class SimilarBound:
         self._monitor = self._new_monitor()
         self._labels: list[Label | None] = []  # in the order in which judging began; None: not known yet
         self._synced = 0.0
-        self._restore(store.state(), first=True)
+        state = store.state()
+        self._restore(state, first=True)
+        if not state:
+            self._keep()
         self._show()
 
     @property
@@ -214,6 +217,11 @@ class SimilarBound:
             epoch, looks = int(state.get("epoch", -1)), int(state.get("looks", 0))
             if state.get("about") != self._about:
                 if first:  # what was earned for 5%, or for another model, says nothing here
+                    told = LOG.warning if state else LOG.debug
+                    told(
+                        "similar answers begin anew: what this cache earned was for another limit, model, embedding, "
+                        "gate, --cache-similar-verify or --cache-similar-never"
+                    )
                     self.epoch, self.looks, self.looks_before = epoch + 1, looks, looks
                 return
             if not first and (epoch, looks) <= (self.epoch, self.looks):

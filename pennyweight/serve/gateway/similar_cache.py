@@ -39,6 +39,7 @@ CANDIDATES, LEAST_COSINE = 3, 0.55  # none of 184 pairs that the gate takes for 
 MAX_KEPT = 1 << 20  # bytes of an answer
 MAX_JUDGING = 64  # at once
 LONGEST_LOOK = 0.25  # seconds
+CLOCK_SECONDS = 60.0  # by which the clocks of two gateways may differ
 HEADER = "x-pennyweight-cache"
 ANSWER, JUDGED, SCORE = "x-pennyweight-answer", "x-pennyweight-judged-answer", "x-pennyweight-score"
 LOG = logging.getLogger("pennyweight.gateway")
@@ -85,6 +86,7 @@ class SimilarAnswers:
     ) -> None:
         self.policy, self.store, self.gate, self.figures, self.embedding = policy, store, gate, figures, embedding
         self._about = f"{embedding} {gate.fitted_on} {len(gate.trees)}" + (" verified" if policy.verify else "")
+        self._about += f" {policy.compared} {sorted(policy.never)}" if policy.compared or policy.never else ""
         self._floor = GREY[0] if policy.verify else FLOOR
         self._lifetimes = [(Phrases([phrase]), seconds) for phrase, seconds in policy.lifetimes.items()]
         self.index = SimilarIndex(store, ttl)
@@ -115,16 +117,19 @@ class SimilarAnswers:
             if scores[best] < self._floor:
                 break
             kept = self.store.find(partition.ids[place])
-            if kept is not None and self._is_out_of_date(kept):
+            if kept is not None and self._is_out_of_date(kept, asked.question):
                 continue
             if kept is not None:
                 return Found(kept, float(scores[best]), cosine, tuple(features_of(*pairs[int(best)])))
             partition.drop(partition.ids[place])  # another gateway forgot it, say
         return None
 
-    def _is_out_of_date(self, kept: Kept) -> bool:
-        """By the shortest lifetime that the user gave to questions like this one."""
-        return any(kept.age > seconds and phrases(kept.question) for phrases, seconds in self._lifetimes)
+    def _is_out_of_date(self, kept: Kept, question: str) -> bool:
+        """By the shortest lifetime that the user gave to either question, or made at a time that is yet to come."""
+        if kept.made > time.time() + CLOCK_SECONDS:
+            return True
+        over = [phrases for phrases, seconds in self._lifetimes if kept.age > seconds]
+        return any(phrases(kept.question) or phrases(question) for phrases in over)
 
     def keep(self, asked: Asked, reading: Reading, content_type: str, body: bytes, text: str) -> None:
         made = Kept(uuid.uuid4().hex, asked.partition, asked.question, reading, content_type, body, text, time.time())
@@ -136,7 +141,7 @@ class SimilarAnswers:
         return {**self.bound.state(), **{name: self.requests[name] for name in ("hit", "judged", "miss")}}
 
     async def close(self) -> None:
-        self.read.close()
+        await asyncio.to_thread(self.read.close)
         await self.store.close()
 
 
@@ -167,7 +172,10 @@ class Similar:
             return
         judges = found is not None and (answers.bound.learning or drawn)
         self._count("judged" if judges else "miss")
-        turn = Turn(ask, asked, reading, found if judges else None, keeps=found is None or drawn)
+        keeps = found is None or drawn
+        if judges and not keeps:  # else the cache of equal answers would hide that this hit is wrong each time
+            ask = replace(ask, key="")
+        turn = Turn(ask, asked, reading, found if judges else None, keeps=keeps)
         async with aclosing(self._answered(turn)) as pieces:
             async for piece in pieces:
                 yield piece

@@ -85,6 +85,8 @@ def kept_in(place: str) -> SQLiteSimilarStore | RedisSimilarStore:
 
 
 def kept_in_file(file: Path) -> SQLiteSimilarStore:
-    if not file.exists() or not SQLiteSimilarStore.is_in(file):
+    if not file.exists():
+        raise UsageError(f"{file} does not exist: give the file of `pw serve --cache … --cache-similar`.")
+    if not SQLiteSimilarStore.is_in(file):
         raise UsageError(f"{file} holds no similar answers: give the file of `pw serve --cache … --cache-similar`.")
     return SQLiteSimilarStore(file, FOREVER)

@@ -62,4 +62,5 @@ class QuestionReader:
         return made
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Waits for what runs: it reads from the store, which is closed next."""
+        self._threads.shutdown(wait=True, cancel_futures=True)

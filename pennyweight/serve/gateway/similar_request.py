@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ def asked_of(ask: Ask, volatile: Volatile, embedding: str) -> Asked | None:
     question = last.get("content") if isinstance(last, Mapping) and last.get("role") == "user" else None
     if not isinstance(question, str) or not question.strip() or len(question) > LONGEST or volatile(question):
         return None
-    if not is_encodable(question):
+    if not is_encodable(question) or has_invisible(question) or body.get("return_token_ids"):
         return None
     rest = {**body, "messages": [*messages[:-1], {**last, "content": None}]}
     told = json.dumps([ask.tenant.name, ask.identity, ask.path, ask.pinned, embedding, rest], sort_keys=True)
@@ -53,6 +54,14 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def has_invisible(text: str) -> bool:
+    """What nobody sees and a model reads: tags, joiners, marks of direction, variation selectors."""
+    return any(
+        unicodedata.category(one) in ("Cf", "Cn", "Co") or "\ufe00" <= one <= "\ufe0f" or one >= "\U000e0100"
+        for one in text
+    )
 
 
 def _tools_under_way(messages: list[Any]) -> bool:

@@ -56,7 +56,7 @@ class SQLiteSimilarStore:
     def is_in(file: Path) -> bool:
         """Without changing the file."""
         try:
-            with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as found:
+            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as found:
                 named = "SELECT count(*) FROM sqlite_master WHERE name = 'similar_1'"
                 return bool(found.execute(named).fetchone()[0])
         except sqlite3.Error:

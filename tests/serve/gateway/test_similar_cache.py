@@ -25,7 +25,7 @@ from pennyweight.serve.gateway.similar_agreement import Agreement
 from pennyweight.serve.gateway.similar_bound import SimilarFigures
 from pennyweight.serve.gateway.similar_cache import Similar, SimilarAnswers
 from pennyweight.serve.gateway.similar_opening import gate_in
-from pennyweight.serve.gateway.similar_request import asked_of
+from pennyweight.serve.gateway.similar_request import Asked, asked_of
 from pennyweight.serve.gateway.similar_sqlite import SQLiteSimilarStore
 from pennyweight.serve.gateway.similar_store import Kept, packed, unpacked
 from pennyweight.serve.gateway.tenant import ANONYMOUS, BATCH, Tenant
@@ -541,3 +541,53 @@ def test_labels_keep_what_the_gate_has_seen_and_refit_it(tmp_path: Path) -> None
     store.set_gate('{"prior": "damaged"}')
     store.flush()
     assert gate_in(store) == GATE
+
+
+def test_what_begins_anew_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    answers_in(tmp_path / "c", earned=False).store.flush()  # type: ignore[attr-defined]
+    assert "begin anew" not in caplog.text
+    answers_in(tmp_path / "c", earned=False, limit=0.1)
+    assert "begin anew" in caplog.text
+
+
+def test_it_ends_while_questions_are_read(tmp_path: Path) -> None:
+    """The store is closed after what reads from it: a connection that is closed under a reader ends the process."""
+    answers = answers_in(tmp_path / "c")
+    told(answers, Model(), an_ask())
+
+    def slow(texts: Sequence[str]) -> list[Reading]:
+        time.sleep(0.05)
+        return read(texts)
+
+    answers.read._read = slow
+
+    async def run() -> None:
+        looks = [asyncio.create_task(answers.look(Asked(f"how do i lock my card{'?' * n}", "p"))) for n in range(8)]
+        await asyncio.sleep(0.08)
+        await answers.close()
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+        assert answers.read._threads._shutdown and not any(one.is_alive() for one in answers.read._threads._threads)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\U000e0041", "\ufe0f", "\u202e"])
+def test_what_nobody_sees_is_always_asked(hidden: str) -> None:
+    assert asked_of(an_ask(f"How do I lock my card?{hidden}"), Volatile(), "e") is None
+
+
+def test_equal_traps_are_labels_each_time_as_they_would_be_hits_each_time(tmp_path: Path) -> None:
+    """The cache of equal answers does not keep what judges: else it would hide repeats while labels are earned."""
+    answers, keys = answers_in(tmp_path / "c", earned=False), list[str]()
+
+    class Keys(Model):
+        async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
+            keys.append(ask.key)
+            async for piece in super().__call__(ask):
+                yield piece
+
+    first, trap = an_ask(), an_ask("how do i lock my card please")
+    told(answers, Keys(), *[replace(one, key="k") for one in (first, trap, trap)])
+    assert keys == ["k", "", ""] and answers.bound.state()["labels"] == 2

@@ -146,7 +146,16 @@ def test_a_redis_that_is_gone_is_a_miss_at_once(caplog: pytest.LogCaptureFixture
 def test_places_without_similar_answers_are_refused(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "other").execute("CREATE TABLE t (x)").connection.commit()
     for place in (tmp_path / "none", tmp_path / "other"):
-        with pytest.raises(UsageError, match="holds no similar answers"):
+        with pytest.raises(UsageError, match="holds no similar answers|does not exist"):
             kept_in(str(place))
     with pytest.raises(StorageError, match="does not answer"):
         kept_in(f"redis://127.0.0.1:{free_port('127.0.0.1')}/0")
+
+
+def test_a_file_of_any_name_is_found_and_none_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "c #2?x%41 ü.db"
+    assert not SQLiteSimilarStore.is_in(file)
+    store = SQLiteSimilarStore(file, 3600.0)
+    asyncio.run(store.close())
+    assert SQLiteSimilarStore.is_in(file)
+    assert {one.name for one in tmp_path.iterdir()} <= {file.name, f"{file.name}-wal", f"{file.name}-shm"}
