@@ -146,7 +146,7 @@ def test_a_redis_that_is_gone_is_a_miss_at_once(caplog: pytest.LogCaptureFixture
 def test_places_without_similar_answers_are_refused(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "other").execute("CREATE TABLE t (x)").connection.commit()
     for place in (tmp_path / "none", tmp_path / "other"):
-        with pytest.raises(UsageError, match="holds no similar answers|does not exist"):
+        with pytest.raises(UsageError, match=r"holds no similar answers|does not exist"):
             kept_in(str(place))
     with pytest.raises(StorageError, match="does not answer"):
         kept_in(f"redis://127.0.0.1:{free_port('127.0.0.1')}/0")
