@@ -233,9 +233,12 @@ def _similar(question: Question, answer: Answer, output: Path, listener: Listene
 
     if not question.similar or answer.chosen is None:
         return None
-    place = output / ANSWERS_FILE
-    for file in output.glob(f"{ANSWERS_FILE}*"):  # of a run that was cut off
-        file.unlink()
+
+    def remove_answers() -> None:
+        for file in output.glob(f"{ANSWERS_FILE}*"):
+            file.unlink()
+
+    remove_answers()  # of a run that was cut off
     bench = ServiceSimilarBench(
         output,
         listener.progress,
@@ -244,10 +247,9 @@ def _similar(question: Question, answer: Answer, output: Path, listener: Listene
         seed=question.seed,
         start_timeout=question.start_timeout,
     )
-    found = SimilarSearch(question, bench, listener).run(answer, place)
+    found = SimilarSearch(question, bench, listener).run(answer, output / ANSWERS_FILE)
     if not found.served:
-        for file in output.glob(f"{ANSWERS_FILE}*"):
-            file.unlink()
+        remove_answers()
     return found
 
 

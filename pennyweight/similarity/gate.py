@@ -207,10 +207,11 @@ def read_gate(text: str, where: str) -> Gate:
     return gate
 
 
-def judged(gate: Gate, pairs: Sequence[tuple[Question, Question, Closeness]]) -> Floats:
-    """(pairs,) scores, 0 where a veto makes it another question."""
+def judged(gate: Gate, pairs: Sequence[tuple[Question, Question, Closeness]]) -> tuple[Floats, Floats]:
+    """(pairs,) scores, 0 where a veto makes it another question, and the rows (pairs, features) that they are of."""
     vetoes = np.array([differences.vetoed(first, second) for first, second, _ in pairs], bool)
-    return np.where(vetoes, 0.0, gate.scores(rows_of(pairs)))
+    rows = rows_of(pairs)
+    return np.where(vetoes, 0.0, gate.scores(rows)), rows
 
 
 def rows_of(pairs: Sequence[tuple[Question, Question, Closeness]]) -> Floats:

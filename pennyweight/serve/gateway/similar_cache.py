@@ -32,7 +32,7 @@ from pennyweight.serve.gateway.similar_verifier import GREY, Verifier
 from pennyweight.service import SimilarPolicy
 from pennyweight.similarity.closeness import closeness
 from pennyweight.similarity.differences import Question
-from pennyweight.similarity.gate import Gate, features_of, judged
+from pennyweight.similarity.gate import Gate, judged
 from pennyweight.similarity.volatile import Phrases, Volatile
 
 CANDIDATES, LEAST_COSINE = 3, 0.55  # none of 184 pairs that the gate takes for one question is less near
@@ -111,7 +111,7 @@ class SimilarAnswers:
             return None
         question = Question(asked.question)
         pairs = [(partition.questions[p], question, closeness(partition.reading(p), reading)) for p, _ in near]
-        scores = judged(self.gate, pairs)
+        scores, rows = judged(self.gate, pairs)
         for best in (-scores).argsort():
             place, cosine = near[int(best)]
             if scores[best] < self._floor:
@@ -120,7 +120,7 @@ class SimilarAnswers:
             if kept is not None and self._is_out_of_date(kept, asked.question):
                 continue
             if kept is not None:
-                return Found(kept, float(scores[best]), cosine, tuple(features_of(*pairs[int(best)])))
+                return Found(kept, float(scores[best]), cosine, tuple(rows[best].tolist()))
             partition.drop(partition.ids[place])  # another gateway forgot it, say
         return None
 

@@ -93,7 +93,7 @@ class RedisSimilarStore:
         looked = (state.get("epoch"), state.get("looks"))
         if looked != self._labels_at:  # other gateways may have added some
             rows = self._redis.lrange(f"{self._name}:labels:{state.get('epoch')}", 0, -1)
-            self._labels, self._labels_at = [_label(row) for row in rows], looked
+            self._labels, self._labels_at = [Label(*json.loads(row)) for row in rows], looked
         self._state = state
 
     def _try(self, work: Callable[[], Any], otherwise: Any = None) -> Any:
@@ -152,10 +152,7 @@ class RedisSimilarStore:
         return self._count
 
     def add_label(self, label: Label) -> None:
-        key, row = (
-            f"{self._name}:labels:{label.epoch}",
-            json.dumps([label.score, label.wrong, label.epoch, label.features]),
-        )
+        key, row = f"{self._name}:labels:{label.epoch}", json.dumps([label.score, label.wrong, label.epoch])
         self._later(lambda: self._redis.rpush(key, row))
 
     def labels(self, epoch: int) -> list[Label]:
@@ -234,8 +231,3 @@ def _read(id: str, row: bytes) -> Kept | None:
         id, blob, told, partition=partition, question=question, content_type=content_type, body=body, text=text,
         made=made,
     )  # fmt: skip
-
-
-def _label(row: Any) -> Label:
-    score, wrong, epoch, *features = json.loads(row)
-    return Label(score, wrong, epoch, tuple(features[0]) if features else ())

@@ -164,10 +164,11 @@ class SQLiteSimilarStore:
         )
 
     def labels(self, epoch: int) -> list[Label]:
-        return [label for label in self.all_labels() if label.epoch == epoch]
+        rows = self._do("SELECT score, wrong FROM similar_labels_2 WHERE epoch = ?", (epoch,))
+        return [Label(score, bool(wrong), epoch) for score, wrong in rows]
 
     def all_labels(self) -> list[Label]:
-        """Of all epochs."""
+        """Of all epochs, with what the gate has seen."""
         rows = self._do("SELECT score, wrong, epoch, features FROM similar_labels_2")
         return [Label(score, bool(wrong), epoch, tuple(json.loads(features))) for score, wrong, epoch, features in rows]
 

@@ -41,8 +41,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class Label:
-    """Of a would-be hit: its score, whether the kept answer was wrong, and the numbers about both questions that the
-    gate has seen."""
+    """Of a would-be hit: its score, whether the kept answer was wrong, and in a file the numbers about both questions
+    that the gate has seen."""
 
     score: float
     wrong: bool
