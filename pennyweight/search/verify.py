@@ -56,6 +56,9 @@ def verify(directory: Path, stage: Callable[[str], None] = print, progress: Prog
     _refuse_edited(evidence)
     _refuse_other_policy(evidence, service)
     if service.cache.similar.limit:
+        if not Path(service.cache.place).exists():
+            place = service.cache.place
+            raise GateFailed(f"{place}, the file of similar answers, is gone: restore it, or optimise again.")
         SentenceEmbedding()  # raises before anything is spent where it is not installed
     stage("Checksums")
     check_artifact(Path(deployment.model_path), deployment.model_id)
@@ -94,8 +97,6 @@ def prove_similar(evidence: Evidence, service: Service, bench: SimilarBench) -> 
     """The held-out half again, on a copy of the answers that are served now."""
     assert evidence.similar is not None
     policy = evidence.similar.policy
-    if not Path(service.cache.place).exists():
-        raise GateFailed(f"{service.cache.place}, the file of similar answers, is gone: restore it, or optimise again.")
     workload = Workload(f"{evidence.workload_name}/held-out", evidence.held_out)
     served = bench.serve(service, workload)
     error = 1 - policy.confidence
