@@ -19,6 +19,7 @@ from pennyweight.serve.gateway.tenant import BATCH
 
 SMOOTHING = 0.2  # share of the latest answer in the learned pace
 FORGET_SECONDS = 30.0  # after which a pace says nothing about now
+NOT_RUNNING = "No engine is running at the moment: it is being started again; try later."
 PATIENCE = 60.0  # seconds that a request waits for an engine to come back
 
 
@@ -33,6 +34,7 @@ class Ticket:
     tenant: str = field(compare=False)
     cost: int = field(compare=False)
     slots: int = field(compare=False, default=1)
+    waits: bool = field(compare=False, default=True)  # also for an engine to be started again
     start: float = field(init=False, compare=False, default=0.0)
     begun: float = field(init=False, compare=False, default=0.0)  # monotonic seconds
     turn: asyncio.Future[None] | None = field(init=False, compare=False, default=None)
@@ -91,7 +93,7 @@ class Admission:
             if self._slo:
                 raise Shed(f"No engine was free within {self._slo:.1f} s: come back later.", self._wait())
             if not self._capacity():
-                raise Unavailable("No engine is running at the moment: it is being started again; try later.")
+                raise Unavailable(NOT_RUNNING)
         turn.result()
 
     def leave(self, ticket: Ticket, used: int | None = None) -> None:
@@ -120,6 +122,8 @@ class Admission:
 
     def dispatch(self) -> None:
         """Start waiting requests while there is capacity: after a request ends, and when an engine is ready again."""
+        if not self._capacity():
+            self._refuse_waiting(NOT_RUNNING, [ticket for ticket in self._queue if not ticket.waits])
         while self._queue and self._fits(self._queue[0]):
             ticket = heapq.heappop(self._queue)
             assert ticket.turn is not None
@@ -131,8 +135,13 @@ class Admission:
 
     def refuse_all(self, reason: str) -> None:
         """Whoever waits is refused: the gateway is ending."""
-        waiting, self._queue = self._queue, []
-        for ticket in waiting:
+        self._refuse_waiting(reason, self._queue)
+
+    def _refuse_waiting(self, reason: str, tickets: Sequence[Ticket]) -> None:
+        refused = list(tickets)
+        self._queue = [ticket for ticket in self._queue if not any(ticket is other for other in refused)]
+        heapq.heapify(self._queue)
+        for ticket in refused:
             assert ticket.turn is not None
             ticket.turn.set_exception(Unavailable(reason))
 

@@ -15,7 +15,7 @@ class Admitting:
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
         queue, used = ask.pool.queue, None
-        ticket = Ticket(ask.priority, ask.tenant.name, ask.cost, ask.sequences)
+        ticket = Ticket(ask.priority, ask.tenant.name, ask.cost, ask.sequences, ask.waits)
         await queue.enter(ticket)
         try:
             async with aclosing(self._inner(ask)) as pieces:

@@ -16,7 +16,7 @@ import aiohttp
 
 from pennyweight.serve.gateway.ask import Ask
 from pennyweight.serve.gateway.pool import Pool
-from pennyweight.serve.gateway.refusals import Refused
+from pennyweight.serve.gateway.refusals import Refused, Unavailable
 from pennyweight.serve.gateway.replicas import Replica, State
 
 DEATHS = 2
@@ -78,6 +78,8 @@ class Quarantine:
             yield
             return
         lock = self._trials.setdefault(ask.pool, asyncio.Lock())
+        if lock.locked() and not ask.waits:  # the one before it may be waiting for an engine to be started again
+            raise Unavailable("Other requests that were lost with an engine are asked again first: try later.")
         await lock.acquire()
         release = asyncio.create_task(_release(lock, begun))
         try:

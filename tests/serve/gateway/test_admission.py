@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pennyweight.serve.gateway import admission as gateway_admission
 from pennyweight.serve.gateway.admission import Admission, Ticket
-from pennyweight.serve.gateway.refusals import Shed
+from pennyweight.serve.gateway.refusals import Shed, Unavailable
 from pennyweight.serve.gateway.tenant import BATCH
 
 
@@ -129,6 +129,26 @@ def test_engines_that_come_back_let_the_waiting_in() -> None:
         slots = 1
         made.dispatch()
         await waiting
+
+    run(work)
+
+
+def test_who_does_not_wait_for_an_engine_is_refused_when_none_runs() -> None:
+    async def work() -> None:
+        slots = 1
+        made = Admission(lambda: slots, 10, 0.0)
+        await made.enter(Ticket(0, "a", 1))
+        hurried = asyncio.create_task(made.enter(Ticket(0, "b", 1, waits=False)))
+        patient = asyncio.create_task(made.enter(Ticket(0, "c", 1)))
+        await settle()
+        assert not hurried.done() and made.waiting == 2
+        slots = 0
+        made.dispatch()
+        with pytest.raises(Unavailable, match="No engine is running"):
+            await hurried
+        slots = 1
+        leave(made)
+        await patient
 
     run(work)
 
