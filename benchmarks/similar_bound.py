@@ -52,8 +52,11 @@ class Memory:
         del epoch
         return []
 
-    def add_label(self, label: Label) -> None:
+    def put_label(self, label: Label) -> None:
         del label
+
+    def judged(self) -> dict[str, int]:
+        return {}
 
     def count(self) -> int:
         return 0
@@ -112,7 +115,7 @@ def learn(bound: SimilarBound, hits: Population, draws: np.random.Generator, lab
     """The thresholds that came into force."""
     seen: list[float] = []
     for place in hits.draw(labels, draws):
-        bound.take(bound.begin(), float(hits.scores[place]), bool(hits.wrong[place]))
+        bound.take(bound.begin("", float(hits.scores[place])), bool(hits.wrong[place]))
         if bound.threshold is not None and (not seen or seen[-1] != bound.threshold.score):
             seen.append(bound.threshold.score)
     return seen
@@ -162,7 +165,7 @@ def drift(hits: Population, streams: int) -> None:
                     wrong = bool(hits.wrong[place]) or draws.random() < changed
                     if draws.random() < bound.policy.explored:
                         asked += 1
-                        bound.take(bound.begin(), float(hits.scores[place]), wrong)
+                        bound.take(bound.begin("", float(hits.scores[place])), wrong)
                     else:
                         served, mistaken = served + 1, mistaken + wrong
                     if bound.alarms > seen or bound.threshold is None:

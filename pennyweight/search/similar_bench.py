@@ -38,12 +38,14 @@ JUDGED_WITHIN, POLL_SECONDS = 120.0, 0.2
 @dataclass(frozen=True)
 class Served:
     """What a client got, and the kept answer that was served, or in shadow would have been: its `hit_score` by the
-    gate, and whether it is right: it has the request's label, or agrees with what the service answers itself."""
+    gate, whether it is right: it has the request's label, or agrees with what the service answers itself, and the
+    `hit_answer` itself."""
 
     request: Request
     answered: asking.Answered
     hit_score: float | None = None
     hit_right: bool = True
+    hit_answer: str = ""
 
     @property
     def is_hit(self) -> bool:
@@ -179,7 +181,7 @@ async def _hits(endpoint: Endpoint, told: Sequence[Told], compared: str) -> list
             path, body = body_of(request, client.model, asking.GREEDY)
             fresh = asking.answered(await client.post(path, body))
             right = await _is_right(client, request, _text(answered), _text(fresh), compared)
-            return Served(request, answered, float(headers[SCORE]), right)
+            return Served(request, answered, float(headers[SCORE]), right, _text(answered))
 
         return [await one(row) for row in told]
 
@@ -196,7 +198,7 @@ async def _would_be_hits(
             if kept is None:
                 return Served(request, answered)
             right = await _is_right(client, request, kept.text, _text(answered), compared)
-            return Served(request, answered, float(headers[SCORE]), right)
+            return Served(request, answered, float(headers[SCORE]), right, kept.text)
 
         return [await one(row) for row in told]
 

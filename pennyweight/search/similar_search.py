@@ -16,13 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from pennyweight.budget import Budget, Outcome, Verdict
 from pennyweight.deployment import Deployment
 from pennyweight.evidence import Reference
 from pennyweight.measure.proof import endings, tasks
-from pennyweight.measure.proof.intervals import ratio_interval
 from pennyweight.measure.proof.pair import Pair
 from pennyweight.measurement import collect
 from pennyweight.search.faults import TRIAL_FAULTS
@@ -32,7 +29,7 @@ from pennyweight.search.similar_bench import Served, SimilarBench
 from pennyweight.serve import catalogue
 from pennyweight.service import CachePolicy, Service, SimilarPolicy
 from pennyweight.similar_evidence import SimilarEvidence
-from pennyweight.similarity.bound import THRESHOLDS, Threshold, error_of_look, least_labels, upper_bound
+from pennyweight.similarity.bound import Judged, Threshold, bound_on_wrong, error_of_look, least_labels, threshold_for
 from pennyweight.workload import Workload, clusters
 
 ANSWERS_FILE = "answers.db"
@@ -117,34 +114,22 @@ def service_with(deployment: Deployment, policy: SimilarPolicy, place: Path) -> 
 def certify(served: Sequence[Served], limit: float, error: float) -> Threshold | None:
     """The loosest score at which the share of wrong hits is within the limit, with confidence 1 - error: scores are
     tested strictest first, from the first with hits enough, until one fails."""
-    found, enough = None, least_labels(limit, error)
-    for score in THRESHOLDS:
-        hits = [one for one in served if one.hit_score is not None and one.hit_score >= score]
-        if len(hits) < enough:
-            continue
-        bound = bound_of(hits, error)
-        if bound.bound > limit:
-            break
-        found = Threshold(score, bound.hits, bound.wrong, bound.bound)
-    return found
+    return threshold_for(_labels(served), limit, error=error)
 
 
 def bound_of(served: Sequence[Served], error: float) -> HitBound:
-    """Hits of one session, or of sessions that share a prompt, are not independent: where any has several, units are
-    what is counted."""
-    hits = [one for one in served if one.is_hit]
-    wrong = [float(not one.hit_right) for one in hits]
-    if not hits:
-        return HitBound(0, 0, 1.0)
+    labels = _labels(served)
+    return HitBound(len(labels), sum(one.wrong for one in labels), bound_on_wrong(labels, error))
+
+
+def _labels(served: Sequence[Served]) -> list[Judged]:
+    """Hits of one session, or of sessions that share a prompt, are counted as repeats of one."""
     unit_of = clusters([one.request for one in served])
-    units = [unit_of[one.request.id] for one in hits]
-    names = sorted(set(units))
-    if len(names) == len(hits):
-        return HitBound(len(hits), int(sum(wrong)), upper_bound(int(sum(wrong)), len(hits), error))
-    places = np.array([names.index(name) for name in units])
-    totals, sizes = np.bincount(places, weights=wrong), np.bincount(places).astype(np.float64)
-    _, (_, high) = ratio_interval(totals.astype(np.float64), sizes, bound=float(sizes.max()), error=error)
-    return HitBound(len(hits), int(sum(wrong)), min(1.0, high))
+    return [
+        Judged(one.hit_score, not one.hit_right, unit_of[one.request.id], one.hit_answer)
+        for one in served
+        if one.hit_score is not None
+    ]
 
 
 def judge_parts(served: Sequence[Served], references: Mapping[str, Reference], budget: Budget) -> Verdict:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
+from collections import Counter as Counted
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -19,11 +21,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from pennyweight.mixing.monitor import Monitor
 from pennyweight.serve.gateway.similar_store import Label, SimilarStore
 from pennyweight.service import SimilarPolicy
-from pennyweight.similarity.bound import THRESHOLDS, Threshold, error_of_look, labels_at_look, threshold_for
+from pennyweight.similarity.bound import THRESHOLDS, Judged, Threshold, error_of_look, labels_at_look, threshold_for
 
 LOG = logging.getLogger("pennyweight.gateway")
 FLOOR = THRESHOLDS[-1]  # the score of a would-be hit
 SYNC_SECONDS = 1.0
+FIRST_JUDGED = (
+    20  # would-be hits of a partition, before one is served: its cache begins empty, and other questions are near
+)
+LONGEST_JUDGED = 120.0  # seconds, after which a label that did not come, as over a restart, counts as wrong
 GROWTH, LEAST_GROWN = 2.0, 200  # of the cache, from one epoch to the next
 
 
@@ -64,7 +70,9 @@ class SimilarBound:
         self.threshold: Threshold | None = None
         self.epoch, self.looks, self.looks_before, self.begun_with, self.alarms = 0, 0, 0, 0, 0
         self._monitor = self._new_monitor()
-        self._labels: list[Label | None] = []  # in the order in which judging began; None: not known yet
+        self._labels: dict[str, Label] = {}  # of the epoch, in the order in which judging began
+        self._judged = Counted(store.judged())  # labels of each partition
+        self.first_judged = FIRST_JUDGED
         self._synced = 0.0
         state = store.state()
         self._restore(state, first=True)
@@ -84,37 +92,39 @@ class SimilarBound:
             self._next_epoch(self._store.count())
             self._keep()
 
-    def serves(self, score: float) -> bool:
+    def serves(self, score: float, partition: str) -> bool:
         self._sync()
-        return not self.policy.shadow and self.threshold is not None and score >= self.threshold.score
+        return not self.learns(partition) and self.threshold is not None and score >= self.threshold.score
 
-    @property
-    def learning(self) -> bool:
-        """Is every would-be hit judged, because nothing is served?"""
-        return self.policy.shadow or self.threshold is None
+    def learns(self, partition: str) -> bool:
+        """Is every would-be hit judged, because nothing is served there?"""
+        return self.policy.shadow or self.threshold is None or self._judged[partition] < self.first_judged
 
-    def begin(self) -> int:
-        """Judging of a would-be hit begins: its place among the labels. A look waits for those before it, so that
-        labels that take long, which are the likely wrong ones, are not missing there."""
-        self._labels.append(None)
-        return len(self._labels) - 1
+    def begin(
+        self, partition: str, score: float, *, words: str = "", answer: str = "", features: tuple[float, ...] = ()
+    ) -> Label:
+        """Judging of a would-be hit begins. A look waits for those that began before it, so that labels that take long,
+        which are the likely wrong ones, are not missing there; nor are they over a restart."""
+        label = Label(uuid.uuid4().hex, self.epoch, time.time(), score, partition, words, answer, features)
+        self._labels[label.id] = label
+        self._judged[partition] += 1
+        self._store.put_label(label)
+        return label
 
-    def take(
-        self, place: int, score: float, wrong: bool, epoch: int | None = None, features: tuple[float, ...] = ()
-    ) -> None:
-        """The label of the would-be hit whose judging began at this place of an epoch."""
+    def take(self, label: Label, wrong: bool) -> None:
+        """The would-be hit is judged."""
         self._figures.labels.labels("wrong" if wrong else "right").inc()
-        if (self.epoch if epoch is None else epoch) != self.epoch:
+        label = replace(label, wrong=wrong)
+        self._store.put_label(label)
+        if label.epoch != self.epoch:
             return
-        label = Label(score, wrong, self.epoch, features)
-        self._labels[place] = label
-        self._store.add_label(label)
-        if self.threshold is not None and score >= self.threshold.score and self._monitor.take(float(wrong)):
+        self._labels[label.id] = label
+        if self.threshold is not None and label.score >= self.threshold.score and self._monitor.take(float(wrong)):
             self._alarm()
             return
-        known = self._known()
-        if len(known) >= self.needed:
-            self._judge(known)
+        if len(self._labels) >= self.needed and len(self._known()) >= self.needed:
+            self._read_labels()  # of other gateways
+            self._judge(self._known())
         self._keep()
 
     def grown(self, entries: int) -> None:
@@ -143,7 +153,7 @@ class SimilarBound:
             "labels": len(known),
             "labels_wrong": sum(label.wrong for label in known),
             "labels_needed": self.needed,
-            "unjudged": sum(label is None for label in self._labels),
+            "unjudged": sum(label.wrong is None for label in self._labels.values()),
             "watched": self._monitor.seen,
             "wrong_lately": self._monitor.mean_loss if self._monitor.seen else None,
             "alarms": self.alarms,
@@ -152,15 +162,23 @@ class SimilarBound:
 
     # -- decisions --
 
-    def _known(self) -> list[Label]:
+    def _known(self) -> list[Judged]:
         """Labels up to the first that is not known yet."""
-        first = next((n for n, label in enumerate(self._labels) if label is None), len(self._labels))
-        return [label for label in self._labels[:first] if label is not None]
+        found, late = list[Judged](), time.time() - LONGEST_JUDGED
+        for label in self._labels.values():
+            if label.wrong is None and label.begun > late:
+                break
+            found.append(Judged(label.score, label.wrong is not False, label.words, label.answer))
+        return found
 
-    def _judge(self, labels: list[Label]) -> None:
+    def _read_labels(self) -> None:
+        own = {id: label for id, label in self._labels.items() if label.epoch == self.epoch}
+        found = {label.id: label for label in self._store.labels(self.epoch)}
+        self._labels = {**found, **{id: one for id, one in own.items() if one.wrong is not None or id not in found}}
+
+    def _judge(self, labels: list[Judged]) -> None:
         error = error_of_look(self.looks + 1, self.error)
-        scores, wrong = [one.score for one in labels], [one.wrong for one in labels]
-        self.threshold = threshold_for(scores, wrong, self.policy.limit, error=error)
+        self.threshold = threshold_for(labels, self.policy.limit, error=error)
         self.looks += 1
         self._monitor = self._new_monitor()
 
@@ -178,7 +196,7 @@ class SimilarBound:
         self._keep()
 
     def _next_epoch(self, entries: int) -> None:
-        self.epoch, self.looks_before, self.begun_with, self._labels = self.epoch + 1, self.looks, entries, []
+        self.epoch, self.looks_before, self.begun_with, self._labels = self.epoch + 1, self.looks, entries, {}
         self._monitor = self._new_monitor()
 
     def _new_monitor(self) -> Monitor:
@@ -235,7 +253,7 @@ class SimilarBound:
             return
         self.threshold, self._monitor = threshold, monitor
         self.epoch, self.looks, self.looks_before, self.begun_with, self.alarms = epoch, looks, before, begun, alarms
-        self._labels = list(self._store.labels(self.epoch))
+        self._read_labels()
 
     def _show(self) -> None:
         self._figures.threshold.set(2.0 if self.threshold is None else self.threshold.score)

@@ -9,6 +9,7 @@ and whether both answers agree is the label that the bound is earned and watched
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 import time
@@ -27,7 +28,7 @@ from pennyweight.serve.gateway.similar_bound import FLOOR, SimilarBound, Similar
 from pennyweight.serve.gateway.similar_index import SimilarIndex
 from pennyweight.serve.gateway.similar_reader import QuestionReader, Read
 from pennyweight.serve.gateway.similar_request import REFUSING, Asked, asked_of, is_encodable
-from pennyweight.serve.gateway.similar_store import Kept, SimilarStore
+from pennyweight.serve.gateway.similar_store import Kept, Label, SimilarStore
 from pennyweight.serve.gateway.similar_verifier import GREY, Verifier
 from pennyweight.service import SimilarPolicy
 from pennyweight.similarity.closeness import closeness
@@ -165,12 +166,12 @@ class Similar:
         if found is not None and answers.policy.verify:
             found = await self._verified(ask, asked, found)
         drawn = self._draw() < answers.policy.explored
-        if found is not None and not drawn and answers.bound.serves(found.score):
+        if found is not None and not drawn and answers.bound.serves(found.score, asked.partition):
             self._count("hit")
             async for piece in _served(found):
                 yield piece
             return
-        judges = found is not None and (answers.bound.learning or drawn)
+        judges = found is not None and (drawn or answers.bound.learns(asked.partition))
         self._count("judged" if judges else "miss")
         keeps = found is None or drawn
         if judges and not keeps:  # else the cache of equal answers would hide that this hit is wrong each time
@@ -212,27 +213,37 @@ class Similar:
         said = said_in(content_type, body) if size <= MAX_KEPT else Said("", "")
         sound = said.whole and is_encodable(said.text)
         if turn.judged is not None:
-            place, epoch = answers.bound.begin(), answers.bound.epoch
+            label = _begun(answers.bound, turn.asked, turn.judged)
             if sound and len(self.judging) < MAX_JUDGING:
-                task = asyncio.create_task(self._judge(turn, said.text, place, epoch))
+                task = asyncio.create_task(self._judge(turn.ask, turn.judged, said.text, label))
                 self.judging.add(task)
                 task.add_done_callback(self.judging.discard)
             else:  # a call, a cut answer or none at all is not what was kept
-                answers.bound.take(place, turn.judged.score, True, epoch, turn.judged.features)
+                answers.bound.take(label, True)
         if sound and turn.keeps and not turn.ask.pool.closed:
             answers.keep(turn.asked, turn.reading, content_type, body, said.text)
 
-    async def _judge(self, turn: Turn, fresh: str, place: int, epoch: int) -> None:
-        assert turn.judged is not None
+    async def _judge(self, ask: Ask, found: Found, fresh: str, label: Label) -> None:
         agrees = False
         try:
-            agrees = await self._agreement.agrees(turn.ask, turn.judged.kept.text, fresh)
+            agrees = await self._agreement.agrees(ask, found.kept.text, fresh)
         finally:
-            self._answers.bound.take(place, turn.judged.score, not agrees, epoch, turn.judged.features)
+            self._answers.bound.take(label, not agrees)
 
     def _count(self, result: str) -> None:
         self._answers.requests[result] += 1
         self._answers.figures.requests.labels(result).inc()
+
+
+def _begun(bound: SimilarBound, asked: Asked, found: Found) -> Label:
+    answer = _short(asked.partition, found.kept.text)
+    words = _short(answer, asked.question)
+    return bound.begin(asked.partition, found.score, words=words, answer=answer, features=found.features)
+
+
+def _short(*texts: str) -> str:
+    """A hash that names them in rows that are kept for long."""
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=8).hexdigest()
 
 
 def _about(found: Found) -> dict[str, str]:

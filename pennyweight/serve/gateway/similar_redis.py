@@ -2,7 +2,8 @@
 gone, it is left alone for some seconds at a time, and every question is a miss.
 
 Keys begin with the embedding that read the questions, so that vectors of two are never compared:
-`row:ID` an answer, `in:PARTITION` and `all` the ids by number and by time, `labels:EPOCH`, `state`.
+`row:ID` an answer, `in:PARTITION` and `all` the ids by number and by time, `judgements:EPOCH` the labels by id,
+`judged` their number in each partition, `state`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from pennyweight.errors import UsageError
@@ -59,6 +61,7 @@ class RedisSimilarStore:
         self._state: dict[str, Any] = {}
         self._labels: list[Label] = []  # those of the epoch, as they were at its last look
         self._labels_at: tuple[Any, Any] = (None, None)
+        self._judged: dict[str, int] = {}
         self._count, self._not_before, self.failures = 0, 0.0, 0
         self._work: queue.Queue[Callable[[], Any] | threading.Event | None] = queue.Queue()
         self._fetch()
@@ -92,8 +95,11 @@ class RedisSimilarStore:
         self._count = int(self._redis.zcard(f"{self._name}:all"))
         looked = (state.get("epoch"), state.get("looks"))
         if looked != self._labels_at:  # other gateways may have added some
-            rows = self._redis.lrange(f"{self._name}:labels:{state.get('epoch')}", 0, -1)
-            self._labels, self._labels_at = [Label(*json.loads(row)) for row in rows], looked
+            rows = self._redis.hvals(f"{self._name}:judgements:{state.get('epoch')}")
+            found = [Label(**{**json.loads(row), "features": ()}) for row in rows]
+            self._labels, self._labels_at = sorted(found, key=lambda label: label.begun), looked
+        judged = self._redis.hgetall(f"{self._name}:judged")
+        self._judged = {partition.decode(): int(count) for partition, count in judged.items()}
         self._state = state
 
     def _try(self, work: Callable[[], Any], otherwise: Any = None) -> Any:
@@ -151,9 +157,17 @@ class RedisSimilarStore:
     def count(self) -> int:
         return self._count
 
-    def add_label(self, label: Label) -> None:
-        key, row = f"{self._name}:labels:{label.epoch}", json.dumps([label.score, label.wrong, label.epoch])
-        self._later(lambda: self._redis.rpush(key, row))
+    def put_label(self, label: Label) -> None:
+        key, row = f"{self._name}:judgements:{label.epoch}", json.dumps({**asdict(label), "features": ()})
+
+        def write() -> None:
+            if self._redis.hset(key, label.id, row):  # it is new
+                self._redis.hincrby(f"{self._name}:judged", label.partition, 1)
+
+        self._later(write)
+
+    def judged(self) -> dict[str, int]:
+        return self._judged
 
     def labels(self, epoch: int) -> list[Label]:
         return [label for label in self._labels if label.epoch == epoch]

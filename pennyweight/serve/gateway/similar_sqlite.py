@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,14 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS similar_1 (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, partition TEXT, "
     "question TEXT, reading BLOB, type TEXT, body BLOB, text TEXT, made REAL, sum INTEGER, size INTEGER)",
     "CREATE INDEX IF NOT EXISTS similar_by_partition ON similar_1 (partition, number)",
-    "CREATE TABLE IF NOT EXISTS similar_labels_2 (epoch INTEGER, score REAL, wrong INTEGER, features TEXT)",
+    "CREATE TABLE IF NOT EXISTS similar_labels_3 (id TEXT PRIMARY KEY, epoch INTEGER, begun REAL, score REAL, "
+    "partition TEXT, words TEXT, answer TEXT, features TEXT, wrong INTEGER)",
+    "CREATE INDEX IF NOT EXISTS similar_labels_by_epoch ON similar_labels_3 (epoch, begun)",
+    "DROP TABLE IF EXISTS similar_labels_2",  # which did not know what labels have in common
     "CREATE TABLE IF NOT EXISTS similar_state_1 (name TEXT PRIMARY KEY, value TEXT)",
 )
+LABELS = "SELECT id, epoch, begun, score, partition, words, answer, features, wrong FROM similar_labels_3"
+PUT_LABEL = "INSERT OR REPLACE INTO similar_labels_3 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SWEPT_EVERY, SWEPT_TO = 256, 0.9  # answers; share of the bytes that is left
 
 
@@ -157,20 +163,18 @@ class SQLiteSimilarStore:
     def count(self) -> int:
         return self._count
 
-    def add_label(self, label: Label) -> None:
-        self._later(
-            "INSERT INTO similar_labels_2 VALUES (?, ?, ?, ?)",
-            (label.epoch, label.score, int(label.wrong), json.dumps(label.features)),
-        )
+    def put_label(self, label: Label) -> None:
+        self._later(PUT_LABEL, (*astuple(label)[:7], json.dumps(label.features), label.wrong))
 
     def labels(self, epoch: int) -> list[Label]:
-        rows = self._do("SELECT score, wrong FROM similar_labels_2 WHERE epoch = ?", (epoch,))
-        return [Label(score, bool(wrong), epoch) for score, wrong in rows]
+        return list(map(_label, self._do(f"{LABELS} WHERE epoch = ? ORDER BY begun", (epoch,))))
 
     def all_labels(self) -> list[Label]:
-        """Of all epochs, with what the gate has seen."""
-        rows = self._do("SELECT score, wrong, epoch, features FROM similar_labels_2")
-        return [Label(score, bool(wrong), epoch, tuple(json.loads(features))) for score, wrong, epoch, features in rows]
+        """Of all epochs."""
+        return list(map(_label, self._do(f"{LABELS} ORDER BY begun")))
+
+    def judged(self) -> dict[str, int]:
+        return dict(self._do("SELECT partition, count(*) FROM similar_labels_3 GROUP BY partition"))
 
     def state(self) -> dict[str, Any]:
         try:
@@ -205,7 +209,7 @@ class SQLiteSimilarStore:
 
     def clear(self) -> None:
         """For another embedding: nothing that was kept by the old one can be compared."""
-        for table in ("similar_1", "similar_labels_2", "similar_state_1"):
+        for table in ("similar_1", "similar_labels_3", "similar_state_1"):
             self._do(f"DELETE FROM {table}")
         self._count = 0
 
@@ -222,3 +226,9 @@ class SQLiteSimilarStore:
             id, blob, told, partition=partition, question=question, content_type=content_type, body=body, text=text,
             made=made,
         )  # fmt: skip
+
+
+def _label(row: tuple[Any, ...]) -> Label:
+    id, epoch, begun, score, partition, words, answer, features, wrong = row
+    seen = tuple(json.loads(features))
+    return Label(id, epoch, begun, score, partition, words, answer, seen, None if wrong is None else bool(wrong))

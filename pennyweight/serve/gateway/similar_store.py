@@ -41,13 +41,19 @@ class Kept:
 
 @dataclass(frozen=True)
 class Label:
-    """Of a would-be hit: its score, whether the kept answer was wrong, and in a file the numbers about both questions
-    that the gate has seen."""
+    """Of a would-be hit: whether the kept answer was `wrong`; None while it is being judged, which `begun` (seconds
+    since 1970) when. `words` and `answer` are equal where the question and the kept answer are; `features` what the
+    gate has seen of both questions, which only a file keeps."""
 
+    id: str
+    epoch: int
+    begun: float
     score: float
-    wrong: bool
-    epoch: int = 0
+    partition: str
+    words: str
+    answer: str
     features: tuple[float, ...] = ()
+    wrong: bool | None = None
 
 
 class SimilarStore(Protocol):
@@ -64,8 +70,15 @@ class SimilarStore(Protocol):
     def forget(self, id: str) -> bool: ...
     def count(self) -> int: ...
     def flush(self) -> None: ...
-    def add_label(self, label: Label) -> None: ...
-    def labels(self, epoch: int) -> list[Label]: ...
+    def put_label(self, label: Label) -> None: ...
+    def labels(self, epoch: int) -> list[Label]:
+        """In the order in which judging began."""
+        ...
+
+    def judged(self) -> dict[str, int]:
+        """Labels of each partition, of all epochs."""
+        ...
+
     def state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
     async def close(self) -> None: ...

@@ -86,6 +86,7 @@ def answers_in(file: Path, draw: float = 1.0, earned: bool = True, **policy: Any
     )
     if earned:
         made.bound.threshold = Threshold(0.6, 100, 0, 0.04)
+    made.bound.first_judged = 0
     return made
 
 
@@ -225,7 +226,7 @@ def test_a_hit_is_not_kept_again(tmp_path: Path) -> None:
 
 def test_a_bound_is_earned_by_answers_that_agree(tmp_path: Path) -> None:
     answers = answers_in(tmp_path / "c", earned=False, limit=0.2)
-    asks = [an_ask(f"{'please ' * (n % 3)}how do I lock my card") for n in range(30)]
+    asks = [an_ask(f"how do I lock my card{'?' * n}") for n in range(30)]
     heads = told(answers, Model(), *asks)
     shown = [head.headers.get("x-pennyweight-cache") for head, _ in heads]
     first = shown.index("similar")
@@ -449,12 +450,12 @@ def test_would_be_hits_are_kept_at_the_same_rate_while_learning_and_while_servin
 
 def test_a_look_waits_for_labels_that_take_long(tmp_path: Path) -> None:
     bound = answers_in(tmp_path / "c", earned=False, limit=0.2).bound
-    late = [bound.begin() for _ in range(3)]
+    late = [bound.begin("p", 0.99) for _ in range(3)]
     for _ in range(60):
-        bound.take(bound.begin(), 0.99, False)
+        bound.take(bound.begin("p", 0.99), False)
     assert bound.threshold is None and bound.state()["labels"] == 0
-    for place in late:
-        bound.take(place, 0.99, True)
+    for label in late:
+        bound.take(label, True)
     assert bound.looks == 1 and bound.threshold is not None and bound.threshold.wrong == 3
 
 
@@ -471,11 +472,11 @@ def test_an_alarm_of_one_gateway_ends_the_others(tmp_path: Path) -> None:
     for answers in (one, other):
         answers.bound.threshold = Threshold(0.6, 100, 0, 0.04)
     while one.bound.threshold is not None:
-        one.bound.take(one.bound.begin(), 0.9, True)
+        one.bound.take(one.bound.begin("p", 0.99), True)
     one.store.flush()  # type: ignore[attr-defined]
     other.bound._synced = 0.0
-    assert not other.bound.serves(0.99) and other.bound.alarms == 1
-    other.bound.take(other.bound.begin(), 0.9, False)
+    assert not other.bound.serves(0.99, "p") and other.bound.alarms == 1
+    other.bound.take(other.bound.begin("p", 0.99), False)
     other.store.flush()  # type: ignore[attr-defined]
     assert answers_in(tmp_path / "c", earned=False).bound.alarms == 1
 
@@ -591,3 +592,43 @@ def test_equal_traps_are_labels_each_time_as_they_would_be_hits_each_time(tmp_pa
     first, trap = an_ask(), an_ask("how do i lock my card please")
     told(answers, Keys(), *[replace(one, key="k") for one in (first, trap, trap)])
     assert keys == ["k", "", ""] and answers.bound.state()["labels"] == 2
+
+
+def test_labels_that_a_restart_has_cut_off_count_as_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They took long, and are the likely wrong ones."""
+    before = answers_in(tmp_path / "c", earned=False, limit=0.2)
+    for _ in range(8):
+        before.bound.begin("p", 0.99)
+    for _ in range(5):
+        before.bound.take(before.bound.begin("p", 0.99), False)
+    before.store.flush()  # type: ignore[attr-defined]
+    bound = answers_in(tmp_path / "c", earned=False, limit=0.2).bound
+    assert bound.state()["unjudged"] == 8 and bound.state()["labels"] == 0
+    monkeypatch.setattr("pennyweight.serve.gateway.similar_bound.LONGEST_JUDGED", 0.0)
+    assert (bound.state()["labels"], bound.state()["labels_wrong"]) == (13, 8)
+    for _ in range(bound.needed - 13):
+        bound.take(bound.begin("p", 0.99), False)
+    assert bound.looks == 1 and bound.threshold is None
+
+
+def test_the_first_would_be_hits_of_a_partition_are_judged(tmp_path: Path) -> None:
+    """What was earned elsewhere was earned on another cache."""
+    answers = answers_in(tmp_path / "c")
+    answers.bound.first_judged = 3
+    heads = told(answers, Model(), an_ask(), *[an_ask(f"how do I lock my card{'?' * n}") for n in range(5)])
+    assert [head.headers.get("x-pennyweight-cache") for head, _ in heads] == [None] * 4 + ["similar"] * 2
+    heads = told(answers, Model(), *[an_ask(f"how do I lock my card{'?' * n}", max_tokens=9) for n in range(3)])
+    assert [head.headers.get("x-pennyweight-cache") for head, _ in heads] == [None] * 3
+    answers.store.flush()  # type: ignore[attr-defined]
+    again = answers_in(tmp_path / "c")
+    again.bound.first_judged = 3
+    assert served(again, an_ask("how do I lock my card"))
+
+
+def test_one_question_again_and_again_earns_nothing(tmp_path: Path) -> None:
+    answers = answers_in(tmp_path / "c", earned=False, limit=0.2)
+    told(answers, Model(), an_ask(), *[an_ask("how do I lock my card")] * 40)
+    assert answers.bound.looks >= 1 and answers.bound.threshold is None
+    other = answers_in(tmp_path / "d", earned=False, limit=0.2)
+    told(other, Model(), an_ask(), *[an_ask(f"how do I lock my card{'?' * n}") for n in range(40)])
+    assert other.bound.threshold is not None

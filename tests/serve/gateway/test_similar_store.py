@@ -74,15 +74,21 @@ def test_what_is_forgotten_is_found_no_more(opened: Open) -> None:
 
 def test_labels_and_decisions_outlive_a_restart(opened: Open) -> None:
     store = opened()
-    store.add_label(Label(0.9, False, 3))
-    store.add_label(Label(0.7, True, 3))
-    store.add_label(Label(0.7, True, 2))
+    first, second, before = a_label("a", 3, 1.0), a_label("b", 3, 2.0), a_label("c", 2, 0.0)
+    for label in (first, second, before, replace(first, wrong=True)):
+        store.put_label(label)
     store.set_state({"epoch": 3, "about": "x"})
     store.flush()
     assert store.state() == {"epoch": 3, "about": "x"}
     again = opened()
     assert again.state() == {"epoch": 3, "about": "x"}
-    assert again.labels(3) == [Label(0.9, False, 3), Label(0.7, True, 3)] and again.labels(9) == []
+    assert again.labels(3) == [replace(first, wrong=True), second] and again.labels(9) == []
+    assert again.judged() == {"p": 3}
+
+
+def a_label(id: str, epoch: int, begun: float) -> Label:
+    """While it is judged."""
+    return Label(id, epoch, begun, 0.9, "p", "words", "answer")
 
 
 def test_redis_keeps_the_later_epoch_of_two_gateways(redis_url: str) -> None:
