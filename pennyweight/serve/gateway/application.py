@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from pennyweight.errors import PennyweightError
-from pennyweight.serve.gateway import batch_routes, messages, ollama, page, reading, responses
+from pennyweight.serve.gateway import batch_routes, exact_cache, messages, ollama, page, reading, responses
 from pennyweight.serve.gateway.ask import Ask, Outcome, answer_of
 from pennyweight.serve.gateway.gateway import Gateway
 from pennyweight.serve.gateway.mixing import member_in
@@ -28,6 +28,7 @@ from pennyweight.serve.gateway.streamed_response import Ending, StreamedResponse
 from pennyweight.serve.gateway.tenant import BATCH, Tenant
 
 TRANSLATED = (messages.PATH, responses.PATH, ollama.CHAT, ollama.GENERATE)
+CACHE_USES = ("", "no", "no-similar", "use")
 LOG = logging.getLogger("pennyweight.gateway")
 COUNTED = ("messages", "tools", "continue_final_message")  # what makes a prompt
 
@@ -60,7 +61,7 @@ class RequestHandler:
         return replace(
             Ask.of(path, body, raw, tenant, pool),
             priority=priority,
-            cache=request.headers.get("x-pennyweight-cache", ""),
+            cache=_cache_use(request.headers.get(exact_cache.HEADER, "")),
             mixed=mixed,
             pinned=member_in(request.headers.get("x-pennyweight-member", "")),
             session=request.headers.get("x-pennyweight-session", ""),
@@ -95,6 +96,14 @@ class RequestHandler:
 
     async def forward(self, request: Request, path: str) -> Response:
         return StreamedResponse(self._gateway.passed_on(await self.ask(request, path)), lambda *_: None)
+
+
+def _cache_use(header: str) -> str:
+    """A value that nobody knows would be taken for none, where a client meant to forbid the cache."""
+    asked = header.strip().lower()
+    if asked not in CACHE_USES:
+        raise Refused(400, f"The header {exact_cache.HEADER} is {header!r}: use `no`, `no-similar` or `use`.")
+    return asked
 
 
 def application(gateway: Gateway) -> Starlette:

@@ -72,7 +72,7 @@ class SimilarBound:
         self._monitor = self._new_monitor()
         self._labels: dict[str, Label] = {}  # of the epoch, in the order in which judging began
         self._judged = Counted(store.judged())  # labels of each partition
-        self.first_judged = FIRST_JUDGED
+        self.first_judged = min(FIRST_JUDGED, labels_at_look(1, policy.limit, error_of_look(1, self.error)))
         self._synced = 0.0
         state = store.state()
         self._restore(state, first=True)

@@ -119,6 +119,8 @@ def test_an_equal_request_is_answered_from_the_cache(gateway: Running) -> None:
     assert "x-pennyweight-cache" not in post(gateway, "/v1/chat/completions", json.dumps(CHAT).encode())[1]
     asked = post(gateway, "/v1/chat/completions", body, **{"x-pennyweight-cache": "no"})
     assert "x-pennyweight-cache" not in asked[1]
+    status, _, answer = post(gateway, "/v1/chat/completions", body, **{"x-pennyweight-cache": "no-similiar"})
+    assert status == 400 and "use `no`, `no-similar` or `use`" in answer["error"]["message"]
 
 
 def test_a_cached_stream_is_the_same_stream(gateway: Running) -> None:
