@@ -30,6 +30,7 @@ VALUES = {
     "service",
     "shape",
     "similar_evidence",
+    "step_price",
     "study",
     "workload",
 }
@@ -44,7 +45,7 @@ LAYERS = [
     {"checkpoint", "legacy", "traces"},
     {"formats", "weights", "install", "openai_api", "artifact_cache", "embedding", "mixing"},
     {"similarity"},
-    {"engines", "techniques", "export", "plan", "report", "journal"},
+    {"engines", "techniques", "export", "plan", "simulate", "report", "journal"},
     {"browsers"},
     {"worker", "console"},
     {"serve"},
@@ -71,8 +72,10 @@ HEAVY = {
     "onnx",
     "safetensors",
     "sklearn",
+    "numba",
 }
-MAY_IMPORT_HEAVY = {  # only a driver process imports these
+MAY_IMPORT_HEAVY = {  # only a driver process imports these, or what needs them at once
+    "pennyweight.simulate.compiled",
     "pennyweight.engines.transformers.graphs",
     "pennyweight.engines.transformers.loading",
     "pennyweight.engines.transformers.own_caches",
