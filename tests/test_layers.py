@@ -17,6 +17,7 @@ ROOT = Path(pennyweight.__file__).parent
 VALUES = {
     "balancing",
     "budget",
+    "cluster",
     "deployment",
     "evidence",
     "features",
@@ -52,7 +53,7 @@ LAYERS = [
     {"measure"},
     {"search"},
     {"conform"},
-    {"inputs"},
+    {"inputs", "provision"},
     {"verbs"},
     {"cli"},
     {"__main__"},

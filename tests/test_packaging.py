@@ -18,5 +18,5 @@ def test_every_data_file_is_packaged() -> None:
         for pattern in patterns
         for file in ROOT.parent.joinpath(*package.split(".")).glob(pattern)
     }
-    found = {f for f in ROOT.rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")}
+    found = {f for f in ROOT.rglob("*") if f.is_file() and "__pycache__" not in f.parts and f.suffix != ".py"}
     assert found <= taken, sorted(str(file) for file in found - taken)

@@ -48,6 +48,41 @@ def test_gemma3_has_a_global_layer_at_every_sixth_place() -> None:
     assert [place for place, kind in enumerate(shape.layer_types) if kind == "full_attention"] == [5, 11]
 
 
+DEEPSEEK: dict[str, Any] = {  # as deepseek-ai/DeepSeek-R1's config.json has it
+    "model_type": "deepseek_v3",
+    "num_hidden_layers": 61,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "vocab_size": 129280,
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 2048,
+    "first_k_dense_replace": 3,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+}
+
+
+def test_latent_attention_and_dense_layers_are_counted() -> None:
+    """671 billion parameters, 37 of them used, as its model card says."""
+    shape = ModelShape.of(DEEPSEEK)
+    assert shape.parameters == pytest.approx(671e9, rel=0.01)
+    assert shape.used_parameters == pytest.approx(37e9, rel=0.05)
+    assert shape.cache_values_per_token == 61 * 576
+
+
+def test_linear_attention_keeps_nothing_for_each_token() -> None:
+    shape = ModelShape.of({**LLAMA, "num_hidden_layers": 8, "full_attention_interval": 4})
+    assert (shape.layers_of("full_attention"), shape.layers_of("linear_attention")) == (2, 6)
+    assert shape.cache_values_per_token == 2 * 2 * 64
+
+
 MIXTURE = {
     **LLAMA,
     "num_experts": 8,

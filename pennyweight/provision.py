@@ -1,0 +1,188 @@
+"""From a workload to a plan that was simulated: requests into buckets of like lengths, the planner's choice, and each
+plan run through the simulator at the pessimistic end of what is predicted, with replicas added until it holds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pennyweight.cluster import MachineType
+from pennyweight.errors import Infeasible, UsageError
+from pennyweight.plan.allocation import Share
+from pennyweight.plan.options import Bucket, Option
+from pennyweight.plan.planning import Plan, Question, make_plan
+from pennyweight.plan.prediction import Case, Predictor
+from pennyweight.plan.steps import replica_limits, step_price
+from pennyweight.simulate import Pool, RequestTable, SimulatedCluster, simulate
+from pennyweight.step_price import ReplicaLimits, StepPrice
+
+WIDE = 2.0  # the 90th percentile of a length over its median, from which lengths are halved into buckets
+MOST_SIMULATED, MOST_ADDED = 20_000, 2.0  # requests; times the planned replicas
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Replicas of an option, the price of whole machines for them alone, and what they did: the share of requests
+    within the limits, and milliseconds."""
+
+    option: Option
+    replicas: int
+    hourly_usd: float
+    attainment: float
+    ttft_p99_ms: float
+    tpot_p99_ms: float
+    price: StepPrice
+    limits: ReplicaLimits
+
+
+@dataclass(frozen=True)
+class Provision:
+    """`chosen` has one entry for each share of the plan, with the replicas that the simulation asks for; `others` are
+    the alternatives, the cheapest first."""
+
+    plan: Plan
+    chosen: tuple[Simulated, ...]
+    others: tuple[Simulated, ...]
+
+    @property
+    def hourly_usd(self) -> float:
+        """Of whole machines."""
+        devices = Counter[MachineType]()
+        for one in self.chosen:
+            devices[one.option.placement.machine] += one.replicas * one.option.placement.devices
+        return sum(machines_usd(machine, count) for machine, count in devices.items())
+
+    @property
+    def attainment(self) -> float:
+        return min(one.attainment for one in self.chosen)
+
+
+def machines_usd(machine: MachineType, devices: int) -> float:
+    """Dollars an hour of as many whole machines as have so many devices."""
+    price = machine.usd_per_hour.value if machine.usd_per_hour is not None else 0.0
+    return math.ceil(devices / machine.devices) * price
+
+
+def buckets_of(table: RequestTable, rate: float) -> tuple[Bucket, ...]:
+    """At most four, halved at the median of each length that is spread wide."""
+    group = _groups(table)
+    return tuple(
+        Bucket(
+            float(table.prompt_tokens[group == one].mean()),
+            float(table.output_tokens[group == one].mean()),
+            rate * float((group == one).mean()),
+        )
+        for one in range(int(group.max()) + 1)
+    )
+
+
+def _groups(table: RequestTable) -> NDArray[np.intp]:
+    """Each request's bucket."""
+    found = np.zeros(len(table), np.intp)
+    for lengths in (table.prompt_tokens, table.output_tokens):
+        middle, long = np.quantile(lengths, [0.5, 0.9])
+        if long > WIDE * middle:
+            found = 2 * found + (lengths > middle)
+    return np.unique(found, return_inverse=True)[1]
+
+
+def rate_of(table: RequestTable, request_rate: float | None) -> float:
+    """Requests a second: what is asked for, or what the trace recorded."""
+    if request_rate is not None:
+        if not 0 < request_rate < math.inf:
+            raise UsageError(f"--request-rate {request_rate} is not possible: give requests a second, above 0.")
+        return request_rate
+    seconds = float(table.arrival[-1] - table.arrival[0])
+    if seconds <= 0:
+        raise UsageError(f"{table.name} has no recorded times: say how many requests a second come (--request-rate).")
+    return (len(table) - 1) / seconds
+
+
+def provision(question: Question, predictor: Predictor, table: RequestTable, *, rate: float) -> Provision:
+    """`table` are the workload's requests, which come `rate` a second, and whose buckets the question has."""
+    plan = make_plan(question, predictor)
+    groups, requests = _groups(table), _at_rate(table, rate)
+    groups = groups[: len(requests)]
+    chosen = tuple(
+        _enough(question, predictor, share, requests.chosen(rows))
+        for share, rows in zip(plan.allocation.shares, _dealt(plan.allocation.shares, groups), strict=True)
+        if len(rows)
+    )
+    found = Provision(plan, chosen, ())
+    if question.most_usd is not None and found.hourly_usd > question.most_usd:
+        raise Infeasible(
+            f"Simulated, the plan takes {found.hourly_usd:.2f} dollars an hour to hold the limits, and "
+            f"{question.most_usd:.2f} are allowed."
+        )
+    others = []
+    for one in plan.alternatives:
+        option = Option(one.placement, one.capacities)
+        share = Share(option, max(1, math.ceil(one.replicas)), (1.0,) * len(question.buckets))
+        others.append(_simulated(question, predictor, share, share.replicas, requests))
+    return replace(found, others=tuple(sorted(others, key=lambda one: one.hourly_usd)))
+
+
+def _dealt(shares: Sequence[Share], groups: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """The requests of each share: of each bucket as many as its part, drawn evenly."""
+    draws = np.random.default_rng(SEED).random(len(groups))
+    found, below = [], np.zeros(len(groups))
+    for share in shares:
+        above = below + np.array(share.parts)[groups]
+        found.append(np.flatnonzero((below <= draws) & (draws < above)))
+        below = above
+    return found
+
+
+def _at_rate(table: RequestTable, rate: float) -> RequestTable:
+    """As many requests as are enough, at their own times where these have a length, else as Poisson's."""
+    from pennyweight.simulate.arrivals import poisson
+
+    table = table.chosen(np.arange(min(len(table), MOST_SIMULATED)))
+    seconds = float(table.arrival[-1] - table.arrival[0])
+    if seconds > 0:
+        return table.faster(rate * seconds / max(1, len(table) - 1))
+    return table.at(poisson(len(table), rate, SEED))
+
+
+def _enough(question: Question, predictor: Predictor, share: Share, requests: RequestTable) -> Simulated:
+    replicas = share.replicas
+    while True:
+        found = _simulated(question, predictor, share, replicas, requests)
+        if found.attainment >= question.limits.attainment or replicas >= MOST_ADDED * share.replicas:
+            return found
+        replicas += max(1, replicas // 10)
+
+
+def _simulated(
+    question: Question, predictor: Predictor, share: Share, replicas: int, requests: RequestTable
+) -> Simulated:
+    option, limits = share.option, question.limits
+    work = [part * bucket.rate for part, bucket in zip(share.parts, question.buckets, strict=True)]
+    capacity = option.capacities[int(np.argmax(work))]
+    sizes = [one.load.concurrency for one in option.capacities]
+    case = Case(question.shape, option.placement, replace(capacity.load, concurrency=_mean(sizes, work)))
+    price = step_price(case, predictor, token_seconds=capacity.prediction.token.high)
+    held = replica_limits(case)
+    run = simulate(SimulatedCluster(Pool(replicas, price, held)), requests, seed=SEED)
+    good = run.meets({"ttft": limits.ttft_ms, "tpot": limits.tpot_ms})
+    served = ~run.rejected
+    return Simulated(
+        option,
+        replicas,
+        machines_usd(option.placement.machine, replicas * option.placement.devices),
+        float(np.mean(good)),
+        1000 * float(np.quantile(run.ttft[served], 0.99)),
+        1000 * float(np.nanquantile(run.tpot[served], 0.99)),
+        price,
+        held,
+    )
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return float(np.average(values, weights=weights))
