@@ -46,7 +46,7 @@ def plan(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Plan machines, parallelism and replicas for a model and a workload. Nothing is started."""
+    """Plan machines and replicas that hold limits. Nothing is started."""
     from pennyweight.inputs import counter_of
     from pennyweight.plan.catalogue import catalogue as read_catalogue
     from pennyweight.plan.options import Limits
