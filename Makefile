@@ -6,7 +6,7 @@ DEMO_OUT ?= demo-out
 # torch is installed first and by its pin, so that nothing pulls a newer build with CUDA along.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-hostile bench-mixture bench-perplexity bench-proof bench-rival bench-search bench-service bench-similar bench-streams bench-techniques clean clients
+.PHONY: demo test check fix bench bench-compatibility bench-engines bench-worker bench-gateway bench-generator bench-hostile bench-mixture bench-perplexity bench-plan bench-proof bench-rival bench-search bench-service bench-similar bench-simulate bench-streams bench-techniques clean clients
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
@@ -86,6 +86,13 @@ bench-mixture: $(INSTALLED)
 bench-similar: $(INSTALLED)
 	$(BIN)/pip install -q fow-cache==0.1.0
 	$(BIN)/python -m benchmarks.similar gate
+
+# Needs PENNYWEIGHT_DATA.
+bench-plan: $(INSTALLED)
+	$(BIN)/python -m benchmarks.plan
+
+bench-simulate: $(INSTALLED)
+	$(BIN)/python -m benchmarks.simulate
 
 bench-search: $(INSTALLED)
 	$(BIN)/python -m benchmarks.search

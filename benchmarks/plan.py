@@ -2,6 +2,7 @@
 
     python -m benchmarks.plan [--only known configurations models machines] [--seed 0]
     python -m benchmarks.plan --fit FILE       fits on all rows, and writes pennyweight/plan/fitted.npz
+    python -m benchmarks.plan --rival PYTHON   AIConfigurator on 300 of the rows, by the Python that it is installed in
 
 known            a fifth of all loads is held out: other rows of the same placement may be known
 configurations   a fifth of all placements (model, machine, engine, version, precision, spread) is
@@ -16,9 +17,11 @@ Coefficients, kernels and interval widths come from the rows that are left; kern
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,7 @@ FIRST = Kernel(
     0.18,
 )
 FOLDS, SUPPORT = 5, 400
+RIVAL_ROWS = 300
 FEWEST = 4  # runs of a placement, of which two are given
 PARTS = ("known", "configurations", "models", "machines")
 Errors = list[tuple[float, bool]]
@@ -47,11 +51,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--support", type=int, default=SUPPORT)
     parser.add_argument("--fit", type=Path)
+    parser.add_argument("--rival", type=Path)
     told = parser.parse_args()
     data = os.environ.get("PENNYWEIGHT_DATA")
     if not data:
         parser.error("set PENNYWEIGHT_DATA to the folder that has cluster/silicon.csv")
-    known = runs(Path(data) / "cluster" / "silicon.csv")
+    rows = runs(Path(data) / "cluster" / "silicon.csv")
+    known = [one for one, _ in rows]
     print(f"{len(known)} measured runs")
     if told.fit:
         about = f"{len(known)} closed-loop runs of ai-dynamo/aiconfigurator tools/accuracy_tracking (Apache-2.0)"
@@ -59,13 +65,18 @@ def main() -> None:
         return
     print("\n| what | rows | TPOT median | p90 | in the interval | TTFT median | p90 | in the interval |")
     print("|---|---|---|---|---|---|---|---|")
+    estimates = estimated(told.rival, rows, told.seed) if told.rival else {}
+    if estimates:
+        show("AIConfigurator, what it estimates of 300", rivals(estimates))
     for part in told.only:
-        measure(part, known, told.seed, told.support)
+        measure(part, known, told.seed, told.support, judged={id(one) for one, _ in estimates.values()})
 
 
-def measure(part: str, known: Sequence[Known], seed: int, support: int) -> None:
+def measure(part: str, known: Sequence[Known], seed: int, support: int, *, judged: Collection[int]) -> None:
+    """On the `judged` rows alone, if there are any."""
     alone, helped = (Errors(), Errors()), (Errors(), Errors())
     for left, out in splits(part, known, seed):
+        out = [one for one in out if not judged or id(one) in judged]
         predictor = fitted(left, (TOKEN, FIRST), support=support)
         add(alone, predictor, out, [])
         if part in ("models", "machines"):
@@ -74,6 +85,52 @@ def measure(part: str, known: Sequence[Known], seed: int, support: int) -> None:
     show(part, alone)
     if helped[0]:
         show(f"{part}, two runs of the placement known", helped)
+
+
+def estimated(
+    python: Path, rows: Sequence[tuple[Known, Mapping[str, str]]], seed: int
+) -> dict[int, tuple[Known, tuple[float, float]]]:
+    """Seconds of a token and of the first one, of the rows that it has an estimate for."""
+    places = np.random.default_rng(seed).permutation(len(rows))[:RIVAL_ROWS].tolist()
+    lines = "\n".join(json.dumps(asked(*rows[place])) for place in places)
+    script = Path(__file__).with_name("aiconfigurator_rows.py")
+    ran = subprocess.run([python, script], input=lines, capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    print(f"AIConfigurator estimates {sum(one is not None for one in answers)} of {len(places)} rows")
+    return {
+        place: (rows[place][0], (answer[0] / 1000, answer[1] / 1000))
+        for place, answer in zip(places, answers, strict=True)
+        if answer is not None
+    }
+
+
+def asked(one: Known, row: Mapping[str, str]) -> dict[str, object]:
+    placement, load = one.case.placement, one.case.load
+    experts: dict[str, object] = {}
+    if one.case.shape.experts:
+        experts = {"moe_tp_size": placement.devices // placement.expert, "moe_ep_size": placement.expert}
+    return {
+        "model_path": row["model_path"],
+        "system_name": row["system"],
+        "backend_name": row["backend"],
+        "isl": int(load.prompt_tokens),
+        "osl": int(load.output_tokens),
+        "batch_size": max(1, round(load.concurrency / placement.data)),
+        "tp_size": placement.tensor,
+        "attention_dp_size": placement.data,
+        "gemm_quant_mode": row["gemm_quant_mode"] or None,
+        "moe_quant_mode": row["moe_quant_mode"] or None if one.case.shape.experts else None,
+        **experts,
+    }
+
+
+def rivals(estimates: Mapping[int, tuple[Known, tuple[float, float]]]) -> tuple[Errors, Errors]:
+    """It gives no intervals."""
+    found = (Errors(), Errors())
+    for one, (token, first) in estimates.values():
+        found[0].append((abs(token / one.token_seconds - 1), False))
+        found[1].append((abs(first / one.first_seconds - 1), False))
+    return found
 
 
 def add(errors: tuple[Errors, Errors], predictor: Predictor, out: Sequence[Known], given: Sequence[Known]) -> None:

@@ -66,19 +66,19 @@ ENGINES = {"trtllm": "tensorrt_llm"}
 PRECISIONS = {"fp8_block": "fp8", "nvfp4": "fp4", "int4_wo": "int4", "": "bf16"}
 
 
-def runs(file: Path) -> list[Known]:
-    """Each measured run once: the same one stands in several of the source's files."""
+def runs(file: Path) -> list[tuple[Known, Mapping[str, str]]]:
+    """Each measured run once, with its row: the same one stands in several of the source's files."""
     machines = catalogue()
     with file.open(encoding="utf-8") as opened:
         rows = [row for row in csv.DictReader(opened) if row["mode"] == "agg"]
     rows.sort(key=lambda row: row["measured"], reverse=True)
-    found = dict[object, Known]()
+    found = dict[object, tuple[Known, Mapping[str, str]]]()
     for row in rows:
         run = _run(row, machines)
         if run is not None:
             load, placement = run.case.load, run.case.placement
             same = (placement.engine, placement.machine.name, placement.precision, run.case.shape, load)
-            found.setdefault((same, round(1000 * run.token_seconds, 1)), run)
+            found.setdefault((same, round(1000 * run.token_seconds, 1)), (run, row))
     return list(found.values())
 
 
