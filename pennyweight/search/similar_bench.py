@@ -88,7 +88,7 @@ class ServiceSimilarBench:
     directory: Path
     progress: Progress
     streams: int
-    rounds: int = 3
+    rounds: int = 5  # no request may be asked twice, so that runs are short: few would leave a wide interval
     seed: int = 0
     start_timeout: float = 300.0
 

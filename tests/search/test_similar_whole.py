@@ -28,7 +28,9 @@ pytestmark = [
 
 
 def pw(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(PW), *map(str, words), "--json"], capture_output=True, text=True, timeout=1800, cwd=place)
+    return subprocess.run(
+        [str(PW), *map(str, words), "--json"], capture_output=True, text=True, timeout=1800, cwd=place
+    )
 
 
 def result_of(ran: subprocess.CompletedProcess[str]) -> Any:

@@ -73,10 +73,22 @@ class Keep:
 
 def key_of(tenant: str, deployment: str, path: str, body: Mapping[str, Any]) -> str:
     """A hash over the tenant, the deployment and the request's canonical JSON: two tenants never share an entry."""
-    canonical = {name: value for name, value in body.items() if name not in IGNORED_FIELDS and value is not None}
-    text = json.dumps([tenant, deployment, path, canonical], sort_keys=True, separators=(",", ":"))
+    asked = {name: value for name, value in canonical(body).items() if name not in IGNORED_FIELDS}
+    text = json.dumps([tenant, deployment, path, asked], sort_keys=True, separators=(",", ":"))
     text += json.dumps(body.get("response_format"))  # properties are answered in the schema's own order
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def canonical(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Equal for bodies that ask the same: clients write 0 or 0.0, null or nothing, no stream or `"stream": false`."""
+    found = {name: _plain_number(value) for name, value in body.items() if value is not None}
+    if found.get("stream") is False:
+        del found["stream"]
+    return found
+
+
+def _plain_number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def may_be_stored(body: Mapping[str, Any], asked: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pennyweight.serve.gateway.ask import Ask
+from pennyweight.serve.gateway.exact_cache import canonical
 from pennyweight.similarity.volatile import Volatile
 
 PATH = "/v1/chat/completions"
@@ -41,7 +42,7 @@ def asked_of(ask: Ask, volatile: Volatile, embedding: str) -> Asked | None:
         return None
     if not is_encodable(question) or has_invisible(question) or body.get("return_token_ids"):
         return None
-    rest = {**body, "messages": [*messages[:-1], {**last, "content": None}]}
+    rest = {**canonical(body), "messages": [*messages[:-1], {**last, "content": None}]}
     told = json.dumps([ask.tenant.name, ask.identity, ask.path, ask.pinned, embedding, rest], sort_keys=True)
     told += json.dumps(body.get("response_format"))  # a schema's properties are answered in their own order
     return Asked(question, hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest())

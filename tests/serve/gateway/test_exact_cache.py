@@ -107,6 +107,7 @@ def test_keys_tell_apart_what_differs_and_only_that() -> None:
     body = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
     own = key_of("a", "d", "/v1", body)
     assert own == key_of("a", "d", "/v1", {"temperature": 0, "user": "x", "stop": None, **body})
+    assert own == key_of("a", "d", "/v1", {**body, "temperature": 0.0, "stream": False})
     others = [
         key_of("b", "d", "/v1", body),
         key_of("a", "e", "/v1", body),

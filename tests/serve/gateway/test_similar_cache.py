@@ -181,7 +181,8 @@ def test_partitions_are_equal_only_where_all_else_is(a: Any, b: Any, before: lis
 
     one, other = partition(a, before), partition(b, earlier)
     if one is not None and one == other:
-        assert json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True) and before == earlier
+        given = [{name: value for name, value in body.items() if value is not None} for body in (a, b)]
+        assert json.dumps(given[0], sort_keys=True) == json.dumps(given[1], sort_keys=True) and before == earlier
 
 
 @pytest.mark.parametrize(
@@ -632,3 +633,10 @@ def test_one_question_again_and_again_earns_nothing(tmp_path: Path) -> None:
     other = answers_in(tmp_path / "d", earned=False, limit=0.2)
     told(other, Model(), an_ask(), *[an_ask(f"how do I lock my card{'?' * n}") for n in range(40)])
     assert other.bound.threshold is not None
+
+
+@pytest.mark.parametrize("written", [{"temperature": 0.0}, {"max_tokens": 8.0}, {"stream": False}, {"stop": None}])
+def test_a_value_that_is_written_otherwise_is_the_same_partition(tmp_path: Path, written: dict[str, Any]) -> None:
+    """Clients differ in that, and the proof's requests from a user's."""
+    answers = answers_in(tmp_path / "c")
+    assert served(answers, an_ask(max_tokens=8), an_ask("how do i lock my card", **{"max_tokens": 8, **written}))
