@@ -192,7 +192,7 @@ def packed(predictor: Predictor) -> bytes:
             "support": [list(asdict(row).values()) for row in side.residual.support],
         }
         arrays[f"{name} weights"] = side.residual.weights
-        arrays[f"{name} certain"] = side.residual.certain.astype(np.float32)
+        arrays[f"{name} certain"] = _lower(side.residual.certain)
     file = io.BytesIO()
     np.savez_compressed(file, told=np.array(json.dumps(told)), **arrays)
     return file.getvalue()
@@ -205,12 +205,23 @@ def unpacked(blob: bytes) -> Predictor:
     return Predictor(token, first, told["about"])
 
 
-def _side(told: Mapping[str, Any], weights: Floats, certain: Floats) -> Side:
+def _side(told: Mapping[str, Any], weights: Floats, certain: NDArray[np.float32]) -> Side:
     kernel = told["kernel"]
     made = Kernel(tuple(kernel["near"]), tuple(kernel["same"]), tuple(kernel["lengths"]), kernel["noise"])
     support = tuple(_row(*row) for row in told["support"])
     coefficients = {engine: np.array(values) for engine, values in told["coefficients"].items()}
-    return Side(coefficients, Residual(made, support, weights, certain.astype(np.float64)))
+    return Side(coefficients, Residual(made, support, weights, _symmetric(certain, len(support))))
+
+
+def _lower(matrix: Floats) -> NDArray[np.float32]:
+    """Of a symmetric matrix, for a file of half the size."""
+    return matrix[np.tril_indices(len(matrix))].astype(np.float32)
+
+
+def _symmetric(lower: NDArray[np.float32], size: int) -> Floats:
+    found = np.zeros((size, size))
+    found[np.tril_indices(size)] = lower
+    return found + np.tril(found, -1).T
 
 
 def _row(engine: str, model: str, machine: str, precision: str, version: str, spread: str, place: list[float]) -> Row:
