@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pennyweight.cluster import MachineType
 from pennyweight.errors import Infeasible, UsageError
-from pennyweight.plan.allocation import Share
+from pennyweight.plan.allocation import Allocation, Share
 from pennyweight.plan.options import Bucket, Option
-from pennyweight.plan.planning import Plan, Question, make_plan
+from pennyweight.plan.planning import Plan, Question, explained, is_below, make_plan
 from pennyweight.plan.prediction import Case, Predictor
 from pennyweight.plan.steps import replica_limits, step_price
 from pennyweight.simulate import Pool, RequestTable, SimulatedCluster, simulate
@@ -23,6 +23,7 @@ from pennyweight.step_price import ReplicaLimits, StepPrice
 
 WIDE = 2.0  # the 90th percentile of a length over its median, from which lengths are halved into buckets
 MOST_SIMULATED, MOST_ADDED = 20_000, 2.0  # requests; times the planned replicas
+MOST_REPLICAS = 10_000
 SEED = 0
 
 
@@ -57,6 +58,12 @@ class Provision:
         for one in self.chosen:
             devices[one.option.placement.machine] += one.replicas * one.option.placement.devices
         return sum(machines_usd(machine, count) for machine, count in devices.items())
+
+    @property
+    def unproven(self) -> bool:
+        """Has it a precision below the model's own?"""
+        native = self.plan.question.native
+        return any(is_below(one.option.placement.precision, native) for one in self.chosen)
 
     @property
     def attainment(self) -> float:
@@ -105,27 +112,59 @@ def rate_of(table: RequestTable, request_rate: float | None) -> float:
 
 
 def provision(question: Question, predictor: Predictor, table: RequestTable, *, rate: float) -> Provision:
-    """`table` are the workload's requests, which come `rate` a second, and whose buckets the question has."""
+    """`table` are the workload's requests, which come `rate` a second, and whose buckets the question has. The plan is
+    held against each single placement, simulated too, and the cheapest that holds wins. Raises `Infeasible`."""
     plan = make_plan(question, predictor)
+    _refuse_too_many(plan.allocation.shares)
     groups, requests = _groups(table), _at_rate(table, rate)
     groups = groups[: len(requests)]
-    chosen = tuple(
+    mixed = tuple(
         _enough(question, predictor, share, requests.chosen(rows))
         for share, rows in zip(plan.allocation.shares, _dealt(plan.allocation.shares, groups), strict=True)
         if len(rows)
     )
-    found = Provision(plan, chosen, ())
-    if question.most_usd is not None and found.hourly_usd > question.most_usd:
-        raise Infeasible(
-            f"Simulated, the plan takes {found.hourly_usd:.2f} dollars an hour to hold the limits, and "
-            f"{question.most_usd:.2f} are allowed."
-        )
-    others = []
+    singles = list[tuple[Simulated, ...]]()
     for one in plan.alternatives:
-        option = Option(one.placement, one.capacities)
-        share = Share(option, max(1, math.ceil(one.replicas)), (1.0,) * len(question.buckets))
-        others.append(_simulated(question, predictor, share, share.replicas, requests))
-    return replace(found, others=tuple(sorted(others, key=lambda one: one.hourly_usd)))
+        share = _share(Option(one.placement, one.capacities), math.ceil(one.replicas), question)
+        singles.append((_enough(question, predictor, share, requests),))
+    tried = [Provision(plan, each, ()) for each in (mixed, *singles)]
+    able = [one for one in tried if one.attainment >= question.limits.attainment]
+    if not able:
+        nearest = max(tried, key=lambda one: one.attainment)
+        raise Infeasible(
+            f"Simulated, no plan keeps {question.limits.attainment:.2%} of the requests within the limits: nearest is "
+            f"{_named(nearest.chosen)} with {nearest.attainment:.2%}. Allow more time, or a smaller share."
+        )
+    best = min(able, key=lambda one: (one.hourly_usd, one.unproven, -one.attainment))
+    if question.most_usd is not None and best.hourly_usd > question.most_usd:
+        raise Infeasible(
+            f"Simulated, the cheapest plan takes {best.hourly_usd:.2f} dollars an hour to hold the limits, and "
+            f"{question.most_usd:.2f} are allowed: {_named(best.chosen)}."
+        )
+    if best.chosen is not mixed:
+        share = _share(best.chosen[0].option, best.chosen[0].replicas, question)
+        placement = share.option.placement
+        count = math.ceil(share.replicas * placement.devices / placement.machine.devices)
+        machines = {placement.machine.name: count}
+        plan = explained(question, predictor, plan.options, Allocation((share,), machines, best.hourly_usd, 0.0))
+    others = [each[0] for each in singles if each is not best.chosen]
+    if best.chosen is not mixed and len(mixed) == 1:
+        others.append(mixed[0])
+    return Provision(plan, best.chosen, tuple(sorted(others, key=lambda one: (one.hourly_usd, -one.attainment))))
+
+
+def _share(option: Option, replicas: int, question: Question) -> Share:
+    return Share(option, max(1, replicas), (1.0,) * len(question.buckets))
+
+
+def _named(chosen: Sequence[Simulated]) -> str:
+    return " and ".join(f"{one.replicas} x {one.option.placement.describe()}" for one in chosen)
+
+
+def _refuse_too_many(shares: Sequence[Share]) -> None:
+    count = sum(share.replicas for share in shares)
+    if count > MOST_REPLICAS:
+        raise UsageError(f"That rate takes {count:,} replicas, more than are planned for: give a smaller rate.")
 
 
 def _dealt(shares: Sequence[Share], groups: NDArray[np.intp]) -> list[NDArray[np.intp]]:
@@ -151,12 +190,26 @@ def _at_rate(table: RequestTable, rate: float) -> RequestTable:
 
 
 def _enough(question: Question, predictor: Predictor, share: Share, requests: RequestTable) -> Simulated:
-    replicas = share.replicas
-    while True:
-        found = _simulated(question, predictor, share, replicas, requests)
-        if found.attainment >= question.limits.attainment or replicas >= MOST_ADDED * share.replicas:
+    """As few replicas as hold the attainment, between one and `MOST_ADDED` times the planned ones."""
+
+    def at(replicas: int) -> Simulated:
+        return _simulated(question, predictor, share, replicas, requests)
+
+    few, many = 0, share.replicas  # `few` do not hold
+    found = at(many)
+    while found.attainment < question.limits.attainment:
+        if many >= MOST_ADDED * share.replicas:
             return found
-        replicas += max(1, replicas // 10)
+        few, many = many, many + max(1, many // 4)
+        found = at(many)
+    while many - few > max(1, many // 50):
+        middle = (few + many) // 2
+        tried = at(middle)
+        if tried.attainment >= question.limits.attainment:
+            found, many = tried, middle
+        else:
+            few = middle
+    return found
 
 
 def _simulated(
@@ -178,7 +231,7 @@ def _simulated(
         machines_usd(option.placement.machine, replicas * option.placement.devices),
         float(np.mean(good)),
         1000 * float(np.quantile(run.ttft[served], 0.99)),
-        1000 * float(np.nanquantile(run.tpot[served], 0.99)),
+        1000 * float(np.quantile(np.nan_to_num(run.tpot[served]), 0.99)),
         price,
         held,
     )

@@ -89,6 +89,16 @@ class ModelShape:
                 f"config.json of this {model_type or 'unnamed'} model gives no single {missing}, and nothing can be "
                 "predicted without: take the config of the original model, or another model."
             ) from None
+        sizes = {
+            "num_attention_heads": heads,
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "vocab_size": vocabulary,
+            "intermediate_size": intermediate,
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise ModelError(f"config.json gives {name} = {value}, and no model is that small: correct it.")
         return ModelShape(
             model_type,
             layers,

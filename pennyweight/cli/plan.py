@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from pennyweight.shape import ModelShape
 
 LIMITS = ("ttft", "tpot")
+UNLIMITED = 1e9  # milliseconds
 PLAN_FILE, PAGE = "plan.json", "plan.html"
+SPREADS = ("tensor", "pipeline", "data", "expert")
+RUN_FIELDS = {f"{name}_parallel_size" for name in SPREADS}
+RUN_FIELDS |= {"machine", "engine", "precision", "prompt_tokens", "output_tokens", "concurrency", "ttft_ms"}
+RUN_FIELDS |= {"tpot_ms"}
+GENERATING = ("CausalLM", "ConditionalGeneration", "LMHead")  # in the names of architectures
 NATIVE = {"fp8": "fp8", "mxfp4": "fp4", "nvfp4": "fp4"}  # as config.json's quantization_config names them
 
 
@@ -41,6 +47,9 @@ def plan(
     ] = None,
     max_price: Annotated[str | None, typer.Option(help="Dollars that may be spent, such as 40/h.")] = None,
     calibrate: Annotated[Path | None, typer.Option(help="Measured runs of a placement, JSON lines.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A model's directory, to count the tokens of texts. [default: MODEL]")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Directory for plan.json and a page of it.")
     ] = None,
@@ -64,8 +73,9 @@ def plan(
     known = read_catalogue(catalogue)
     chosen = _machines(machines, known)
     directory = model if model.is_dir() else model.parent
-    requests = load(workload, trace_format, count_tokens=counter_of(directory))
-    table = RequestTable.of_workload(requests, counter_of(directory))
+    count = counter_of(tokenizer or directory)
+    requests = load(workload, trace_format, count_tokens=count)
+    table = RequestTable.of_workload(requests, count)
     rate = rate_of(table, request_rate)
     question = Question(
         shape,
@@ -92,12 +102,12 @@ def plan(
 
 def sentences(found: Provision, rate: float) -> list[str]:
     plan, limits = found.plan, found.plan.question.limits
-    first = (
-        f"Predicted: {found.hourly_usd:.2f} dollars an hour for {rate:.2f} requests a second, of which "
-        f"{found.attainment:.2%} keep {limits.ttft_ms:.0f} ms to the first token and {limits.tpot_ms:.0f} ms a token"
-    )
-    short = found.attainment < limits.attainment
-    lines = [f"{first}." if not short else f"{first}, not the {limits.attainment:.2%} asked: plan for fewer at a time."]
+    kept = [f"{limits.ttft_ms:g} ms to the first token"] if limits.ttft_ms < UNLIMITED else []
+    kept += [f"{limits.tpot_ms:g} ms a token"] if limits.tpot_ms < UNLIMITED else []
+    lines = [
+        f"Predicted: {found.hourly_usd:.2f} dollars an hour for {rate:.3g} requests a second, of which "
+        f"{found.attainment:.2%} keep {' and '.join(kept)}."
+    ]
     for one in found.chosen:
         capacity = one.option.capacities[0]
         token, head = capacity.prediction.token, capacity.prediction.first
@@ -108,8 +118,9 @@ def sentences(found: Provision, rate: float) -> list[str]:
         )
     lines += [f"  why {reason}" for reason in plan.reasons]
     for other in found.others:
+        word = "or" if other.attainment >= limits.attainment else "not enough:"
         lines.append(
-            f"  or {other.replicas} x {other.option.placement.describe()}: {other.hourly_usd:.2f} dollars an hour, "
+            f"  {word} {other.replicas} x {other.option.placement.describe()}: {other.hourly_usd:.2f} dollars an hour, "
             f"{other.attainment:.2%} within the limits"
         )
     if plan.impossible:
@@ -212,13 +223,23 @@ def _config(model: Path) -> dict[str, Any]:
         raise UsageError(f"{file} cannot be read ({error}): name a model's directory or its config.json.") from None
     if not isinstance(found, dict):
         raise UsageError(f"{file} is no config of a model: name a model's directory or its config.json.")
+    names = found.get("architectures") or []
+    if names and not any(part in str(name) for name in names for part in GENERATING):
+        raise UsageError(f"{file} is of {names[0]}, which does not generate text: plan for a decoder.")
     return {**found, **found["text_config"]} if isinstance(found.get("text_config"), dict) else found
 
 
 def _native(config: dict[str, Any]) -> str:
     told = config.get("quantization_config") or {}
     method, bits = str(told.get("quant_method") or "").lower(), told.get("bits")
-    return NATIVE.get(method, "int4" if bits == 4 else "bf16")
+    if bits == 4:
+        return "int4"
+    if told and method not in NATIVE:
+        raise UsageError(
+            f"quantization_config names {method or 'no method'!r}, whose precision is not known: give --precisions "
+            "and take quantization_config out of the config."
+        )
+    return NATIVE.get(method, "bf16")
 
 
 def _limits(slo: str, attainment: float) -> dict[str, float]:
@@ -229,7 +250,7 @@ def _limits(slo: str, attainment: float) -> dict[str, float]:
     for name, value in found.items():
         if value <= 0:
             raise UsageError(f"--slo {name}:{value:g} cannot be kept: give milliseconds above 0.")
-    return {"ttft": 1e9, "tpot": 1e9, **found, "attainment": attainment}
+    return {"ttft": UNLIMITED, "tpot": UNLIMITED, **found, "attainment": attainment}
 
 
 def _price(text: str | None) -> float | None:
@@ -262,6 +283,8 @@ def _known(file: Path, shape: ModelShape, machines: Any) -> tuple[Known, ...]:
     for number, line in enumerate(filter(str.strip, lines), 1):
         try:
             row = json.loads(line)
+            if odd := sorted(set(row) - RUN_FIELDS):
+                raise ValueError(f"{odd[0]} is no field of a run")
             load = Load(float(row["prompt_tokens"]), float(row["output_tokens"]), float(row["concurrency"]))
             token, first = float(row["tpot_ms"]) / 1000, float(row["ttft_ms"]) / 1000
             placement = _placement(row, machines)
@@ -284,7 +307,7 @@ def _placement(row: Any, machines: Any) -> Placement:
 
     if row["precision"] not in PRECISIONS:
         raise ValueError(f"the precision {row['precision']!r} is unknown")
-    sizes = {name: int(row.get(f"{name}_parallel_size", 1)) for name in ("tensor", "pipeline", "data", "expert")}
+    sizes = {name: int(row.get(f"{name}_parallel_size", 1)) for name in SPREADS}
     machine = find(str(row["machine"]), machines.values())
     tensor, pipeline, data, expert = sizes.values()
     return Placement(machine, str(row["engine"]), row["precision"], tensor, pipeline, data, expert)

@@ -38,6 +38,9 @@ def simulate(
     plan: Annotated[Path, typer.Argument(help="plan.json of `pw plan -o`, its directory, or a file of step prices.")],
     workload: options.WorkloadName = "chat",
     trace_format: options.TraceFormat = None,
+    placement: Annotated[
+        int | None, typer.Option(help="Which placement of the plan, from 1 on, where it has several.")
+    ] = None,
     replicas: Annotated[int | None, typer.Option(help="Replicas. [default: as planned]")] = None,
     request_rate: Annotated[
         float | None, typer.Option(help="Requests a second. [default: as the trace recorded]")
@@ -61,7 +64,7 @@ def simulate(
     from pennyweight.simulate.arrivals import poisson
     from pennyweight.traces import load
 
-    cluster = _cluster(plan, replicas, fail)
+    cluster = _cluster(plan, placement, replicas, fail)
     found = load(workload, trace_format, count_tokens=counter_of(tokenizer))
     table = RequestTable.of_workload(found, counter_of(tokenizer))
     if num_prompts is not None:
@@ -85,7 +88,7 @@ def simulate(
 
 
 def _lines(cluster: SimulatedCluster, measured: Measurement) -> list[str]:
-    lines = [f"Predicted, {cluster.pool.replicas} replicas:"]
+    lines = [f"Predicted, {cluster.pool.replicas} replicas at the pessimistic end of their step prices:"]
     for name in SHOWN:
         if name in measured:
             found = measured.quantities[name]
@@ -93,7 +96,7 @@ def _lines(cluster: SimulatedCluster, measured: Measurement) -> list[str]:
     return lines
 
 
-def _cluster(place: Path, replicas: int | None, fail: str | None) -> SimulatedCluster:
+def _cluster(place: Path, placement: int | None, replicas: int | None, fail: str | None) -> SimulatedCluster:
     from pennyweight.simulate import Failure, Pool, SimulatedCluster
     from pennyweight.step_price import ReplicaLimits, StepPrice
 
@@ -105,9 +108,11 @@ def _cluster(place: Path, replicas: int | None, fail: str | None) -> SimulatedCl
     chosen = told.get("chosen", [told]) if isinstance(told, dict) else []
     if not chosen or not all(isinstance(one, dict) and "step_price" in one for one in chosen):
         raise UsageError(f"{file} has no step_price: give the plan.json that `pw plan -o` writes.")
-    if len(chosen) > 1 and replicas is None:
-        typer.echo(f"{file} has {len(chosen)} placements: the first is simulated, for all requests.")
-    first = chosen[0]
+    if placement is None and len(chosen) > 1:
+        raise UsageError(f"{file} has {len(chosen)} placements: say which is to serve everything (--placement 1).")
+    if placement is not None and not 1 <= placement <= len(chosen):
+        raise UsageError(f"--placement {placement} is not there: {file} has {len(chosen)}.")
+    first = chosen[(placement or 1) - 1]
     price = _value(StepPrice, first["step_price"], file)
     limits = _value(ReplicaLimits, first.get("replica_limits"), file)
     count = int(first.get("replicas", 1)) if replicas is None else replicas

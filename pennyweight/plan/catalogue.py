@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,9 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
 
 
 def _own(row: Mapping[str, Any], file: Path | None) -> MachineType:
+    odd = sorted(set(row) - {field.name for field in fields(MachineType)})
+    if odd:
+        raise UsageError(f"{file}, {row['name']}: {odd[0]} is no field of a machine type.")
     try:
         made = codec.value_of(MachineType, dict(row), str(file))
     except (StorageError, TypeError, ValueError) as error:

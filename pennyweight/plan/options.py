@@ -141,7 +141,7 @@ def _judged(placement: Placement, by_bucket: Sequence[Sequence[Capacity]], limit
         within = [
             one
             for one in each
-            if 1000 * one.prediction.token.high <= limits.tpot_ms and 1000 * one.prediction.first.high <= limits.ttft_ms
+            if _token_ms(one) <= limits.tpot_ms and 1000 * one.prediction.first.high <= limits.ttft_ms
         ]
         if not within:
             return _too_slow(placement, each[0], limits)
@@ -150,12 +150,17 @@ def _judged(placement: Placement, by_bucket: Sequence[Sequence[Capacity]], limit
 
 
 def _too_slow(placement: Placement, least: Capacity, limits: Limits) -> Option:
-    token, first = 1000 * least.prediction.token.high, 1000 * least.prediction.first.high
+    token, first = _token_ms(least), 1000 * least.prediction.first.high
     name, value, limit = max(
         ("TPOT", token, limits.tpot_ms), ("TTFT", first, limits.ttft_ms), key=lambda row: row[1] / row[2]
     )
-    refused = f"{name} may be {value:.0f} ms at {least.load.concurrency:.0f} at a time, {limit:.0f} are allowed"
+    refused = f"{name} may be {value:.0f} ms at {least.load.concurrency:.0f} at a time, {limit:g} are allowed"
     return Option(placement, refused=refused, off_by=value / limit)
+
+
+def _token_ms(capacity: Capacity) -> float:
+    """0 for answers of one token, which have no time of a token."""
+    return 1000 * capacity.prediction.token.high if capacity.load.output_tokens > 1 else 0.0
 
 
 def physical_limit(shape: ModelShape, placement: Placement, bucket: Bucket) -> float:

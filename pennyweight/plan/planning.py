@@ -25,6 +25,7 @@ from pennyweight.plan.prediction import Case, Known, Predictor
 from pennyweight.plan.prices import Load
 from pennyweight.shape import ModelShape
 
+MOST_ATTAINED = 0.9999
 SHOWN = 8  # placements beside the chosen ones
 
 
@@ -46,11 +47,15 @@ class Question:
     def __post_init__(self) -> None:
         if not self.buckets:
             raise UsageError("The workload has no request: nothing can be planned for it.")
-        if not 0.5 <= self.limits.attainment < 1:
+        if not 0.5 <= self.limits.attainment <= MOST_ATTAINED:
             raise UsageError(
-                f"An attainment of {self.limits.attainment:.2%} cannot be planned for: give 50% to 99.99%, since some "
-                "request is always late."
+                f"An attainment of {100 * self.limits.attainment:g}% cannot be planned for: give 50% to 99.99%, since "
+                "some request is always late."
             )
+        unknown = [name for name in self.engines if not any(name in machine.engines for machine in self.machines)]
+        if unknown:
+            known = sorted({name for machine in self.machines for name in machine.engines})
+            raise UsageError(f"{unknown[0]} runs on none of these machine types: use {', '.join(known)}.")
         unknown = [name for name in self.precisions if name not in PRECISIONS]
         if unknown:
             raise UsageError(f"The precision {unknown[0]} is unknown: use {', '.join(PRECISIONS)}.")
@@ -70,6 +75,7 @@ class Alternative:
 class Plan:
     question: Question
     allocation: Allocation
+    options: tuple[Option, ...]
     reasons: tuple[str, ...]
     alternatives: tuple[Alternative, ...]
     impossible: tuple[str, ...]
@@ -93,21 +99,25 @@ def make_plan(question: Question, predictor: Predictor) -> Plan:
     if not able:
         raise Infeasible(_nothing_holds(question, options))
     allocation = allocate(able, question.buckets, question.limits.attainment)
-    if question.most_usd is not None and allocation.hourly_usd > question.most_usd:
-        raise Infeasible(
-            f"The cheapest plan costs {allocation.hourly_usd:.2f} dollars an hour, and {question.most_usd:.2f} are "
-            f"allowed: {'; '.join(map(describe, allocation.shares))}. Allow more, or less strict limits."
-        )
-    first = allocation.shares[0]
+    return explained(question, predictor, options, allocation)
+
+
+def explained(question: Question, predictor: Predictor, options: Sequence[Option], allocation: Allocation) -> Plan:
+    """An allocation with what is to be said of it."""
+    shares = allocation.shares
+    reasons = [
+        f"{describe(share)}: {reason}" if len(shares) > 1 else reason
+        for share in shares
+        for reason in _reasons(share, shares, options)
+    ]
     return Plan(
         question,
         allocation,
-        tuple(
-            itertools.chain.from_iterable(_reasons(share, allocation.shares, options) for share in allocation.shares)
-        ),
-        _alternatives(able, question, allocation),
+        tuple(options),
+        tuple(reasons),
+        _alternatives([one for one in options if one.capacities], question, allocation),
         _impossible(options),
-        measurements(question, first, predictor),
+        measurements(question, shares[0], predictor),
         _notes(question, allocation),
     )
 
@@ -145,12 +155,16 @@ def _reasons(share: Share, shares: Sequence[Share], options: Sequence[Option]) -
         == (placement.machine.name, placement.engine, placement.precision)
     ]
     smaller = [one for one in alike if one.placement.devices < placement.devices]
-    if placement.devices > 1:
-        nearest = max(smaller, key=lambda one: one.placement.devices, default=None)
-        why = "they are left of a machine that is paid whole" if fills else "several replicas of fewer cost more"
-        if nearest is not None and nearest.refused:
-            why = f"on {nearest.placement.devices} {nearest.refused}"
-        found.append(f"{placement.devices} devices a replica: {why}.")
+    if smaller:
+        nearest = max(smaller, key=lambda one: one.placement.devices)
+        if nearest.refused:
+            found.append(f"{placement.devices} devices a replica: on {nearest.placement.devices} {nearest.refused}.")
+        elif fills:
+            found.append(f"{placement.devices} devices a replica: they are left of a machine that is paid whole.")
+        elif _served(share.option) > _served(nearest):
+            found.append(
+                f"{placement.devices} devices a replica: each serves more than on {nearest.placement.devices}."
+            )
     if placement.tensor > 1:
         found.append(f"tensor {placement.tensor}: each product is shared, which shortens the time of a token.")
     if placement.pipeline > 1:
@@ -220,10 +234,16 @@ def _nowhere(question: Question) -> str:
 
 def _notes(question: Question, allocation: Allocation) -> tuple[str, ...]:
     found = []
-    size = PRECISIONS[question.native][0]
     for precision in dict.fromkeys(share.option.placement.precision for share in allocation.shares):
-        if PRECISIONS[precision][0] < size:
+        if is_below(precision, question.native):
             found.append(f"{precision} is below the model's own {question.native}: to be proven by `pw optimize`.")
+    chosen = [share.option.placement for share in allocation.shares]
+    own = [run for run in question.known if any(_is_same(run.case.placement, one) for one in chosen)]
+    if question.known and len(own) < 2:
+        found.append(
+            f"{len(own)} of the {len(question.known)} measured runs are of this very placement: two of it correct it, "
+            "others only as far as they are alike."
+        )
     spread = max(
         each.prediction.token.high / each.prediction.token.value
         for share in allocation.shares
@@ -231,7 +251,22 @@ def _notes(question: Question, allocation: Allocation) -> tuple[str, ...]:
     )
     if spread > 1.5:
         found.append(
-            f"The time of a token is known to a factor of {spread:.1f} only: measure the two loads below, and give "
+            f"The time of a token is known to a factor of {spread:.1f} only: measure the two loads above, and give "
             "them with --calibrate."
         )
     return tuple(found)
+
+
+def is_below(precision: str, native: str) -> bool:
+    """Has it fewer bits than the model as it is, so that its quality is to be proven?"""
+    return PRECISIONS[precision][0] < PRECISIONS[native][0]
+
+
+def _is_same(left: Placement, right: Placement) -> bool:
+    return replace(left, version="") == replace(right, version="")
+
+
+def _served(option: Option) -> float:
+    """Requests a second of a device, of the first bucket."""
+    capacity = option.capacities[0]
+    return capacity.load.concurrency / capacity.request_seconds / option.placement.devices

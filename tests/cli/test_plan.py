@@ -19,6 +19,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("own work")
     (made / "my model").mkdir()
     (made / "my model" / "config.json").write_text(json.dumps(DENSE))
+    for name, more in (
+        ("bert", {"architectures": ["BertForMaskedLM"]}),
+        ("quux", {"quantization_config": {"quant_method": "quux"}}),
+        ("zero", {"num_hidden_layers": 0}),
+    ):
+        (made / name).mkdir()
+        (made / name / "config.json").write_text(json.dumps({**DENSE, **more}))
+    (made / "odd.jsonl").write_text('{"machine": "h100_sxm", "tp": 4}')
+    (made / "odd.json").write_text('[{"name": "h100_sxm", "pirce": 2}]')
     rows = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
     rows += [
         f"2023-11-16 18:{n // 600:02}:{n // 10 % 60:02}.{n % 10}000000,{100 + 37 * (n % 20)},{20 + n % 90}"
@@ -58,6 +67,16 @@ def test_a_plan_is_made_written_and_simulated(place: Path) -> None:
     assert killed["quantities"]["ttft_max_ms"]["value"] >= run["quantities"]["ttft_p50_ms"]["value"]
 
 
+def test_a_machine_type_more_never_costs_more(place: Path) -> None:
+    """Mixtures' rules of thumb are held against single placements, simulated."""
+    words = ("plan", "my model", "-w", "trace.csv", "--slo", "ttft:2000,tpot:40", "--request-rate", "60", "--json")
+    costs = {
+        names: told(pw(*words, "--machines", names, cwd=place))["hourly_usd"]
+        for names in ("h200_sxm", "b200_sxm", "h200_sxm,b200_sxm")
+    }
+    assert costs["h200_sxm,b200_sxm"] <= min(costs["h200_sxm"], costs["b200_sxm"])
+
+
 def test_two_measured_runs_narrow_the_plan(place: Path) -> None:
     row = {"machine": "h100_sxm", "engine": "vllm", "precision": "bf16", "prompt_tokens": 450, "output_tokens": 65}
     lines = [{**row, "concurrency": size, "tpot_ms": 7.0 + size / 40, "ttft_ms": 40.0 + 2 * size} for size in (8, 64)]
@@ -82,6 +101,14 @@ def test_two_measured_runs_narrow_the_plan(place: Path) -> None:
         (("my model", "-w", "trace.csv", "--slo", "ttft:1000,tpot:0.01"), "No placement holds"),
         (("my model", "-w", "trace.csv", "--attainment", "100%"), "attainment"),
         (("my model", "-w", "trace.csv", "--max-price", "0/h"), "no price"),
+        (("my model", "-w", "trace.csv", *SHAPE, "--max-price", "0.01/h"), "0.01 are allowed"),
+        (("my model", "-w", "trace.csv", "--engines", "vllm,foo"), "foo runs on none"),
+        (("my model", "-w", "trace.csv", "--request-rate", "1e9", *SHAPE), "smaller rate"),
+        (("bert", "-w", "trace.csv"), "does not generate text"),
+        (("quux", "-w", "trace.csv"), "give --precisions"),
+        (("zero", "-w", "trace.csv"), "num_hidden_layers = 0"),
+        (("my model", "-w", "trace.csv", "--calibrate", "odd.jsonl"), "tp is no field of a run"),
+        (("my model", "-w", "trace.csv", "--catalogue", "odd.json"), "pirce is no field"),
         (("my model", "-w", "trace.csv", "--request-rate", "-1"), "above 0"),
         (("my model", "-w", "trace.csv", "--precisions", "bf17"), "unknown"),
         (("my model", "-w", "trace.csv", "--calibrate", "trace.csv"), "line 1"),
