@@ -9,6 +9,8 @@ configurations   a fifth of all placements (model, machine, engine, version, pre
 models           each model is left out as a whole; then with two measured runs of each placement (its least and its
                  most concurrent one), judged on the others
 machines         each machine type is left out, likewise
+regret           of all measured runs of a model and a pair of lengths within a TPOT, the one with the most output
+                 tokens a second and device is the best; the choice is that by predictions of runs that are held out
 
 Coefficients, kernels and interval widths come from the rows that are left; kernels' sizes were chosen once on all rows
 (--fit prints the likelihood that they have).
@@ -27,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.silicon import runs
-from pennyweight.plan.prediction import Known, Predictor, Seconds, fitted, packed, row_of
+from pennyweight.plan.prediction import Known, Prediction, Predictor, Seconds, fitted, packed, row_of
 from pennyweight.plan.residual import Kernel
 
 LENGTHS = (5.0, 2.9, 6.5, 2.3, 6.0, 6.5)
@@ -42,12 +44,13 @@ FOLDS, SUPPORT = 5, 400
 RIVAL_ROWS = 300
 FEWEST = 4  # runs of a placement, of which two are given
 PARTS = ("known", "configurations", "models", "machines")
+REGRET, TPOTS, SEVERAL = "regret", (0.02, 0.05, 0.1), 5  # seconds; runs to choose among
 Errors = list[tuple[float, bool]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=(*PARTS, REGRET), default=(*PARTS, REGRET))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--support", type=int, default=SUPPORT)
     parser.add_argument("--fit", type=Path)
@@ -63,13 +66,59 @@ def main() -> None:
         about = f"{len(known)} closed-loop runs of ai-dynamo/aiconfigurator tools/accuracy_tracking (Apache-2.0)"
         told.fit.write_bytes(packed(fitted(known, (TOKEN, FIRST), support=told.support, about=about)))
         return
-    print("\n| what | rows | TPOT median | p90 | in the interval | TTFT median | p90 | in the interval |")
-    print("|---|---|---|---|---|---|---|---|")
+    if told.only != [REGRET]:
+        print("\n| what | rows | TPOT median | p90 | in the interval | TTFT median | p90 | in the interval |")
+        print("|---|---|---|---|---|---|---|---|")
     estimates = estimated(told.rival, rows, told.seed) if told.rival else {}
     if estimates:
         show("AIConfigurator, what it estimates of 300", rivals(estimates))
-    for part in told.only:
+    for part in filter(PARTS.__contains__, told.only):
         measure(part, known, told.seed, told.support, judged={id(one) for one, _ in estimates.values()})
+
+    if REGRET in told.only:
+        print(
+            "\n| held out | TPOT within | choices | regret median | mean | choices that miss the TPOT |\n"
+            + "|---" * 6
+            + "|"
+        )
+        for part in ("known", "configurations"):
+            regret(part, known, told.seed, told.support)
+
+
+def regret(part: str, known: Sequence[Known], seed: int, support: int) -> None:
+    predicted = dict[int, Prediction]()
+    for left, out in splits(part, known, seed):
+        predictor = fitted(left, (TOKEN, FIRST), support=support)
+        found = predictor.predict([one.case for one in out])
+        predicted.update({id(one): each for one, each in zip(out, found, strict=True)})
+    by_work = defaultdict[Hashable, list[Known]](list)
+    for one in known:
+        by_work[one.case.shape, one.case.load.prompt_tokens, one.case.load.output_tokens].append(one)
+    for limit in TPOTS:
+        lost, missed = list[float](), 0
+        for group in by_work.values():
+            holding = [one for one in group if one.token_seconds <= limit]
+            able = [one for one in group if predicted[id(one)].token.value <= limit]
+            if len(holding) < SEVERAL or not able:
+                continue
+            choice = max(able, key=lambda one: served(one, predicted[id(one)]))
+            best = max(served(one) for one in holding)
+            missed += choice.token_seconds > limit
+            if choice.token_seconds <= limit:
+                lost.append(1 - served(choice) / best)
+        count = len(lost) + missed
+        cells = [part, f"{1000 * limit:.0f} ms", str(count), f"{np.median(lost):.1%}", f"{np.mean(lost):.1%}"]
+        print("| " + " | ".join([*cells, str(missed)]) + " |", flush=True)
+
+
+def served(one: Known, predicted: Prediction | None = None) -> float:
+    """Output tokens a second and device, measured or predicted."""
+    load = one.case.load
+    token, first = one.token_seconds, one.first_seconds
+    if predicted is not None:
+        token, first = predicted.token.value, predicted.first.value
+    seconds = first + token * (load.output_tokens - 1)
+    return load.concurrency * load.output_tokens / seconds / one.case.placement.devices
 
 
 def measure(part: str, known: Sequence[Known], seed: int, support: int, *, judged: Collection[int]) -> None:
