@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pennyweight.provision import Provision, Simulated
     from pennyweight.report.planned import PlannedRow
     from pennyweight.shape import ModelShape
+    from pennyweight.simulate import RequestTable
 
 LIMITS = ("ttft", "tpot")
 UNLIMITED = 1e9  # milliseconds
@@ -75,7 +76,7 @@ def plan(
     directory = model if model.is_dir() else model.parent
     count = counter_of(tokenizer or directory)
     requests = load(workload, trace_format, count_tokens=count)
-    table = RequestTable.of_workload(requests, count)
+    table = _fitting(RequestTable.of_workload(requests, count), int(config.get("max_position_embeddings") or 0))
     rate = rate_of(table, request_rate)
     question = Question(
         shape,
@@ -95,7 +96,8 @@ def plan(
     told = as_plain(found, rate)
     if output is not None:
         _write(output, found, told, lines, title=f"{directory.resolve().name}: {requests.name}")
-        typer.echo(f"Written: {output / PLAN_FILE}, {output / PAGE}.")
+        service = _write_service(output, found, model)
+        typer.echo(f"Written: {', '.join(str(output / name) for name in (PLAN_FILE, PAGE, *service))}.")
     if as_json:
         print(json.dumps(told))
 
@@ -205,6 +207,28 @@ def _write(output: Path, found: Provision, told: dict[str, Any], lines: list[str
     write_plan(output / PAGE, title, rows, attainment=found.plan.question.limits.attainment, sentences=lines)
 
 
+def _write_service(output: Path, found: Provision, model: Path) -> list[str]:
+    """`service.json` for `pw serve` on the planned machine, where one placement serves the model as it is, on vLLM."""
+    from pennyweight import formats
+    from pennyweight.deployment import Deployment
+    from pennyweight.inputs import open_model
+    from pennyweight.service import Service
+
+    (first, *more), question = found.chosen, found.plan.question
+    placement = first.option.placement
+    served = placement.engine == "vllm" and placement.precision == question.native == "bf16" and not more
+    if not served or not model.is_dir() or not list(model.glob("*.safetensors")):
+        return []
+    settings: dict[str, Any] = {"max_num_seqs": first.limits.max_num_seqs}
+    for name in ("tensor", "pipeline", "data"):
+        if getattr(placement, name) > 1:
+            settings[f"{name}_parallel_size"] = getattr(placement, name)
+    deployment = Deployment.of(open_model(str(model)), "vllm", **settings)
+    service = Service.of(deployment, replicas=first.replicas)
+    formats.write("service", output / formats.SERVICE_FILE, service)
+    return [formats.SERVICE_FILE]
+
+
 def _row(one: Simulated, *, chosen: bool) -> PlannedRow:
     from pennyweight.report.planned import PlannedRow
 
@@ -227,6 +251,21 @@ def _config(model: Path) -> dict[str, Any]:
     if names and not any(part in str(name) for name in names for part in GENERATING):
         raise UsageError(f"{file} is of {names[0]}, which does not generate text: plan for a decoder.")
     return {**found, **found["text_config"]} if isinstance(found.get("text_config"), dict) else found
+
+
+def _fitting(table: RequestTable, context: int) -> RequestTable:
+    """Without the requests that the model's context has no room for, which no engine would take."""
+    fits = table.prompt_tokens + table.output_tokens <= context
+    if not context or fits.all():
+        return table
+    if not fits.any():
+        raise UsageError(
+            f"No request of {table.name} fits the model's context of {context} tokens: give another workload or model."
+        )
+    typer.echo(
+        f"{int((~fits).sum())} of {len(table)} requests exceed the model's context of {context} tokens: left out."
+    )
+    return table.chosen(fits.nonzero()[0])
 
 
 def _native(config: dict[str, Any]) -> str:

@@ -77,6 +77,18 @@ def test_a_machine_type_more_never_costs_more(place: Path) -> None:
     assert costs["h200_sxm,b200_sxm"] <= min(costs["h200_sxm"], costs["b200_sxm"])
 
 
+def test_the_model_as_it_is_is_ready_to_serve(place: Path, tiny_checkpoint: Path) -> None:
+    from pennyweight.inputs import read_whole_service
+
+    rows = "".join(f"2023-11-16 18:00:{n:02}.0000000,{9 if n else 10**6},5\n" for n in range(40))
+    (place / "short.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    ran = pw("plan", tiny_checkpoint, "-w", "short.csv", "--machines", "l40s_x1", "-o", "served", cwd=place)
+    assert ran.returncode == 0 and "1 of 40 requests exceed" in ran.stdout, ran.stderr
+    service = read_whole_service(place / "served")
+    (member,) = service.members.values()
+    assert member.engine == "vllm" and Path(member.model_path).samefile(tiny_checkpoint)
+
+
 def test_two_measured_runs_narrow_the_plan(place: Path) -> None:
     row = {"machine": "h100_sxm", "engine": "vllm", "precision": "bf16", "prompt_tokens": 450, "output_tokens": 65}
     lines = [{**row, "concurrency": size, "tpot_ms": 7.0 + size / 40, "ttft_ms": 40.0 + 2 * size} for size in (8, 64)]
