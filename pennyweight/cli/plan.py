@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pennyweight.simulate import RequestTable
 
 LIMITS = ("ttft", "tpot")
+SIMULATING = "Planning and simulating: seconds, and a minute the first time on a machine, for compiling."
 UNLIMITED = 1e9  # milliseconds
 PLAN_FILE, PAGE = "plan.json", "plan.html"
 SPREADS = ("tensor", "pipeline", "data", "expert")
@@ -89,6 +90,7 @@ def plan(
         most_usd=most,
         known=_known(calibrate, shape, known) if calibrate is not None else (),
     )
+    typer.echo(SIMULATING, err=True)
     found = provision(question, shipped_predictor(), table, rate=rate)
     lines = sentences(found, rate)
     for line in lines:

@@ -79,6 +79,7 @@ def simulate(
         seconds = float(table.arrival[-1] - table.arrival[0])
         recorded = (len(table) - 1) / seconds if seconds else 0.0
         table = table.faster(request_rate / recorded) if recorded else table.at(poisson(len(table), request_rate, seed))
+    typer.echo("Simulating: seconds, and a minute the first time on a machine, for compiling.", err=True)
     result = run(cluster, table, router=_router(router), seed=seed)
     measured = result.measurement(str(plan), goodput=options.pairs(goodput, "--goodput") or None)
     for line in _lines(cluster, measured):

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
+from pennyweight.simulate import Pool, RequestTable, SimulatedCluster, simulate
+from pennyweight.step_price import ReplicaLimits, StepPrice
 from tests.cli.test_front_door import pw
 from tests.plan.planned import DENSE
 
+PRICE, LIMITS = StepPrice(0.01, 1e-5, 1e-8, 1e-5), ReplicaLimits(8, 2048, 1000)
 SHAPE = ("--slo", "ttft:3000,tpot:80", "--machines", "h100_sxm,l40s", "--precisions", "bf16,fp8")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    simulate(SimulatedCluster(Pool(1, PRICE, LIMITS)), RequestTable.of_lengths([0.0], [5], [5]))  # compiles, once
     made = tmp_path_factory.mktemp("own work")
     (made / "my model").mkdir()
     (made / "my model" / "config.json").write_text(json.dumps(DENSE))
