@@ -64,7 +64,7 @@ def _entry() -> Callable[..., Any]:
     try:
         from pennyweight.simulate import compiled, compiled_loop
     except ModuleNotFoundError as error:
-        if error.name != "numba":
+        if error.name not in ("numba", "llvmlite"):  # the second comes with the first
             raise
         raise UsageError("The simulator needs numba: install it with pip install 'pennyweight[simulate]'.") from None
     run_table = compiled_loop.entry(compiled.digest())

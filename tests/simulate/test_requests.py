@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +155,15 @@ def test_hashed_blocks_must_be_whole_kv_blocks() -> None:
     table = dataclasses.replace(RequestTable.of_lengths([0.0], [30], [2]), hashed_block_size=24)
     with pytest.raises(UsageError, match=r"blocks of 24 tokens.*another block_size"):
         simulate(SimulatedCluster(Pool(1, PRICE, LIMITS)), table)
+
+
+def test_without_numba_the_install_line_is_told() -> None:
+    code = (
+        "import sys; sys.modules.update(numba=None, llvmlite=None)\n"
+        "from pennyweight.simulate import Pool, RequestTable, SimulatedCluster, simulate\n"
+        "from pennyweight.step_price import ReplicaLimits, StepPrice\n"
+        "pool = Pool(1, StepPrice(0.01, 0.0, 0.0, 0.0), ReplicaLimits(1, 8, 8))\n"
+        "simulate(SimulatedCluster(pool), RequestTable.of_lengths([0.0], [1], [1]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "UsageError: The simulator needs numba" in ran.stderr and "pip install" in ran.stderr
