@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 UNBOUNDED = 20.0  # times the ratio: an interval wider than this says nothing
+PERCENTILES = (50, 90, 95, 99)  # of times that are measured or simulated
+MIN_FOR_P99 = 100  # values: with fewer, the 99th percentile is nearly the maximum
 Better = Literal["lower", "higher"]
 
 

@@ -1,24 +1,23 @@
 """From a workload to a plan that was simulated: requests into buckets of like lengths, the planner's choice, and each
-plan run through the simulator at the pessimistic end of what is predicted, with replicas added until it holds."""
+plan run through the simulator at the pessimistic end of what is predicted, with as few replicas as hold the limits."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pennyweight.cluster import MachineType
 from pennyweight.errors import Infeasible, UsageError
-from pennyweight.plan.allocation import Allocation, Share
+from pennyweight.plan.allocation import Allocation, Share, hourly_usd
 from pennyweight.plan.options import Bucket, Option
 from pennyweight.plan.planning import Plan, Question, explained, is_below, make_plan
 from pennyweight.plan.prediction import Case, Predictor
 from pennyweight.plan.steps import replica_limits, step_price
 from pennyweight.simulate import Pool, RequestTable, SimulatedCluster, simulate
+from pennyweight.simulate.arrivals import at_rate
 from pennyweight.step_price import ReplicaLimits, StepPrice
 
 WIDE = 2.0  # the 90th percentile of a length over its median, from which lengths are halved into buckets
@@ -54,10 +53,7 @@ class Provision:
     @property
     def hourly_usd(self) -> float:
         """Of whole machines."""
-        devices = Counter[MachineType]()
-        for one in self.chosen:
-            devices[one.option.placement.machine] += one.replicas * one.option.placement.devices
-        return sum(machines_usd(machine, count) for machine, count in devices.items())
+        return hourly_usd((one.option.placement, one.replicas) for one in self.chosen)
 
     @property
     def unproven(self) -> bool:
@@ -68,12 +64,6 @@ class Provision:
     @property
     def attainment(self) -> float:
         return min(one.attainment for one in self.chosen)
-
-
-def machines_usd(machine: MachineType, devices: int) -> float:
-    """Dollars an hour of as many whole machines as have so many devices."""
-    price = machine.usd_per_hour.value if machine.usd_per_hour is not None else 0.0
-    return math.ceil(devices / machine.devices) * price
 
 
 def buckets_of(table: RequestTable, rate: float) -> tuple[Bucket, ...]:
@@ -116,8 +106,8 @@ def provision(question: Question, predictor: Predictor, table: RequestTable, *, 
     held against each single placement, simulated too, and the cheapest that holds wins. Raises `Infeasible`."""
     plan = make_plan(question, predictor)
     _refuse_too_many(plan.allocation.shares)
-    groups, requests = _groups(table), _at_rate(table, rate)
-    groups = groups[: len(requests)]
+    rows = np.arange(min(len(table), MOST_SIMULATED))
+    groups, requests = _groups(table)[rows], at_rate(table.chosen(rows), rate, SEED)
     mixed = tuple(
         _enough(question, predictor, share, requests.chosen(rows))
         for share, rows in zip(plan.allocation.shares, _dealt(plan.allocation.shares, groups), strict=True)
@@ -125,7 +115,7 @@ def provision(question: Question, predictor: Predictor, table: RequestTable, *, 
     )
     singles = list[tuple[Simulated, ...]]()
     for one in plan.alternatives:
-        share = _share(Option(one.placement, one.capacities), math.ceil(one.replicas), question)
+        share = _share(one.option, math.ceil(one.replicas), question)
         singles.append((_enough(question, predictor, share, requests),))
     tried = [Provision(plan, each, ()) for each in (mixed, *singles)]
     able = [one for one in tried if one.attainment >= question.limits.attainment]
@@ -143,10 +133,7 @@ def provision(question: Question, predictor: Predictor, table: RequestTable, *, 
         )
     if best.chosen is not mixed:
         share = _share(best.chosen[0].option, best.chosen[0].replicas, question)
-        placement = share.option.placement
-        count = math.ceil(share.replicas * placement.devices / placement.machine.devices)
-        machines = {placement.machine.name: count}
-        plan = explained(question, predictor, plan.options, Allocation((share,), machines, best.hourly_usd, 0.0))
+        plan = explained(question, predictor, plan.options, Allocation((share,), gap=0.0))
     others = [each[0] for each in singles if each is not best.chosen]
     if best.chosen is not mixed and len(mixed) == 1:
         others.append(mixed[0])
@@ -176,17 +163,6 @@ def _dealt(shares: Sequence[Share], groups: NDArray[np.intp]) -> list[NDArray[np
         found.append(np.flatnonzero((below <= draws) & (draws < above)))
         below = above
     return found
-
-
-def _at_rate(table: RequestTable, rate: float) -> RequestTable:
-    """As many requests as are enough, at their own times where these have a length, else as Poisson's."""
-    from pennyweight.simulate.arrivals import poisson
-
-    table = table.chosen(np.arange(min(len(table), MOST_SIMULATED)))
-    seconds = float(table.arrival[-1] - table.arrival[0])
-    if seconds > 0:
-        return table.faster(rate * seconds / max(1, len(table) - 1))
-    return table.at(poisson(len(table), rate, SEED))
 
 
 def _enough(question: Question, predictor: Predictor, share: Share, requests: RequestTable) -> Simulated:
@@ -228,7 +204,7 @@ def _simulated(
     return Simulated(
         option,
         replicas,
-        machines_usd(option.placement.machine, replicas * option.placement.devices),
+        hourly_usd([(option.placement, replicas)]),
         float(np.mean(good)),
         1000 * float(np.quantile(run.ttft[served], 0.99)),
         1000 * float(np.quantile(np.nan_to_num(run.tpot[served]), 0.99)),

@@ -173,8 +173,17 @@ class ModelShape:
     @property
     def cache_values_per_token(self) -> int:
         """Numbers kept of every token: keys and values of all layers."""
-        each = self.latent.kept if self.latent is not None else 2 * self.num_key_value_heads * self.head_width
-        return (self.layers - self.layers_of(LINEAR)) * each
+        return (self.layers - self.layers_of(LINEAR)) * self.cache_width
+
+    @property
+    def cache_width(self) -> int:
+        """Numbers that one block keeps of a token."""
+        return self.latent.kept if self.latent is not None else 2 * self.num_key_value_heads * self.head_width
+
+    @property
+    def lasting_layers(self) -> int:
+        """Blocks that keep keys and values as long as the context is: where others do, those that slide do not."""
+        return self.layers_of(FULL) or self.layers - self.layers_of(LINEAR)
 
 
 def _largest(value: Any) -> int:

@@ -25,9 +25,8 @@ SIMULATING = "Planning and simulating: seconds, and a minute the first time on a
 UNLIMITED = 1e9  # milliseconds
 PLAN_FILE, PAGE = "plan.json", "plan.html"
 SPREADS = ("tensor", "pipeline", "data", "expert")
-RUN_FIELDS = {f"{name}_parallel_size" for name in SPREADS}
-RUN_FIELDS |= {"machine", "engine", "precision", "prompt_tokens", "output_tokens", "concurrency", "ttft_ms"}
-RUN_FIELDS |= {"tpot_ms"}
+RUN_FIELDS = {"machine", "engine", "precision", *(f"{name}_parallel_size" for name in SPREADS)}
+RUN_FIELDS |= {"prompt_tokens", "output_tokens", "concurrency", "ttft_ms", "tpot_ms"}
 GENERATING = ("CausalLM", "ConditionalGeneration", "LMHead")  # in the names of architectures
 NATIVE = {"fp8": "fp8", "mxfp4": "fp4", "nvfp4": "fp4"}  # as config.json's quantization_config names them
 

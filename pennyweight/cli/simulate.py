@@ -59,9 +59,10 @@ def simulate(
     """Simulate a trace on planned replicas. Deterministic by seed; nothing is started."""
     from pennyweight import codec
     from pennyweight.inputs import counter_of
+    from pennyweight.provision import rate_of
     from pennyweight.simulate import RequestTable
     from pennyweight.simulate import simulate as run
-    from pennyweight.simulate.arrivals import poisson
+    from pennyweight.simulate.arrivals import at_rate
     from pennyweight.traces import load
 
     cluster = _cluster(plan, placement, replicas, fail)
@@ -74,11 +75,7 @@ def simulate(
     if max_concurrency is not None:
         table = table.closed_loop(max_concurrency)
     elif request_rate is not None:
-        if not 0 < request_rate < float("inf"):
-            raise UsageError(f"--request-rate {request_rate} is not possible: give requests a second, above 0.")
-        seconds = float(table.arrival[-1] - table.arrival[0])
-        recorded = (len(table) - 1) / seconds if seconds else 0.0
-        table = table.faster(request_rate / recorded) if recorded else table.at(poisson(len(table), request_rate, seed))
+        table = at_rate(table, rate_of(table, request_rate), seed)
     typer.echo("Simulating: seconds, and a minute the first time on a machine, for compiling.", err=True)
     result = run(cluster, table, router=_router(router), seed=seed)
     measured = result.measurement(str(plan), goodput=options.pairs(goodput, "--goodput") or None)
@@ -143,8 +140,7 @@ def _failures(text: str | None) -> list[tuple[int, float]]:
 def _router(name: str) -> Any:
     from pennyweight.simulate import Router
 
-    plain = name.strip().lower().replace("_", "-")
-    for one in Router:
-        if plain in (str(one).replace("_", "-"), one.name.lower().replace("_", "-")):
-            return one
-    raise UsageError(f"The router {name!r} is unknown: use {', '.join(str(one) for one in Router)}.")
+    try:
+        return Router(name.strip().lower().replace("_", "-"))
+    except ValueError:
+        raise UsageError(f"The router {name!r} is unknown: use {', '.join(Router)}.") from None

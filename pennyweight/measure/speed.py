@@ -17,8 +17,8 @@ from pennyweight.measure.client import REQUEST_TIMEOUT, STALL_TIMEOUT, Client, S
 from pennyweight.measure.record import Record
 from pennyweight.measure.replay import WARM_UP_LIMIT, Progress, Replay, no_progress, replay, warm_up
 from pennyweight.measure.resources import Usage
-from pennyweight.measure.statistics import PERCENTILES, percentile
-from pennyweight.measurement import Measurement, Quantity, collect
+from pennyweight.measure.statistics import percentile
+from pennyweight.measurement import MIN_FOR_P99, PERCENTILES, Measurement, Quantity, collect
 from pennyweight.serve.opening import Endpoint
 from pennyweight.workload import Arrivals, Workload
 
@@ -26,7 +26,6 @@ SLO_NAMES = ("ttft", "tpot", "e2el")
 LATE_RETRIES = 3  # for those who repeat spoiled runs
 LATE_PAUSE_SECONDS = 3.0  # before a spoiled run is repeated; grows with each
 MAX_REASONS = 20  # kinds of failures that are kept
-MIN_FOR_P99 = 100  # values: with fewer, the 99th percentile is nearly the maximum
 
 
 def measure_speed(

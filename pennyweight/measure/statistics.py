@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 5000
-PERCENTILES = (50, 90, 95, 99)
 
 Floats = NDArray[np.float64]
 

@@ -4,15 +4,18 @@ SciPy), with slots to spare for chance (square-root staffing: Halfin & Whitt 198
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from pennyweight.cluster import MachineType
 from pennyweight.errors import Infeasible
 from pennyweight.plan.options import Bucket, Option
+from pennyweight.plan.placement import Placement
 
 MOST_OPTIONS, MOST_SECONDS, GAP = 60, 30.0, 0.005
 
@@ -28,12 +31,24 @@ class Share:
 
 @dataclass(frozen=True)
 class Allocation:
-    """`machines` by name, and what they cost together. `gap`: the optimum is no cheaper than by this share."""
+    """`gap`: the optimum is no cheaper than by this share."""
 
     shares: tuple[Share, ...]
-    machines: dict[str, int]
-    hourly_usd: float
     gap: float
+
+    @property
+    def hourly_usd(self) -> float:
+        return hourly_usd((share.option.placement, share.replicas) for share in self.shares)
+
+
+def hourly_usd(replicas: Iterable[tuple[Placement, int]]) -> float:
+    """Dollars of an hour of the whole machines that so many replicas of each placement take; 0 for those that have no
+    price."""
+    devices = Counter[MachineType]()
+    for placement, count in replicas:
+        devices[placement.machine] += count * placement.devices
+    prices = ((machine.usd_per_hour, count / machine.devices) for machine, count in devices.items())
+    return sum(price.value * math.ceil(count) for price, count in prices if price is not None)
 
 
 def slots_of(rate: float, seconds: float, attainment: float) -> float:
@@ -117,6 +132,4 @@ def _solved(options: Sequence[Option], buckets: Sequence[Bucket], attainment: fl
         for option, number, each in zip(options, replicas, parts, strict=True)
         if number
     )
-    machines = np.rint(found.x[count : count + types]).astype(int).tolist()
-    used = {name: int(number) for name, number in zip(names, machines, strict=True) if number}
-    return Allocation(shares, used, float(found.fun), float(found.mip_gap or 0.0))
+    return Allocation(shares, float(found.mip_gap or 0.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pennyweight.plan.placement import Placement
-from pennyweight.shape import SLIDING, ModelShape
+from pennyweight.shape import ModelShape
 
 USABLE = 0.9  # of a device's memory, as vLLM's gpu_memory_utilization
 STEP_TOKENS = 8192  # whose activations a step holds at once
@@ -32,8 +32,7 @@ class Memory:
 
 
 def memory_of(shape: ModelShape, placement: Placement) -> Memory:
-    """Weights that are not experts' are split over tensor and pipeline ranks, experts over all devices. Keys and values
-    are split as far as there are heads of them; latent ones are held whole by each tensor rank."""
+    """Weights that are not experts' are split over tensor and pipeline ranks, experts over all devices."""
     device = placement.machine.memory_bytes.value
     reserved = RESERVED if placement.machine.kind != "cpu" else 0.1 * device
     split = placement.tensor * placement.pipeline
@@ -41,15 +40,5 @@ def memory_of(shape: ModelShape, placement: Placement) -> Memory:
     weights = ((shape.parameters - experts) / split + experts / placement.devices) * placement.weight_bytes
     width = max(shape.hidden_size * 8, 3 * max(shape.intermediate_size, shape.expert_size))
     activations = STEP_TOKENS * width * 2 / placement.tensor + reserved
-    return Memory(USABLE * device, weights, activations, _cache_per_token(shape, placement))
-
-
-def _cache_per_token(shape: ModelShape, placement: Placement) -> float:
-    layers = shape.cache_values_per_token / max(1, _cached_width(shape))
-    shared = 1 if shape.latent is not None else min(placement.tensor, shape.num_key_value_heads)
-    long = layers - (shape.layers_of(SLIDING) if shape.layers_of(SLIDING) < layers else 0)
-    return max(1.0, long) * _cached_width(shape) * placement.cache_bytes / shared / placement.pipeline
-
-
-def _cached_width(shape: ModelShape) -> int:
-    return shape.latent.kept if shape.latent is not None else 2 * shape.num_key_value_heads * shape.head_width
+    per_token = max(1, shape.lasting_layers) * placement.cache_bytes(shape)
+    return Memory(USABLE * device, weights, activations, per_token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pennyweight.cluster import MachineType
+from pennyweight.shape import ModelShape
 
 # bytes of a weight (with the scales of its blocks), the number type of the products, bytes of a cached number
 PRECISIONS = {
@@ -40,9 +41,10 @@ class Placement:
     def weight_bytes(self) -> float:
         return PRECISIONS[self.precision][0]
 
-    @property
-    def cache_bytes(self) -> float:
-        return PRECISIONS[self.precision][2]
+    def cache_bytes(self, shape: ModelShape) -> float:
+        """On one device, of what one block keeps of a token: split as far as there are heads; latent ones are whole."""
+        shared = 1 if shape.latent is not None else min(self.tensor, shape.num_key_value_heads)
+        return shape.cache_width * PRECISIONS[self.precision][2] / shared / self.pipeline
 
     @property
     def arithmetic_rate(self) -> float:

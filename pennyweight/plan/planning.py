@@ -5,21 +5,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pennyweight.cluster import MachineType
 from pennyweight.errors import Infeasible, UsageError
 from pennyweight.plan.allocation import Allocation, Share, allocate, replicas_alone
-from pennyweight.plan.options import (
-    CONCURRENCIES,
-    Bucket,
-    Capacity,
-    Limits,
-    Option,
-    options_of,
-    physical_limit,
-    placements,
-)
+from pennyweight.plan.options import CONCURRENCIES, Bucket, Limits, Option, options_of, physical_limit, placements
 from pennyweight.plan.placement import PRECISIONS, Placement
 from pennyweight.plan.prediction import Case, Known, Predictor
 from pennyweight.plan.prices import Load
@@ -63,12 +54,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A placement that alone would serve everything, and its price an hour."""
+    """An option that alone would serve everything, and the price an hour of its share of machines."""
 
-    placement: Placement
+    option: Option
     replicas: float
     hourly_usd: float
-    capacities: tuple[Capacity, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +70,7 @@ class Plan:
     alternatives: tuple[Alternative, ...]
     impossible: tuple[str, ...]
     to_measure: tuple[Load, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(question: Question, predictor: Predictor) -> Plan:
@@ -189,7 +179,7 @@ def _alternatives(able: Sequence[Option], question: Question, allocation: Alloca
             continue
         replicas = replicas_alone(one, question.buckets, question.limits.attainment)
         key = (one.placement.machine.name, one.placement.engine, one.placement.precision)
-        other = Alternative(one.placement, replicas, replicas * hourly, one.capacities)
+        other = Alternative(one, replicas, replicas * hourly)
         if key not in found or other.hourly_usd < found[key].hourly_usd:
             found[key] = other
     return tuple(sorted(found.values(), key=lambda one: one.hourly_usd)[:SHOWN])

@@ -1,6 +1,6 @@
 """The physical price of serving: seconds that weights, keys and values, products and links take at the machine's limits
 (the roofline of Williams et al. 2009, doi.org/10.1145/1498765.1498785), one term each. What an engine really takes of
-each term is fitted (coefficients.py).
+each term is fitted (prediction.py).
 
 A closed loop of C requests is priced: C answers are decoded at once, and while one answer makes a token, C / its length
 prompts are read. A mixture's step reads the experts that its tokens touch: of E, with k a token, E (1 - (1 - k/E)^C).
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pennyweight.errors import UsageError
-from pennyweight.plan.placement import PRECISIONS, Placement
-from pennyweight.shape import FULL, LINEAR, ModelShape
+from pennyweight.plan.placement import Placement
+from pennyweight.shape import FULL, ModelShape
 
 Floats = NDArray[np.float64]
 TOKEN_TERMS = (
@@ -93,12 +93,13 @@ class _Price:
         self.context = load.prompt_tokens + load.output_tokens / 2
         self.prompts = load.prompt_tokens / load.output_tokens  # prompt tokens for each token of an answer
         self.full = (shape.layers_of(FULL) or shape.layers) / shape.layers  # share of layers that attend to all
+        self.kept_bytes = shape.lasting_layers * placement.cache_bytes(shape)  # of one token, on one device
         self.layers, self.split = shape.layers, placement.tensor * placement.pipeline
 
     def token(self) -> list[float]:
         products, links = self._products(self.load.concurrency), self._links(self.each)
         attended = self.each * self.context * self._attention_width() * 4 / self.split / self.attention_rate
-        read = self.each * self.context * self._kept_bytes() / self.bandwidth
+        read = self.each * self.context * self.kept_bytes / self.bandwidth
         prompt_pairs = 2 * self.each * self.prompts * self.load.prompt_tokens * self._attention_width()
         several, experts = float(self.devices > 1), float(self.shape.experts > 0)
         each = self.layers * LAYER
@@ -114,7 +115,7 @@ class _Price:
         products, links = self._products(tokens), self._links(tokens)
         pairs = 2 * tokens**2 * self._attention_width() / self.split / self.attention_rate
         weights = self._weights(everybody)
-        read = self.each * self.context * self._kept_bytes() / self.bandwidth
+        read = self.each * self.context * self.kept_bytes / self.bandwidth
         each = self.layers * LAYER
         return [
             *(products, pairs, links, products * everybody, pairs * everybody, links * everybody),
@@ -149,15 +150,6 @@ class _Price:
         if shape.experts:
             used += shape.expert_parameters * shape.experts_per_token / shape.experts
         return 2 * used * tokens / self.devices / max(self.rate, 1.0)
-
-    def _kept_bytes(self) -> float:
-        """Of one token's keys and values, on one device."""
-        shape, split = self.shape, self.placement.tensor
-        shared = 1 if shape.latent is not None else min(split, shape.num_key_value_heads)
-        width = PRECISIONS[self.placement.precision][2]
-        linear = shape.layers_of(LINEAR) / shape.layers
-        every = shape.cache_values_per_token * (self.full / (1 - linear) if linear < 1 else 1.0)
-        return every * width / shared / self.placement.pipeline
 
     def _attention_width(self) -> float:
         """Query channels of all layers that attend to all tokens."""

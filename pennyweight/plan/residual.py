@@ -30,7 +30,7 @@ JITTER = 1e-8
 
 @dataclass(frozen=True)
 class Row:
-    """`place` are logarithms of the load and its spread (coefficients.place_of)."""
+    """`place` are logarithms of the load and its spread (prediction.row_of)."""
 
     engine: str
     model: str

@@ -71,8 +71,10 @@ def bound_on_wrong(labels: Sequence[Judged], error: float) -> float:
 
 def _distinct(labels: Sequence[Judged]) -> float:
     """Kish's effective size: as many labels of different words say as much."""
-    sizes = np.bincount(_places([label.words for label in labels])) if labels else np.zeros(0)
-    return float(sizes.sum() ** 2 / (sizes**2).sum()) if labels else 0.0
+    if not labels:
+        return 0.0
+    sizes = np.bincount(_places([label.words for label in labels]))
+    return float(len(labels) ** 2 / (sizes**2).sum())
 
 
 def _design_effect(wrong: NDArray[np.float64], groups: NDArray[np.intp]) -> float:

@@ -30,6 +30,14 @@ def sine(count: int, mean_rate: float, *, amplitude: float, period: float, seed:
     return np.interp(expected, integral, seconds)
 
 
+def at_rate(table: RequestTable, rate: float, seed: int = 0) -> RequestTable:
+    """Its own times, faster or slower, where it has any; else Poisson's."""
+    seconds = float(table.arrival[-1] - table.arrival[0])
+    if seconds > 0:
+        return table.faster(rate * seconds / max(1, len(table) - 1))
+    return table.at(poisson(len(table), rate, seed))
+
+
 def arranged(table: RequestTable, arrivals: Arrivals, seed: int = 0) -> RequestTable:
     """The table with the arrivals that `pw bench` would send it by. A bound on requests at a time is a closed loop's
     only: a recorded or random arrival is never held back here."""

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from pennyweight.errors import UsageError
-from pennyweight.measurement import Better, Measurement, Quantity, collect
+from pennyweight.measurement import MIN_FOR_P99, PERCENTILES, Better, Measurement, Quantity, collect
 from pennyweight.simulate.request_table import Floats, Integers, RequestTable
 
-PERCENTILES = (50, 90, 95, 99)
-MIN_FOR_P99 = 100  # values: with fewer, the 99th percentile is nearly the maximum
 SLO_NAMES = ("ttft", "tpot", "e2el")
 
 

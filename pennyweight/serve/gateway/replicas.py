@@ -18,7 +18,7 @@ import aiohttp
 from pennyweight import balancing, engines
 from pennyweight.deployment import Deployment
 from pennyweight.errors import EngineError, PennyweightError
-from pennyweight.serve.gateway.admission import Admission
+from pennyweight.serve.gateway.admission import NOT_RUNNING, Admission
 from pennyweight.serve.gateway.settings import GatewaySettings
 from pennyweight.serve.launchers import local
 from pennyweight.serve.process import ServerProcess
@@ -157,7 +157,7 @@ class Replicas:
 
     def _nothing_runs(self) -> str:
         if self._settings.restart:
-            return "No engine is running at the moment: it is being started again; try later."
+            return NOT_RUNNING
         return f"No engine is running any more. {self.last_loss}"
 
     def suspect(self, replica: Replica) -> None:

@@ -26,9 +26,8 @@ from pennyweight.similarity.bound import THRESHOLDS, Judged, Threshold, error_of
 LOG = logging.getLogger("pennyweight.gateway")
 FLOOR = THRESHOLDS[-1]  # the score of a would-be hit
 SYNC_SECONDS = 1.0
-FIRST_JUDGED = (
-    20  # would-be hits of a partition, before one is served: its cache begins empty, and other questions are near
-)
+# Would-be hits of a partition, before one is served: its cache begins empty, and other questions are near.
+FIRST_JUDGED = 20
 LONGEST_JUDGED = 120.0  # seconds, after which a label that did not come, as over a restart, counts as wrong
 GROWTH, LEAST_GROWN = 2.0, 200  # of the cache, from one epoch to the next
 

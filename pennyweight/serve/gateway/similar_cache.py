@@ -155,7 +155,7 @@ class Similar:
 
     async def __call__(self, ask: Ask) -> AsyncGenerator[Piece]:
         answers = self._answers
-        asked = None if ask.cache.lower() in REFUSING else asked_of(ask, answers.volatile, answers.embedding)
+        asked = None if ask.cache in REFUSING else asked_of(ask, answers.volatile, answers.embedding)
         looked = None if asked is None else await self._looked(asked)
         if asked is None or looked is None:
             async with aclosing(self._inner(ask)) as pieces:

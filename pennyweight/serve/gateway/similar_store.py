@@ -41,9 +41,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Label:
-    """Of a would-be hit: whether the kept answer was `wrong`; None while it is being judged, which `begun` (seconds
-    since 1970) when. `words` and `answer` are equal where the question and the kept answer are; `features` what the
-    gate has seen of both questions, which only a file keeps."""
+    """Of a would-be hit: whether the kept answer was `wrong`; None while it is being judged, since `begun` (seconds
+    since 1970). `words` and `answer` are equal where the question and the kept answer are; `features` are what the gate
+    has seen of both questions, which only a file keeps."""
 
     id: str
     epoch: int
