@@ -53,6 +53,9 @@ def serve(
     cache_similar_verify: Annotated[
         bool, typer.Option("--cache-similar-verify", help="Ask the model too, where the gate is not sure.")
     ] = False,
+    cache_similar_embedding: Annotated[
+        Path | None, typer.Option(help="Directory of another embedding: model.onnx and tokenizer.json.")
+    ] = None,
     cache_similar_rebuild: Annotated[
         bool, typer.Option("--cache-similar-rebuild", help="Begin anew where another embedding filled the cache.")
     ] = False,
@@ -112,6 +115,7 @@ def serve(
         "--cache-similar-never": bool(cache_similar_never),
         "--cache-similar-ttl": bool(cache_similar_ttl),
         "--cache-similar-verify": cache_similar_verify,
+        "--cache-similar-embedding": cache_similar_embedding is not None,
         "--cache-similar-rebuild": cache_similar_rebuild,
     }
     alone = next((name for name, given in similar_only.items() if given), None)
@@ -125,6 +129,7 @@ def serve(
             never=tuple(cache_similar_never or ()),
             lifetimes=dict(map(lifetime, cache_similar_ttl or ())),
             verify=cache_similar_verify,
+            embedding="" if cache_similar_embedding is None else str(cache_similar_embedding.absolute()),
             compared=service.cache.similar.compared,
         )
         service = replace(service, cache=replace(service.cache, similar=similar))

@@ -140,3 +140,11 @@ def test_paths_in_a_question_file_are_meant_from_the_file(tiny_checkpoint: Path,
     (place / "question.yaml").write_text("model: my model\nworkload: tasks\nengines: [openvino]\n")
     ran = pw("optimize", "-c", "Über Büro/question.yaml", "--dry-run", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_another_embedding_must_be_one_and_have_a_use(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    alone = pw("serve", tiny_checkpoint, "--cache-similar-embedding", ".", cwd=tmp_path)
+    assert alone.returncode == 2 and "does nothing without --cache-similar" in alone.stderr
+    words = ("--cache", "answers.db", "--cache-similar", "5%", "--cache-similar-embedding", ".")
+    empty = pw("serve", tiny_checkpoint, *words, cwd=tmp_path)
+    assert empty.returncode == 2 and "has no model.onnx" in empty.stderr
